@@ -1,0 +1,21 @@
+"""The errors of the project: each is one sentence that names the rule, the value and the way out."""
+
+
+class SDWError(Exception):
+    """The work failed; the command line prints the sentence and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class InputError(SDWError):
+    """The input was wrong: nothing was started, nothing was written."""
+
+    exit_code = 2
+
+
+class DivergenceError(SDWError):
+    """A loss or gradient of a distillation became non-finite."""
+
+
+class StopRequested(SDWError):
+    """The run was asked to stop; its checkpoint is written and a later run goes on from there."""
