@@ -1,0 +1,91 @@
+"""The stage cache: what a stage computed, under a key that hashes all that it depends on."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sdw_core.files import replaced_atomically, sha256_of_json
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A stage's result: tensors, and a JSON document beside them."""
+
+    tensors: Mapping[str, Tensor]
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+
+class StageCache:
+    """A folder of stage results, safe to share between processes.
+
+    Two processes that need the same result compute it once: the second waits for the first. An
+    entry is written atomically; one that fails its checksum is removed and computed again.
+
+    Args:
+        folder: where entries live; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    @staticmethod
+    def key(stage: str, version: int, settings: Any, *inputs: str) -> str:
+        """Hex key of a result: the stage, its version, its settings and its inputs' keys."""
+        return sha256_of_json([stage, version, settings, *inputs])
+
+    def result(self, stage: str, key: str, compute: Callable[[], StageResult]) -> StageResult:
+        """The stored result under `key`, or else `compute()`, stored."""
+        if self.folder is None:
+            return compute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{stage}-{key[:20]}.safetensors"
+        with FileLock(path.with_suffix(".lock")) if self.folder else nullcontext():
+            if path.exists():
+                stored = _read(path)
+                if stored is not None:
+                    return stored
+                path.unlink()
+            result = compute()
+            _write(path, result)
+            return result
+
+
+def _write(path: Path, result: StageResult) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in result.tensors.items()}
+    document = json.dumps(dict(result.document))
+    metadata = {"document": document, "sha256": _checksum(tensors, document)}
+    with replaced_atomically(path) as scratch:
+        save_file(tensors, scratch, metadata)
+
+
+def _read(path: Path) -> StageResult | None:
+    """The entry, or None if it is not what was written."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
+    document = metadata.get("document", "")
+    if metadata.get("sha256") != _checksum(tensors, document):
+        return None
+    return StageResult(tensors, json.loads(document))
+
+
+def _checksum(tensors: Mapping[str, Tensor], document: str) -> str:
+    digest = hashlib.sha256(document.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Distillation: synthetic rows optimised through an unrolled behavioural cloning."""

@@ -1,0 +1,170 @@
+"""Evaluation: fresh policies, trained on synthetic rows alone, run in the real environment."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdw_core.policy import MLP, clone
+from sdw_core.seeds import derive_seed, torch_generator
+
+Array = NDArray[np.float32]
+Act = Callable[[Array], Array]
+"""Actions of K policies: raw observations [K, M, O] -> environment actions [K, M, A]."""
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a policy is cloned from synthetic rows: what the rows were distilled for.
+
+    Attributes:
+        layers, width: linear layers of the MLP, and its hidden units.
+        steps: full-batch gradient steps.
+        learning_rates: one a layer.
+    """
+
+    layers: int
+    width: int
+    steps: int
+    learning_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The environment that policies are judged in, and how they see and act in it.
+
+    Attributes:
+        environment, kwargs: what `gymnasium.make` is given.
+        observation_mean, observation_scale: [O]; a policy sees (s - mean) / scale.
+        action_low, action_high: [A]; a policy's [-1, 1] is mapped to this range.
+        reference_scores: returns of a random policy and of an expert: 0 and 100 when normalised.
+    """
+
+    environment: str
+    kwargs: Mapping[str, Any]
+    observation_mean: Array
+    observation_scale: Array
+    action_low: Array
+    action_high: Array
+    reference_scores: tuple[float, float]
+
+    def normalized(self, returns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """100 (R - R_random) / (R_expert - R_random); may leave 0 to 100."""
+        low, high = self.reference_scores
+        return 100 * (returns - low) / (high - low)
+
+    def actor(self, policy: Callable[[Tensor], Tensor], device: torch.device | str) -> Act:
+        """Let networks act here: `policy` maps states [K, M, O] to actions [K, M, A] in [-1, 1]."""
+        centre = (self.action_high + self.action_low) / 2
+        half = (self.action_high - self.action_low) / 2
+
+        def act(observations: Array) -> Array:
+            states = (observations - self.observation_mean) / self.observation_scale
+            with torch.no_grad():
+                actions = policy(torch.from_numpy(states).to(device)).cpu().numpy()
+            return centre + half * actions
+
+        return act
+
+
+def evaluate_rows(
+    observations: Tensor,
+    actions: Tensor,
+    recipe: Recipe,
+    arena: Arena,
+    policies: int,
+    episodes: int,
+    seed: int,
+    stage: str,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """Normalised returns [S * K, M] of K fresh policies a set of rows, M whole episodes each.
+
+    Policy k of set s is initialised from, and its episode m starts from, streams addressed by
+    `(seed, stage, s * K + k)`: trials with the same seed are compared on common random numbers, and
+    another `seed` or `stage` shares nothing with them.
+
+    Args:
+        observations: x [S, n, O], normalised.
+        actions: y [S, n, A], in units of the action range.
+        recipe: how policies are trained.
+        arena: where they are run.
+        policies: K.
+        episodes: M.
+        seed: root seed.
+        stage: name of the random stream.
+        progress: told the fraction of the longest possible episode that is done.
+    """
+    sets, size = observations.shape[:2]
+    device = observations.device
+    network = MLP.build(observations.shape[2], actions.shape[2], recipe.layers, recipe.width)
+    total = sets * policies
+    initial = network.initial_parameters([torch_generator(seed, stage, k) for k in range(total)])
+    parameters = clone(
+        network,
+        [p.to(device) for p in initial],
+        observations.repeat_interleave(policies, 0),
+        actions.repeat_interleave(policies, 0),
+        torch.full((total, size), 1 / size, device=device),
+        torch.tensor(recipe.learning_rates, device=device).expand(total, -1),
+        recipe.steps,
+    )
+    act = arena.actor(lambda states: network(parameters, states), device)
+    return arena.normalized(rollout(act, arena, total, episodes, seed, stage, progress))
+
+
+def rollout(
+    act: Act,
+    arena: Arena,
+    policies: int,
+    episodes: int,
+    seed: int,
+    stage: str,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """Undiscounted returns [K, M] of whole episodes, in units of the environment's reward.
+
+    All K * M episodes advance together, so that a step costs one batched pass through the networks.
+    An episode that has ended, by termination or by truncation, is stepped no more: most policies of
+    a search fall early, and a vector environment would go on stepping all of them until the last
+    one ends.
+    """
+    environments = [
+        gymnasium.make(arena.environment, disable_env_checker=True, **arena.kwargs)
+        for _ in range(policies * episodes)
+    ]
+    try:
+        spec = environments[0].spec
+        limit = (spec.max_episode_steps if spec else None) or 1000
+        observations = np.zeros((len(environments), len(arena.observation_mean)), np.float32)
+        for lane, env in enumerate(environments):
+            start = derive_seed(seed, stage, *divmod(lane, episodes))
+            observations[lane], _ = env.reset(seed=start % 2**31)
+        returns = np.zeros(len(environments))
+        active = list(range(len(environments)))
+        step = 0
+        while active:
+            actions = act(observations.reshape(policies, episodes, -1))
+            actions = actions.reshape(len(environments), -1)
+            still_active = []
+            for lane in active:
+                observations[lane], reward, terminated, truncated, _ = environments[lane].step(
+                    actions[lane]
+                )
+                returns[lane] += float(reward)
+                if not (terminated or truncated):
+                    still_active.append(lane)
+            active = still_active
+            step += 1
+            if progress and step % 20 == 0:
+                progress(min(1.0, step / limit))
+    finally:
+        for env in environments:
+            env.close()
+    return returns.reshape(policies, episodes)
