@@ -33,9 +33,11 @@ class DensityConfig(Config):
     hidden_features: PositiveInt = Field(100, description="hidden units of each transform")
     batch_size: PositiveInt = Field(1024, description="states a gradient step")
     learning_rate: PositiveFloat = Field(1e-3, description="Adam's, cosine-annealed to zero")
-    epochs: PositiveInt = Field(5, description="passes over the states, at most")
+    steps: PositiveInt = Field(900, description="gradient steps of a flow, at most")
     patience: PositiveInt = Field(
-        3, description="epochs without a better held-out log-likelihood before fitting stops"
+        3,
+        description="tenths of the steps without a better held-out log-likelihood before "
+        "fitting stops",
     )
     holdout: float = Field(0.1, gt=0, lt=1, description="fraction of states held out, at random")
 
@@ -61,7 +63,12 @@ class ExpertConfig(Config):
     method: Literal["percent_bc"] = Field(
         "percent_bc", description="behavioural cloning of the episodes with the highest return"
     )
-    fraction: float = Field(0.1, gt=0, le=1, description="best fraction of episodes cloned")
+    fraction: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="fraction of the transitions that is cloned: whole episodes, the best first",
+    )
     layers: PositiveInt = Field(4, description="linear layers of the policy and of the value")
     width: PositiveInt = Field(256, description="hidden units a layer")
     steps: PositiveInt = Field(2000, description="gradient steps of the policy")
@@ -81,7 +88,7 @@ class DistillConfig(Config):
     )
     value_scale: Literal["mean", "paper"] = Field(
         "mean",
-        description="`mean`: q* clamped at 0 and divided by its mean; `paper`: beta * q*, unclamped",
+        description="`mean`: q*, clamped at 0, divided by its mean; `paper`: beta * q*, unclamped",
     )
     beta: PositiveFloat = Field(0.02, description="scale of q* where `value_scale` is `paper`")
     synthetic_size: PositiveInt = Field(64, description="synthetic rows")

@@ -1,4 +1,4 @@
-"""The errors of the project: each is one sentence that names the rule, the value and the way out."""
+"""The errors of the project: each is one sentence, the rule, the value and the way out."""
 
 
 class SDWError(Exception):

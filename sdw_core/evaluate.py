@@ -144,7 +144,7 @@ def rollout(
         limit = (spec.max_episode_steps if spec else None) or 1000
         observations = np.zeros((len(environments), len(arena.observation_mean)), np.float32)
         for lane, env in enumerate(environments):
-            start = derive_seed(seed, stage, *divmod(lane, episodes))
+            start = derive_seed(seed, f"{stage}/episode", *divmod(lane, episodes))
             observations[lane], _ = env.reset(seed=start % 2**31)
         returns = np.zeros(len(environments))
         active = list(range(len(environments)))

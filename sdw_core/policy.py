@@ -60,7 +60,7 @@ class MLP:
         return parameters
 
     def __call__(self, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor:
-        """Outputs [P, rows, out] of inputs [P, rows, in]; without the pack dimension, of one network."""
+        """Outputs [P, rows, out] of inputs [P, rows, in]; or, for one network, without the P."""
         hidden = inputs
         for layer in range(self.layers):
             hidden = hidden @ parameters[2 * layer] + parameters[2 * layer + 1]

@@ -5,7 +5,7 @@ that is needed at step t is the gradient of one scalar, the directional derivati
 along `u = -alpha v`:
 
     phi(theta, x, y, alpha) = < grad_theta l(theta; x, y), -alpha v >
-    dH/dtheta_t = v + dphi/dtheta      dH/dx += dphi/dx     dH/dy += dphi/dy     dH/dalpha += dphi/dalpha
+    dH/dtheta_t = v + dphi/dtheta,  dH/dx += dphi/dx,  dH/dy += dphi/dy,  dH/dalpha += dphi/dalpha
 
 phi is one forward-mode pass (`jvp`), its gradient one reverse pass over it: no graph of the unroll
 is ever held, only the trajectory theta_{T-window} .. theta_T.

@@ -1,7 +1,7 @@
 """Percent behavioural cloning: imitate the episodes with the highest return.
 
-The policy is cloned from the best fraction of the episodes (BC-10% of "Decision Transformer",
-arXiv 2106.01345). Its action value is fitted to the discounted Monte-Carlo returns-to-go of the
+The policy is cloned from the best episodes, as many as make up a fraction of the transitions (%BC
+of "Decision Transformer", arXiv 2106.01345). Its action value is fitted to the discounted Monte-Carlo returns-to-go of the
 whole dataset: the value of acting as the dataset does after (s, a), which ranks states as Av-PBC
 needs it without bootstrapping.
 """
@@ -19,6 +19,8 @@ from sdw_core.seeds import torch_generator
 
 CHUNK = 65536
 """Rows a forward pass over the whole dataset."""
+AVERAGING = 0.998
+"""Decay of the moving average of the parameters."""
 
 
 class PercentBC:
@@ -66,10 +68,19 @@ class PercentBC:
         return cls(config.layers, config.width, policy, value, state["value_scale"])
 
 
-def best_episodes(returns: NDArray[np.float64], fraction: float) -> NDArray[np.int64]:
-    """Indices of the best `fraction` of the episodes by return, at least one, best first."""
-    count = max(1, round(fraction * len(returns)))
-    return np.argsort(-returns, kind="stable")[:count]
+def best_rows(
+    returns: NDArray[np.float64], episode_ends: NDArray[np.int64], fraction: float
+) -> NDArray[np.int64]:
+    """Rows of the episodes with the highest return, which together hold `fraction` of the rows.
+
+    At least one episode; ties go to the earlier one. Counting transitions and not episodes keeps
+    a dataset of many short failures and a few long successes from lending its failures.
+    """
+    starts = np.concatenate([[0], episode_ends[:-1]])
+    order = np.argsort(-returns, kind="stable")
+    held = np.cumsum((episode_ends - starts)[order])
+    count = max(1, int(np.searchsorted(held, fraction * episode_ends[-1], side="right")))
+    return np.concatenate([np.arange(starts[e], episode_ends[e]) for e in order[:count]])
 
 
 def fit_percent_bc(
@@ -129,12 +140,16 @@ def _regress(
     stream: int,
     report: Callable[[int], None],
 ) -> Parameters:
-    """Least squares by Adam on random mini-batches, the learning rate annealed to zero."""
+    """Least squares by Adam on random mini-batches; returns a moving average of the parameters.
+
+    A single last iterate may fall where its neighbours walk; the average does not.
+    """
     generator = torch_generator(seed, "expert", stream)
     parameters = network.initial_parameters([generator])
     parameters = [p.to(inputs.device).requires_grad_() for p in parameters]
     optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    average = [p.detach().clone() for p in parameters]
     for step in range(steps):
         picks = torch.randint(len(inputs), (config.batch_size,), generator=generator)
         picks = picks.to(inputs.device)
@@ -143,5 +158,7 @@ def _regress(
         error.square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+        for mean, p in zip(average, parameters, strict=True):
+            mean.lerp_(p.detach(), max(1 - AVERAGING, 1 / (step + 1)))
         report(step + 1)
-    return [p.detach() for p in parameters]
+    return average

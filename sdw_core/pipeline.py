@@ -1,0 +1,344 @@
+"""The whole pipeline in one process.
+
+    dataset -> density -> weights -> expert -> distill -> evaluate
+
+Each stage is a function of its settings and of the stages before it; this module composes them,
+tells one progress callback where it is, and keeps results in one stage cache.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdw_core.cache import StageCache, StageResult
+from sdw_core.config import PipelineConfig
+from sdw_core.dataset import OfflineDataset, load
+from sdw_core.density import fit_density
+from sdw_core.distill.loop import distill
+from sdw_core.distill.objectives import build_task
+from sdw_core.errors import InputError
+from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
+from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
+from sdw_core.normalizer import Normalizer
+from sdw_core.seeds import numpy_generator
+from sdw_core.statistics import ReturnSummary, summarize
+from sdw_core.weights import effective_sample_size_percent, state_weights
+
+STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
+EXPERT_EPISODES = 10
+"""Episodes that an expert is judged by."""
+
+Progress = Callable[[str, float], None]
+"""Told (stage, fraction of the stage that is done)."""
+Returns = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What one run of the pipeline made, and how good it is.
+
+    Attributes:
+        config: the settings.
+        dataset: name, content hash and size of the source.
+        arena, recipe: how the rows are to be used.
+        observations: x [S, n, O], normalised, of S distillation seeds.
+        actions: y [S, n, A], in units of the action range.
+        returns: normalised returns [S * K, M], the policies of a distillation seed together.
+        losses: meta-losses [S, outer steps].
+        expert_returns: normalised returns of the expert's episodes.
+        effective_sample_size_percent: of the density weights.
+        log_likelihood: held-out, nats; None where no density was needed.
+        seconds: wall time of each stage.
+    """
+
+    config: PipelineConfig
+    dataset: dict[str, Any]
+    arena: Arena
+    recipe: Recipe
+    observations: Tensor
+    actions: Tensor
+    returns: Returns
+    losses: Tensor
+    expert_returns: Returns
+    effective_sample_size_percent: float
+    log_likelihood: float | None
+    seconds: dict[str, float]
+
+    @property
+    def summary(self) -> ReturnSummary:
+        """Of all policies of all distillation seeds: the objective of a search."""
+        return summarize(self.returns, self.config.seed)
+
+    @property
+    def best_seed(self) -> int:
+        """The distillation seed with the highest mean return."""
+        per_seed = self.returns.reshape(len(self.observations), -1).mean(axis=1)
+        return int(per_seed.argmax())
+
+    def to_json(self) -> dict[str, Any]:
+        """The scalars that scripts rely on."""
+        steps = self.config.distill.outer_steps
+        return {
+            "normalized_return": self.summary.to_json(),
+            "expert": summarize(self.expert_returns, self.config.seed).to_json(),
+            "effective_sample_size_percent": self.effective_sample_size_percent,
+            "log_likelihood": self.log_likelihood,
+            "seconds": self.seconds,
+            "outer_steps": steps,
+            "seconds_per_outer_step": self.seconds["distill"] / steps,
+        }
+
+
+class Pipeline:
+    """The pipeline of one configuration.
+
+    Args:
+        config: the settings.
+        cache: folder of the stage cache; None keeps nothing.
+        progress: told where the pipeline is.
+        checkpoint: file that the distillation is checkpointed to and resumed from.
+        should_stop: asked between outer steps; True ends the run with `StopRequested`.
+    """
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        cache: Path | None = None,
+        progress: Progress = lambda stage, fraction: None,
+        checkpoint: Path | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.config = config
+        self.device = resolve_device(config.device)
+        self.seconds: dict[str, float] = {}
+        self._cache = StageCache(cache)
+        self._progress = progress
+        self._checkpoint = checkpoint
+        self._should_stop = should_stop
+
+    def run(self) -> PipelineResult:
+        """Run every stage.
+
+        Raises:
+            InputError: the settings do not fit the dataset.
+            SDWError: a stage failed.
+        """
+        config = self.config
+        dataset = self.load()
+        with self._stage("dataset"):
+            self.check(dataset)
+            normalizer = Normalizer.fit(dataset.observations)
+            arena = build_arena(dataset, normalizer)
+            states = normalizer(dataset.observations)
+        weights, log_likelihood = self._weights(dataset, states)
+        with self._stage("expert"):
+            expert = self._expert(dataset, states, arena)
+        on_device = [
+            torch.as_tensor(array).to(self.device)
+            for array in (states, dataset.unit_actions, weights.astype(np.float32))
+        ]
+        with self._stage("distill"):
+            task = build_task(
+                config.distill,
+                on_device[0],
+                on_device[1],
+                expert.tensors["actions"].to(self.device),
+                expert.tensors["values"].to(self.device),
+                on_device[2],
+            )
+            distilled = distill(
+                task,
+                config.distill,
+                config.seed,
+                lambda fraction: self._progress("distill", fraction),
+                self._checkpoint,
+                self._should_stop,
+            )
+        recipe = Recipe(
+            config.distill.layers,
+            config.distill.width,
+            config.distill.inner_steps,
+            (config.distill.inner_lr,) * config.distill.layers,
+        )
+        sound = [s for s in range(config.distill.seeds) if s not in distilled.diverged]
+        observations, actions = distilled.observations[sound], distilled.actions[sound]
+        with self._stage("evaluate"):
+            returns = evaluate_rows(
+                observations,
+                actions,
+                recipe,
+                arena,
+                config.evaluation.policies,
+                config.evaluation.episodes,
+                config.seed,
+                "evaluate",
+                lambda fraction: self._progress("evaluate", fraction),
+            )
+        return PipelineResult(
+            config=config,
+            dataset={
+                "name": dataset.name,
+                "content_hash": dataset.content_hash,
+                "episodes": len(dataset.episode_ends),
+                "transitions": len(dataset),
+            },
+            arena=arena,
+            recipe=recipe,
+            observations=observations.cpu(),
+            actions=actions.cpu(),
+            returns=returns,
+            losses=distilled.losses[sound].cpu(),
+            expert_returns=expert.tensors["returns"].double().numpy(),
+            effective_sample_size_percent=effective_sample_size_percent(weights),
+            log_likelihood=log_likelihood,
+            seconds=self.seconds,
+        )
+
+    def load(self) -> OfflineDataset:
+        """The dataset stage alone."""
+        with self._stage("dataset"):
+            return load(self.config.dataset)
+
+    def check(self, dataset: OfflineDataset) -> None:
+        """Refuse settings that do not fit the dataset."""
+        size = self.config.distill.synthetic_size
+        if size > len(dataset):
+            raise InputError(
+                f"`distill.synthetic_size` cannot exceed the dataset's {len(dataset)} transitions, "
+                f"not {size}; lower it."
+            )
+
+    def random_subset(self, dataset: OfflineDataset, result: PipelineResult, stage: str) -> Returns:
+        """Normalised returns of policies trained on as many random rows of the dataset.
+
+        Every policy gets rows of its own, so that the spread includes the luck of the draw.
+        """
+        policies = self.config.evaluation.policies
+        size = self.config.distill.synthetic_size
+        generator = numpy_generator(self.config.seed, "random_subset")
+        picks = np.stack(
+            [generator.choice(len(dataset), size, replace=False) for _ in range(policies)]
+        )
+        arena = result.arena
+        states = (dataset.observations[picks] - arena.observation_mean) / arena.observation_scale
+        return evaluate_rows(
+            torch.as_tensor(states).to(self.device),
+            torch.as_tensor(dataset.unit_actions[picks]).to(self.device),
+            result.recipe,
+            arena,
+            1,
+            self.config.evaluation.episodes,
+            self.config.seed,
+            stage,
+        )
+
+    def _weights(
+        self, dataset: OfflineDataset, states: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], float | None]:
+        """Density weights w(s) [N], and the density's held-out log-likelihood if one was fitted."""
+        config = self.config
+        with self._stage("density"):
+            log_density, log_likelihood = np.zeros(len(dataset)), None
+            if config.weighting.temperature > 0:
+                key = StageCache.key(
+                    "density",
+                    1,
+                    config.density.model_dump(),
+                    dataset.content_hash,
+                    str(config.seed),
+                )
+                density = self._cache.result("density", key, lambda: self._fit_density(states))
+                log_density = density.tensors["log_density"].double().numpy()
+                log_likelihood = density.document["held_out_log_likelihood"]
+        with self._stage("weights"):
+            return state_weights(log_density, config.weighting), log_likelihood
+
+    def _fit_density(self, states: NDArray[np.float32]) -> StageResult:
+        density = fit_density(
+            states,
+            self.config.density,
+            self.config.seed,
+            self.device,
+            lambda fraction: self._progress("density", fraction),
+        )
+        tensors = {"log_density": density.log_prob(states), **density.state()}
+        return StageResult(
+            {name: torch.as_tensor(value) for name, value in tensors.items()},
+            {"held_out_log_likelihood": density.held_out_log_likelihood},
+        )
+
+    def _expert(
+        self, dataset: OfflineDataset, states: NDArray[np.float32], arena: Arena
+    ) -> StageResult:
+        """pi*(s) [N, A], q*(s, pi*(s)) [N] and the expert's own normalised returns."""
+        config = self.config.expert
+        key = StageCache.key(
+            "expert", 1, config.model_dump(), dataset.content_hash, str(self.config.seed)
+        )
+
+        def compute() -> StageResult:
+            z = torch.as_tensor(states).to(self.device)
+            selected = best_rows(
+                dataset.episode_returns(), dataset.episode_ends, config.fraction
+            )
+            expert: PercentBC = fit_percent_bc(
+                z,
+                torch.as_tensor(dataset.unit_actions).to(self.device),
+                torch.as_tensor(selected).to(self.device),
+                torch.as_tensor(dataset.returns_to_go(config.discount), dtype=torch.float32).to(
+                    self.device
+                ),
+                config,
+                self.config.seed,
+                lambda fraction: self._progress("expert", fraction),
+            )
+            actions = expert.actions(z)
+            act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
+            returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
+            return StageResult(
+                {
+                    "actions": actions,
+                    "values": expert.values(z, actions),
+                    "returns": torch.as_tensor(arena.normalized(returns).T.copy()),
+                    **expert.state(),
+                }
+            )
+
+        return self._cache.result("expert", key, compute)
+
+    @contextmanager
+    def _stage(self, stage: str) -> Iterator[None]:
+        self._progress(stage, 0.0)
+        start = perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first GPU if there is one; a GPU that is not there is an error."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"`pipeline.device` is {name!r}, but torch sees no GPU here; use `auto`.")
+    return torch.device(name)
+
+
+def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:
+    """The dataset's environment, as policies see it."""
+    return Arena(
+        dataset.environment,
+        dataset.environment_kwargs,
+        normalizer.mean,
+        normalizer.scale,
+        dataset.action_low,
+        dataset.action_high,
+        dataset.required_scores
+    )

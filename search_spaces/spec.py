@@ -1,0 +1,278 @@
+"""Specs: what a study searches, over which pipeline, towards which objectives."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
+
+from sdw_core.config import Config, PipelineConfig, nearest, parse, submodel
+from sdw_core.errors import InputError
+from sdw_core.files import sha256_of_json
+
+SHIPPED = Path(__file__).parent
+Document = dict[str, Any]
+
+
+class FloatRange(Config):
+    """A real number in [low, high]."""
+
+    type: Literal["float"]
+    low: float = Field(description="smallest value")
+    high: float = Field(description="largest value")
+    log: bool = Field(False, description="uniform in the logarithm")
+    step: PositiveFloat | None = Field(None, description="grid from low; not with `log`")
+
+
+class IntRange(Config):
+    """A whole number in [low, high]."""
+
+    type: Literal["int"]
+    low: int = Field(description="smallest value")
+    high: int = Field(description="largest value")
+    log: bool = Field(False, description="uniform in the logarithm")
+    step: PositiveInt = Field(1, description="grid from low; not with `log`")
+
+
+class Choice(Config):
+    """One of several values."""
+
+    type: Literal["categorical"]
+    choices: tuple[str | int | float | bool | None, ...] = Field(
+        min_length=1, description="the values"
+    )
+
+
+Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+
+
+class Objective(Config):
+    """A metric of a trial, and its better direction."""
+
+    metric: Literal["normalized_return", "iqm", "synthetic_size", "seconds"] = Field(
+        description="mean or interquartile mean of the normalised return, rows, or wall seconds"
+    )
+    mode: Literal["max", "min"] = Field(description="which is better")
+
+
+class Resources(Config):
+    """What Ray reserves for a trial."""
+
+    cpu: PositiveInt = Field(1, description="CPU cores; also the torch threads of a trial")
+    gpu: float = Field(0, ge=0, description="GPUs; a fraction shares one, without isolating memory")
+
+
+class StudyConfig(Config):
+    """How a study runs."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name under the storage"
+    )
+    objectives: tuple[Objective, ...] = Field(
+        (Objective(metric="normalized_return", mode="max"),),
+        min_length=1,
+        description="one, or several for a Pareto front",
+    )
+    trials: PositiveInt = Field(8, description="trials to run")
+    seed: int = Field(0, ge=0, description="root seed of the sampler, and of the pipeline")
+    startup_trials: PositiveInt = Field(4, description="random trials before the sampler learns")
+    concurrency: PositiveInt | Literal["auto"] = Field(
+        "auto", description="trials at a time; `auto`: as many as the resources hold"
+    )
+    resources: Resources = Resources()
+    database: str = Field(
+        "auto", description="`auto`: SQLite in the study folder; or a URL (postgresql://...)"
+    )
+    time_budget: PositiveFloat | None = Field(
+        None, description="seconds after which no trial is begun and running ones are stopped"
+    )
+
+
+class StudySpec(Config):
+    """A study: how it runs, the pipeline's defaults, and what is searched."""
+
+    study: StudyConfig
+    pipeline: PipelineConfig
+    search: dict[str, Distribution] = Field(
+        default_factory=dict, description="paths below `pipeline`, and where to look for each"
+    )
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that makes trials comparable: not of how many there are, nor of where."""
+        document = self.model_dump(mode="json")
+        running = ("name", "trials", "concurrency", "resources", "database", "time_budget")
+        for key in running:
+            del document["study"][key]
+        del document["pipeline"]["device"]
+        return sha256_of_json(document)
+
+    def pipeline_with(self, params: Mapping[str, Any]) -> PipelineConfig:
+        """The pipeline's settings of a trial: the defaults, with searched values in their place."""
+        document = self.pipeline.model_dump(mode="json")
+        for path, value in params.items():
+            _place(document, path.split("."), value)
+        return parse(PipelineConfig, document, "pipeline")
+
+
+def shipped_specs() -> dict[str, Path]:
+    """The specs that come with the project, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def load_spec(
+    reference: str, overrides: Sequence[str] = (), *, searched_is_fixed: bool = False
+) -> StudySpec:
+    """Read a spec, apply `key=value` overrides, and validate it.
+
+    Args:
+        reference: path of a YAML file, or the name of a shipped spec.
+        overrides: paths from the document's root; values are YAML.
+        searched_is_fixed: let an override of a searched key take the key out of the search,
+            instead of refusing it: for a single run, where nothing is searched.
+
+    Raises:
+        InputError: one sentence with the rule, what was received and the way out.
+    """
+    path = Path(reference)
+    if path.suffix not in (".yaml", ".yml"):
+        specs = shipped_specs()
+        if reference not in specs:
+            raise InputError(
+                f"There is no spec named {reference!r} and no such YAML file: "
+                f"{nearest(reference, specs)}"
+            )
+        path = specs[reference]
+    document = _read(path)
+    for override in overrides:
+        _override(document, override, searched_is_fixed)
+    return parse_spec(document)
+
+
+def parse_spec(document: Document) -> StudySpec:
+    """Validate a spec document.
+
+    Raises:
+        InputError: one sentence with the rule, what was received and the way out.
+    """
+    document = deepcopy(document)
+    pipeline = document.get("pipeline")
+    if isinstance(pipeline, dict) and isinstance(study := document.get("study"), dict):
+        pipeline.setdefault("seed", study.get("seed", 0))
+    spec = parse(StudySpec, document, "")
+    metrics = [objective.metric for objective in spec.study.objectives]
+    if len(set(metrics)) < len(metrics):
+        raise InputError(f"`study.objectives` must name each metric once, not {metrics}.")
+    for path, distribution in spec.search.items():
+        _check_path(path)
+        _check_distribution(path, distribution)
+        for value in _extremes(distribution):
+            try:
+                spec.pipeline_with({path: value})
+            except InputError as error:
+                raise InputError(
+                    f"`search.{path}` holds a value that is not valid: {error}"
+                ) from None
+    return spec
+
+
+def _read(path: Path) -> Document:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"There is no spec file {str(path)!r}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The spec file {str(path)!r} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" at line {place.line + 1}, column {place.column + 1}" if place else ""
+        raise InputError(f"The spec file {str(path)!r} is not valid YAML{where}.") from None
+    if not isinstance(document, dict):
+        raise InputError(
+            f"The spec file {str(path)!r} must hold the mappings `study`, `pipeline` and `search`, "
+            f"not {type(document).__name__}."
+        )
+    return document
+
+
+def _override(document: Document, override: str, searched_is_fixed: bool) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise InputError(f"`--set` takes key=value, not {override!r}.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"The value of `--set {key}` must be YAML, not {text!r}.") from None
+    root, _, below = key.partition(".")
+    search = document.get("search") or {}
+    if root == "search" and below:
+        document["search"] = search
+        known = next((path for path in search if below.startswith(f"{path}.")), None)
+        if known:
+            _place(search[known], below[len(known) + 1 :].split("."), value)
+        else:
+            search[below] = value
+        return
+    if root == "pipeline" and below in search:
+        if not searched_is_fixed:
+            raise InputError(
+                f"`--set {key}` cannot fix what is searched; take `{below}` out of `search` in the "
+                f"spec, or set its range with `--set search.{below}.low=...`."
+            )
+        del search[below]
+    _place(document, key.split("."), value)
+
+
+def _place(document: Any, path: Sequence[str], value: Any) -> None:
+    for depth, part in enumerate(path[:-1]):
+        if document.get(part) is None:
+            document[part] = {}
+        document = document[part]
+        if not isinstance(document, dict):
+            raise InputError(f"`{'.'.join(path[: depth + 1])}` is a value and has no key below it.")
+    document[path[-1]] = value
+
+
+def leaves(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[str]:
+    """Paths of all single settings of a pipeline."""
+    for name, field in model.model_fields.items():
+        below = submodel(field.annotation)
+        if below:
+            yield from leaves(below, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _check_path(path: str) -> None:
+    known = list(leaves())
+    if path in known:
+        return
+    below = [leaf for leaf in known if leaf.startswith(f"{path}.")]
+    if below:
+        raise InputError(
+            f"`search.{path}` is a section, and only single settings can be searched: "
+            + ", ".join(f"`{leaf}`" for leaf in below)
+            + "."
+        )
+    raise InputError(f"`search.{path}` is no setting of the pipeline: {nearest(path, known)}")
+
+
+def _check_distribution(path: str, distribution: Distribution) -> None:
+    if isinstance(distribution, Choice):
+        return
+    low, high = distribution.low, distribution.high
+    if low > high:
+        raise InputError(f"`search.{path}` needs low <= high, not low {low} and high {high}.")
+    if distribution.log and low <= 0:
+        raise InputError(f"`search.{path}` is logarithmic and needs low > 0, not {low}.")
+    stepped = distribution.step not in (None, 1)
+    if distribution.log and stepped:
+        raise InputError(f"`search.{path}` can have `log` or `step`, not both; drop one.")
+
+
+def _extremes(distribution: Distribution) -> Sequence[Any]:
+    if isinstance(distribution, Choice):
+        return distribution.choices
+    return distribution.low, distribution.high

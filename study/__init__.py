@@ -1,0 +1,1 @@
+"""Ray Tune and Optuna around the pipeline: launch, watch, export."""
