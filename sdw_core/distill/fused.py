@@ -19,9 +19,8 @@ derivative along u (forward over the backward pass, the R-operator):
 With F = 2 n p the cost of one forward pass, a step is 3F forward and 6F back: activations and
 deltas are kept, nothing is computed twice.
 
-For given shapes this is a fixed program over fixed buffers. It is written once, as a list of
-in-place operations whose operands are bound, and run by calling them in turn; on CUDA the list is
-captured in a graph and replayed.
+For given shapes this is a fixed program over fixed buffers. It is written once, as tapes of in-place
+operations whose operands are bound, and run by playing them; on CUDA a tape is a captured graph.
 """
 
 from collections.abc import Callable
@@ -39,330 +38,46 @@ from sdw_core.policy import MLP, Parameters
 
 @dataclass(frozen=True)
 class Shape:
-    """Everything that fixes a program.
+    """What fixes a program and its memory; the number of steps T does not.
 
     Attributes:
         problems: P.
         rows: n, synthetic rows of a problem.
         states: B, states of the meta-batch.
-        steps: T.
-        window: differentiated steps, at most T.
-        dtype: of every tensor.
-        device: where it runs.
+        window: differentiated inner steps.
+        dtype: float32 or float64.
+        device: where it runs, e.g. "cpu" or "cuda:0".
     """
 
     problems: int
     rows: int
     states: int
-    steps: int
     window: int
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")  # noqa: RUF009  (immutable)
-
-
-def buffers(policy: MLP, shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Every buffer of a program by name. The last layer's are held transposed, [outputs, rows]."""
-    pack, n, batch = shape.problems, shape.rows, shape.states
-    size = _aligned(pack * policy.size)
-    inputs, outputs, hidden = policy.sizes[0], policy.sizes[-1], policy.sizes[1:-1]
-    slots = max(shape.window, 1)
-    names: dict[str, tuple[int, ...]] = {
-        "theta": (shape.window + 1, size),
-        "g": (slots, size),
-        **{name: (size,) for name in ("v", "u", "rates", "gv")},
-        **{name: (pack, inputs, n) for name in ("dx",)},
-        **{name: (slots, pack, outputs, n) for name in ("o", "delta", "J", "k", "Ra")},
-        **{name: (pack, outputs, n) for name in ("y", "Rdelta")},
-        **{name: (pack, outputs, batch) for name in ("meta_y", "meta_o", "meta_delta")},
-        "x": (pack, n, inputs),
-        "c": (pack, n, 1),
-        "meta_x": (pack, batch, inputs),
-        "meta_c": (pack, batch, 1),
-        "ones": (pack, 1, max(n, batch)),
-        "alpha": (pack, policy.layers),
-        "loss": (pack,),
-    }
-    for layer, width in enumerate(hidden, start=1):
-        names |= {f"{name}{layer}": (slots, pack, n, width) for name in ("h", "delta")}
-        names |= {f"{name}{layer}": (pack, n, width) for name in ("Rh", "Rdelta")}
-        names |= {f"{name}{layer}": (pack, batch, width) for name in ("meta_h", "meta_delta")}
-    return names
-
-
-def memory_bytes(policy: MLP, shape: Shape) -> int:
-    """What the buffers of one program occupy."""
-    return sum(_aligned(prod(size)) for size in buffers(policy, shape).values()) * shape.dtype.itemsize
-
-
-def _aligned(elements: int) -> int:
-    """Rounded up to a multiple of 64 bytes and more, so that every buffer starts aligned."""
-    return -(-elements // 16) * 16
-
-
-class _Layers:
-    """A flat vector seen as a pack's parameters: W_l [P, in, out], b_l [P, 1, out]."""
-
-    def __init__(self, flat: Tensor, policy: MLP, pack: int) -> None:
-        self.flat = flat
-        self.W: list[Tensor] = []
-        self.b: list[Tensor] = []
-        offset = 0
-        for layer, (i, o) in enumerate(pairwise(policy.sizes)):
-            weight = flat[offset : offset + pack * i * o]
-            offset += pack * i * o
-            last = layer == policy.layers - 1
-            self.W.append(weight.view(pack, o, i).mT if last else weight.view(pack, i, o))
-            self.b.append(flat[offset : offset + pack * o].view(pack, 1, o))
-            offset += pack * o
-
-
-@dataclass
-class _Pass:
-    """One forward pass over some rows: inputs h_l, outputs o, deltas delta_l (a list over l)."""
-
-    h: list[Tensor]
-    o: Tensor
-    y: Tensor
-    c: Tensor
-    delta: list[Tensor]
-
-
-class _Program:
-    """The operations and buffers of one `Shape`."""
-
-    def __init__(self, policy: MLP, shape: Shape) -> None:
-        self.policy, self.shape = policy, shape
-        self.operations: list[Callable[[], object]] = []
-        sizes = buffers(policy, shape)
-        self.memory = torch.zeros(
-            memory_bytes(policy, shape) // shape.dtype.itemsize,
-            dtype=shape.dtype,
-            device=shape.device,
-        )
-        pieces = self.memory.split([_aligned(prod(size)) for size in sizes.values()])
-        self.buffers = {
-            name: piece[: prod(size)].view(size)
-            for (name, size), piece in zip(sizes.items(), pieces, strict=True)
-        }
-        self._write()
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    def _add(self, operation: Callable[..., object], *args: object, **kwargs: object) -> None:
-        self.operations.append(partial(operation, *args, **kwargs))
-
-    def _product(
-        self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None, add: bool = False
-    ) -> None:
-        """`out = a b`, plus a bias, or added to out; issued transposed if out is held so."""
-        if not out.is_contiguous():
-            out, a, b, bias = out.mT, b.mT, a.mT, None if bias is None else bias.mT
-        if self.shape.problems == 1:
-            out, a, b, bias = out[0], a[0], b[0], None if bias is None else bias[0]
-            if add:
-                self._add(out.addmm_, a, b)
-            elif bias is None:
-                self._add(torch.mm, a, b, out=out)
-            else:
-                self._add(torch.addmm, bias, a, b, out=out)
-        elif add:
-            self._add(out.baddbmm_, a, b)
-        elif bias is None:
-            self._add(torch.bmm, a, b, out=out)
-        else:
-            self._add(torch.baddbmm, bias, a, b, out=out)
-
-    def _mask(self, gradient: Tensor, hidden: Tensor) -> None:
-        """`gradient = [hidden > 0] gradient`."""
-        self._add(
-            torch.ops.aten.threshold_backward.grad_input,
-            gradient,
-            hidden,
-            0,
-            grad_input=gradient,
-        )
-
-    def _through_tanh(self, out: Tensor, gradient: Tensor, o: Tensor) -> None:
-        """`out = gradient (1 - o^2)`."""
-        self._add(torch.ops.aten.tanh_backward.grad_input, gradient, o, grad_input=out)
-
-    def _forward(self, theta: _Layers, to: _Pass) -> None:
-        last = self.policy.layers - 1
-        for layer in range(last):
-            self._product(to.h[layer + 1], to.h[layer], theta.W[layer], theta.b[layer])
-            self._add(torch.relu_, to.h[layer + 1])
-        self._product(to.o, to.h[last], theta.W[last], theta.b[last])
-        if self.policy.squash:
-            self._add(torch.tanh_, to.o)
-        self._add(torch.sub, to.o, to.y, out=to.delta[last])
-
-    def _gradient(self, theta: _Layers, of: _Pass, gradient: _Layers) -> None:
-        """From the error `o - y`, left in delta_{L-1} by `_forward`, to the gradient."""
-        last = self.policy.layers - 1
-        if self.policy.squash:
-            self._through_tanh(of.delta[last], of.delta[last], of.o)
-        self._add(of.delta[last].mul_, of.c)
-        for layer in range(last, -1, -1):
-            delta = of.delta[layer]
-            self._product(gradient.W[layer], of.h[layer].mT, delta)
-            self._product(gradient.b[layer], self._ones(delta), delta)
-            if layer:
-                self._product(of.delta[layer - 1], delta, theta.W[layer].mT)
-                self._mask(of.delta[layer - 1], of.h[layer])
-
-    def _ones(self, delta: Tensor) -> Tensor:
-        return self.buffers["ones"][..., : delta.shape[1]]
-
-    def _write(self) -> None:
-        policy, shape, buffer = self.policy, self.shape, self.buffers
-        last = policy.layers - 1
-        hidden = range(1, policy.layers)
-        layers = partial(_Layers, policy=policy, pack=shape.problems)
-        buffer["ones"].fill_(1)
-        theta = [layers(flat) for flat in buffer["theta"]]
-        g = [layers(flat) for flat in buffer["g"]]
-        v, u, rates, gv = (layers(buffer[name]) for name in ("v", "u", "rates", "gv"))
-        self.theta = theta[0]
-        passes = [
-            _Pass(
-                [buffer["x"], *(buffer[f"h{i}"][slot] for i in hidden)],
-                buffer["o"][slot].mT,
-                buffer["y"].mT,
-                buffer["c"],
-                [*(buffer[f"delta{i}"][slot] for i in hidden), buffer["delta"][slot].mT],
-            )
-            for slot in range(len(g))
-        ]
-        meta = _Pass(
-            [buffer["meta_x"], *(buffer[f"meta_h{i}"] for i in hidden)],
-            buffer["meta_o"].mT,
-            buffer["meta_y"].mT,
-            buffer["meta_c"],
-            [*(buffer[f"meta_delta{i}"] for i in hidden), buffer["meta_delta"].mT],
-        )
-        Rh = [buffer[f"Rh{i}"] for i in hidden]
-        Rdelta = [*(buffer[f"Rdelta{i}"] for i in hidden), buffer["Rdelta"].mT]
-        Ra, J, k = buffer["Ra"], buffer["J"], buffer["k"]
-
-        for layer in range(policy.layers):
-            rate = buffer["alpha"][:, layer, None, None]
-            self._add(torch.neg, rate.expand_as(rates.W[layer]), out=rates.W[layer])
-            self._add(torch.neg, rate.expand_as(rates.b[layer]), out=rates.b[layer])
-        self._add(gv.flat.zero_)
-        self._add(buffer["dx"].zero_)
-
-        for t in range(shape.steps):
-            slot = max(t - (shape.steps - shape.window), 0)
-            before, after = theta[slot], theta[max(t + 1 - (shape.steps - shape.window), 0)]
-            self._forward(before, passes[slot])
-            self._gradient(before, passes[slot], g[slot])
-            self._add(torch.addcmul, before.flat, rates.flat, g[slot].flat, out=after.flat)
-
-        self._forward(theta[-1], meta)
-        self._add(torch.mul, meta.delta[last], meta.delta[last], out=meta.h[0].new_empty(0))
-        self.operations.pop()
-        self._add(self._loss, meta)
-        self._gradient(theta[-1], meta, v)
-
-        if policy.squash:
-            expanded = buffer["c"].mT.expand_as(k)
-            self._through_tanh(k, expanded, buffer["o"])
-            self._through_tanh(J, k, buffer["o"])
-            self._add(J.addcmul_, buffer["o"], buffer["delta"], value=-2)
-        else:
-            self._add(k.copy_, buffer["c"].mT)
-            self._add(J.copy_, buffer["c"].mT)
-
-        for slot in range(shape.window - 1, -1, -1):
-            at, here = passes[slot], theta[slot]
-            self._add(gv.flat.addcmul_, g[slot].flat, v.flat)
-            self._add(torch.mul, v.flat, rates.flat, out=u.flat)
-            for layer in range(policy.layers):
-                out = Ra[slot].mT if layer == last else Rh[layer]
-                self._product(out, at.h[layer], u.W[layer], u.b[layer])
-                if layer:
-                    self._product(out, Rh[layer - 1], here.W[layer], add=True)
-                if layer < last:
-                    self._mask(out, at.h[layer + 1])
-            self._add(torch.mul, J[slot], Ra[slot], out=buffer["Rdelta"])
-            for layer in range(last, -1, -1):
-                self._product(v.W[layer], at.h[layer].mT, Rdelta[layer], add=True)
-                self._product(v.b[layer], self._ones(Rdelta[layer]), Rdelta[layer], add=True)
-                if layer:
-                    self._product(v.W[layer], Rh[layer - 1].mT, at.delta[layer], add=True)
-                    self._product(Rdelta[layer - 1], Rdelta[layer], here.W[layer].mT)
-                    self._product(Rdelta[layer - 1], at.delta[layer], u.W[layer].mT, add=True)
-                    self._mask(Rdelta[layer - 1], at.h[layer])
-                else:
-                    self._product(buffer["dx"], here.W[0], Rdelta[0].mT, add=True)
-                    self._product(buffer["dx"], u.W[0], at.delta[0].mT, add=True)
-        self.gv = gv
-
-    def _loss(self, meta: _Pass) -> None:
-        error = meta.delta[-1]
-        torch.sum((error * error * meta.c).mT, (1, 2), out=self.buffers["loss"])
-        self.buffers["loss"].mul_(0.5)
-
-    def __call__(
-        self, parameters: Parameters, rows: Rows, learning_rates: Tensor, batch: MetaBatch
-    ) -> Hypergradient:
-        """Copies the inputs in, runs, copies the results out."""
-        buffer, shape = self.buffers, self.shape
-        for layer in range(self.policy.layers):
-            self.theta.W[layer].copy_(parameters[2 * layer])
-            self.theta.b[layer].copy_(parameters[2 * layer + 1])
-        outputs = self.policy.sizes[-1]
-        buffer["x"].copy_(rows.observations)
-        buffer["y"].copy_(rows.actions.mT)
-        torch.mul(rows.weights.unsqueeze(-1), 2 / outputs, out=buffer["c"])
-        buffer["meta_x"].copy_(batch.states)
-        buffer["meta_y"].copy_(batch.targets.mT)
-        torch.mul(batch.weights.unsqueeze(-1), 2 / (outputs * shape.states), out=buffer["meta_c"])
-        buffer["alpha"].copy_(learning_rates)
-        self._run()
-        if not shape.window:
-            dy = torch.zeros_like(buffer["y"])
-        else:
-            dy = (buffer["k"] * buffer["Ra"]).sum(0).neg_()
-        dalpha = torch.stack(
-            [
-                -(w.sum((1, 2)) + b.sum((1, 2)))
-                for w, b in zip(self.gv.W, self.gv.b, strict=True)
-            ],
-            dim=1,
-        )
-        return Hypergradient(
-            buffer["loss"].clone(),
-            buffer["dx"].mT.contiguous(),
-            dy.mT.contiguous(),
-            dalpha,
-        )
-
-    def _run(self) -> None:
-        if self.shape.device.type != "cuda":
-            for operation in self.operations:
-                operation()
-            return
-        if self.graph is None:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for operation in self.operations:
-                    operation()
-            torch.cuda.current_stream().wait_stream(stream)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                for operation in self.operations:
-                    operation()
-        self.graph.replay()
+    device: str = "cpu"
 
 
 class FusedEngine:
-    """Exact hypergradients for MLPs. One program is kept for the last shapes it was called with."""
+    """Exact hypergradients for MLPs, as fast as their matrix products.
 
-    def __init__(self, policy: MLP) -> None:
+    The program of the last `Shape` is kept with its buffers: calls of changing `steps` share it,
+    calls of changing shapes write it anew each time. Not safe for two threads at once.
+
+    Args:
+        policy: the architecture.
+        tf32: on CUDA, products in TF32 (10-bit mantissa, float32 accumulation). Off by default.
+    """
+
+    def __init__(self, policy: MLP, tf32: bool = False) -> None:
         self.policy = policy
-        self._programs: dict[Shape, _Program] = {}
+        self.tf32 = tf32
+        self._program: _Program | None = None
 
+    def memory_bytes(self, shape: Shape) -> int:
+        """What the engine holds between calls of this shape; it allocates little beside it."""
+        return memory_bytes(self.policy, shape)
+
+    @torch.no_grad()
     def hypergradient(
         self,
         parameters: Parameters,
@@ -372,12 +87,321 @@ class FusedEngine:
         steps: int,
         window: int,
     ) -> Hypergradient:
-        """See `Engine.hypergradient`."""
+        """See `Engine.hypergradient`; dtype and device are those of the rows."""
         x = rows.observations
-        shape = Shape(
-            x.shape[0], x.shape[1], batch.states.shape[1], steps, min(window, steps), x.dtype, x.device
+        problems, n, _ = x.shape
+        states = batch.states.shape[1]
+        shape = Shape(problems, n, states, min(window, steps), x.dtype, str(x.device))
+        if self._program is None or self._program.shape != shape:
+            self._program = None  # frees its buffers before the next ones are allocated
+            self._program = _Program(self.policy, shape, self.tf32)
+        self._program.load(parameters, rows, learning_rates, batch)
+        return self._program.run(steps)
+
+
+def memory_bytes(policy: MLP, shape: Shape) -> int:
+    """Bytes of the buffers of a program, known without allocating them."""
+    sizes = _buffers(policy, shape).values()
+    return sum(_aligned(prod(size)) for size in sizes) * shape.dtype.itemsize
+
+
+def _aligned(elements: int) -> int:
+    """Rounded up to whole cache lines."""
+    return -(-elements // 16) * 16
+
+
+def _buffers(policy: MLP, shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The buffers by name. A matrix as narrow as the actions is held transposed: [P, A, rows]."""
+    pack, n, batch, slots = shape.problems, shape.rows, shape.states, max(shape.window, 1)
+    inputs, outputs = policy.sizes[0], policy.sizes[-1]
+    size = _aligned(pack * policy.size)
+    sizes: dict[str, tuple[int, ...]] = {
+        "theta": (shape.window + 1, size),
+        "g": (slots, size),
+        **{name: (size,) for name in ("v", "u", "rates", "gv")},
+        **{name: (slots, pack, outputs, n) for name in ("o", "delta", "J", "K", "Ra")},
+        **{name: (pack, outputs, n) for name in ("y", "Rdelta", "dy")},
+        **{name: (pack, outputs, batch) for name in ("meta_y", "meta_o", "meta_delta")},
+        "x": (pack, n, inputs),
+        "dx": (pack, inputs, n),
+        "c": (pack, 1, n),
+        "meta_x": (pack, batch, inputs),
+        "meta_c": (pack, 1, batch),
+        "ones": (pack, 1, max(n, batch)),
+        "dalpha": (policy.layers, pack),
+        "loss": (pack,),
+    }
+    for layer, width in enumerate(policy.sizes[1:-1], start=1):
+        sizes |= {f"{name}{layer}": (slots, pack, n, width) for name in ("h", "delta")}
+        sizes |= {f"{name}{layer}": (pack, n, width) for name in ("Rh", "Rdelta")}
+        sizes |= {f"{name}{layer}": (pack, batch, width) for name in ("meta_h", "meta_delta")}
+    return sizes
+
+
+class _Layers:
+    """A flat vector as the parameters of a pack: W_l [P, in, out] and b_l [P, 1, out]."""
+
+    def __init__(self, flat: Tensor, policy: MLP, pack: int) -> None:
+        self.flat = flat
+        self.W: list[Tensor] = []
+        self.b: list[Tensor] = []
+        sizes = [pack * i * o for i, o in pairwise(policy.sizes)]
+        pieces = iter(
+            flat[: pack * policy.size].split(
+                [n for w, o in zip(sizes, policy.sizes[1:], strict=True) for n in (w, pack * o)]
+            )
         )
-        with torch.no_grad():
-            if shape not in self._programs:
-                self._programs = {shape: _Program(self.policy, shape)}
-            return self._programs[shape](parameters, rows, learning_rates, batch)
+        for layer, (i, o) in enumerate(pairwise(policy.sizes)):
+            weight = next(pieces)
+            last = layer == policy.layers - 1
+            self.W.append(weight.view(pack, o, i).mT if last else weight.view(pack, i, o))
+            self.b.append(next(pieces).view(pack, 1, o))
+
+
+@dataclass
+class _Pass:
+    """A forward pass and its gradient over some rows; lists over the layers l.
+
+    Attributes:
+        h: inputs of layer l [P, rows, in]; h_0 = x.
+        delta: derivatives of the loss by a_l [P, rows, out].
+        o: the policy's actions [P, rows, A].
+        y: targets [P, rows, A].
+        c: (2/A) times the row weights [P, rows, 1].
+    """
+
+    h: list[Tensor]
+    delta: list[Tensor]
+    o: Tensor
+    y: Tensor
+    c: Tensor
+
+
+class _Tape:
+    """Operations in order, operands bound."""
+
+    def __init__(self) -> None:
+        self.operations: list[Callable[[], object]] = []
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def add(self, operation: Callable[..., object], *args: object, **kwargs: object) -> None:
+        """Appends `operation(*args, **kwargs)`."""
+        self.operations.append(partial(operation, *args, **kwargs))
+
+    def product(self, out: Tensor, a: Tensor, b: Tensor, plus: Tensor | None = None) -> None:
+        """`out = a b + plus`; in transposed form where out is held transposed."""
+        if not out.is_contiguous():
+            out, a, b, plus = out.mT, b.mT, a.mT, None if plus is None else plus.mT
+        if plus is None:
+            self.add(torch.bmm, a, b, out=out)
+        else:
+            self.add(torch.baddbmm, plus, a, b, out=out)
+
+    def mask(self, gradient: Tensor, hidden: Tensor) -> None:
+        """`gradient = [hidden > 0] gradient`."""
+        operation = torch.ops.aten.threshold_backward.grad_input
+        self.add(operation, gradient, hidden, 0, grad_input=gradient)
+
+    def through_tanh(self, out: Tensor, gradient: Tensor, o: Tensor) -> None:
+        """`out = (1 - o^2) gradient`."""
+        self.add(torch.ops.aten.tanh_backward.grad_input, gradient, o, grad_input=out)
+
+    def play(self) -> None:
+        """Runs the operations."""
+        if self.graph is not None:
+            self.graph.replay()
+            return
+        for operation in self.operations:
+            operation()
+
+    def capture(self) -> None:
+        """From now on, plays as one CUDA graph."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.play()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.play()
+        self.graph = graph
+
+
+class _Program:
+    """The tapes and buffers of one `Shape`."""
+
+    def __init__(self, policy: MLP, shape: Shape, tf32: bool) -> None:
+        self.policy, self.shape = policy, shape
+        self.last = policy.layers - 1
+        sizes = _buffers(policy, shape)
+        count = memory_bytes(policy, shape) // shape.dtype.itemsize
+        self.memory = torch.zeros(count, dtype=shape.dtype, device=shape.device)
+        pieces = self.memory.split([_aligned(prod(size)) for size in sizes.values()])
+        self.buffers = {
+            name: piece[: prod(size)].view(size)
+            for (name, size), piece in zip(sizes.items(), pieces, strict=True)
+        }
+        self.buffers["ones"].fill_(1)
+        self.theta = [self._layers(flat) for flat in self.buffers["theta"]]
+        self.rates = self._layers(self.buffers["rates"])
+        self.before, self.window = _Tape(), _Tape()
+        self._write()
+        if self.memory.is_cuda:
+            precision = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("high" if tf32 else "highest")
+            with torch.cuda.device(self.memory.device):
+                self.before.capture()
+                self.window.capture()
+            torch.set_float32_matmul_precision(precision)
+
+    def load(
+        self, parameters: Parameters, rows: Rows, learning_rates: Tensor, batch: MetaBatch
+    ) -> None:
+        """Copies the inputs into the buffers."""
+        buffer, outputs = self.buffers, self.policy.sizes[-1]
+        for layer in range(self.policy.layers):
+            self.theta[0].W[layer].copy_(parameters[2 * layer])
+            self.theta[0].b[layer].copy_(parameters[2 * layer + 1])
+            rate = -learning_rates[:, layer, None, None]
+            self.rates.W[layer].copy_(rate)
+            self.rates.b[layer].copy_(rate)
+        buffer["x"].copy_(rows.observations)
+        buffer["y"].copy_(rows.actions.mT)
+        buffer["c"].copy_(rows.weights.unsqueeze(1)).mul_(2 / outputs)
+        buffer["meta_x"].copy_(batch.states)
+        buffer["meta_y"].copy_(batch.targets.mT)
+        scale = 2 / (outputs * self.shape.states)
+        buffer["meta_c"].copy_(batch.weights.unsqueeze(1)).mul_(scale)
+
+    def run(self, steps: int) -> Hypergradient:
+        """The hypergradient of what was loaded."""
+        for _ in range(steps - self.shape.window):
+            self.before.play()
+        self.window.play()
+        loss, dx, dy, dalpha = (self.buffers[name] for name in ("loss", "dx", "dy", "dalpha"))
+        copy = partial(torch.clone, memory_format=torch.contiguous_format)
+        return Hypergradient(loss.clone(), copy(dx.mT), copy(dy.mT), copy(dalpha.mT))
+
+    def _layers(self, flat: Tensor) -> _Layers:
+        return _Layers(flat, self.policy, self.shape.problems)
+
+    def _pass(self, slot: int) -> _Pass:
+        b, hidden = self.buffers, range(1, self.policy.layers)
+        return _Pass(
+            [b["x"], *(b[f"h{layer}"][slot] for layer in hidden)],
+            [*(b[f"delta{layer}"][slot] for layer in hidden), b["delta"][slot].mT],
+            b["o"][slot].mT,
+            b["y"].mT,
+            b["c"].mT,
+        )
+
+    def _meta_pass(self) -> _Pass:
+        b, hidden = self.buffers, range(1, self.policy.layers)
+        return _Pass(
+            [b["meta_x"], *(b[f"meta_h{layer}"] for layer in hidden)],
+            [*(b[f"meta_delta{layer}"] for layer in hidden), b["meta_delta"].mT],
+            b["meta_o"].mT,
+            b["meta_y"].mT,
+            b["meta_c"].mT,
+        )
+
+    def _ones(self, delta: Tensor) -> Tensor:
+        return self.buffers["ones"][..., : delta.shape[1]]
+
+    def _write(self) -> None:
+        """Writes both tapes."""
+        buffer, window = self.buffers, self.window
+        passes = [self._pass(slot) for slot in range(max(self.shape.window, 1))]
+        g = [self._layers(flat) for flat in buffer["g"]]
+        v, u, gv = (self._layers(buffer[name]) for name in ("v", "u", "gv"))
+        self._step(self.before, self.theta[0], passes[0], g[0], self.theta[0])
+        for slot in range(self.shape.window):
+            self._step(window, self.theta[slot], passes[slot], g[slot], self.theta[slot + 1])
+        meta = self._meta_pass()
+        self._forward(window, self.theta[-1], meta)
+        window.add(self._loss, meta)
+        self._gradient(window, self.theta[-1], meta, v)
+
+        window.add(buffer["dx"].zero_)
+        window.add(gv.flat.zero_)
+        self._curvature()
+        for slot in reversed(range(self.shape.window)):
+            window.add(gv.flat.addcmul_, g[slot].flat, v.flat)
+            window.add(torch.mul, v.flat, self.rates.flat, out=u.flat)
+            self._backward(slot, passes[slot], u, v)
+        window.add(self._finish, gv)
+
+    def _step(self, tape: _Tape, theta: _Layers, at: _Pass, g: _Layers, following: _Layers) -> None:
+        self._forward(tape, theta, at)
+        self._gradient(tape, theta, at, g)
+        tape.add(torch.addcmul, theta.flat, self.rates.flat, g.flat, out=following.flat)
+
+    def _forward(self, tape: _Tape, theta: _Layers, at: _Pass) -> None:
+        """Activations, actions and, in delta_{L-1}, the errors o - y."""
+        for layer in range(self.last):
+            tape.product(at.h[layer + 1], at.h[layer], theta.W[layer], theta.b[layer])
+            tape.add(at.h[layer + 1].relu_)
+        tape.product(at.o, at.h[self.last], theta.W[self.last], theta.b[self.last])
+        if self.policy.squash:
+            tape.add(at.o.tanh_)
+        tape.add(torch.sub, at.o, at.y, out=at.delta[self.last])
+
+    def _gradient(self, tape: _Tape, theta: _Layers, at: _Pass, g: _Layers) -> None:
+        """Deltas and gradient, from what `_forward` left."""
+        if self.policy.squash:
+            tape.through_tanh(at.delta[self.last], at.delta[self.last], at.o)
+        tape.add(at.delta[self.last].mul_, at.c)
+        for layer in reversed(range(self.policy.layers)):
+            delta = at.delta[layer]
+            tape.product(g.W[layer], at.h[layer].mT, delta)
+            tape.product(g.b[layer], self._ones(delta), delta)
+            if layer:
+                tape.product(at.delta[layer - 1], delta, theta.W[layer].mT)
+                tape.mask(at.delta[layer - 1], at.h[layer])
+
+    def _curvature(self) -> None:
+        """K = c (1 - o^2) and J = c (1 - o^2)^2 - 2 o delta_{L-1} of all steps; without tanh, c."""
+        J, K, o = (self.buffers[name] for name in ("J", "K", "o"))
+        if self.policy.squash:
+            self.window.through_tanh(K, self.buffers["c"].expand_as(K), o)
+            self.window.through_tanh(J, K, o)
+            self.window.add(J.addcmul_, o, self.buffers["delta"], value=-2)
+        else:
+            self.window.add(K.copy_, self.buffers["c"])
+            self.window.add(J.copy_, self.buffers["c"])
+
+    def _backward(self, slot: int, at: _Pass, u: _Layers, v: _Layers) -> None:
+        """One inner step back: the R-operator forward, then its adjoint."""
+        tape, buffer, W = self.window, self.buffers, self.theta[slot].W
+        hidden = range(1, self.policy.layers)
+        Ra = buffer["Ra"][slot].mT
+        Rh = [buffer["x"], *(buffer[f"Rh{layer}"] for layer in hidden)]  # Rh_0 = 0 is never read
+        Rdelta = [*(buffer[f"Rdelta{layer}"] for layer in hidden), buffer["Rdelta"].mT]
+        for layer, out in enumerate([*Rh[1:], Ra]):
+            tape.product(out, at.h[layer], u.W[layer], u.b[layer])
+            if layer:
+                tape.product(out, Rh[layer], W[layer], out)
+            if layer < self.last:
+                tape.mask(out, at.h[layer + 1])
+        tape.add(torch.mul, buffer["J"][slot], buffer["Ra"][slot], out=buffer["Rdelta"])
+        for layer in reversed(range(self.policy.layers)):
+            delta, Rd = at.delta[layer], Rdelta[layer]
+            tape.product(v.W[layer], at.h[layer].mT, Rd, v.W[layer])
+            tape.product(v.b[layer], self._ones(Rd), Rd, v.b[layer])
+            if layer:
+                tape.product(v.W[layer], Rh[layer].mT, delta, v.W[layer])
+            into = Rdelta[layer - 1] if layer else buffer["dx"].mT
+            tape.product(into, Rd, W[layer].mT, None if layer else into)
+            tape.product(into, delta, u.W[layer].mT, into)
+            if layer:
+                tape.mask(into, at.h[layer])
+
+    def _loss(self, meta: _Pass) -> None:
+        error = meta.delta[self.last]
+        torch.sum(error.square() * meta.c, (1, 2), out=self.buffers["loss"]).mul_(0.5)
+
+    def _finish(self, gv: _Layers) -> None:
+        """dH/dy and dH/dalpha from what the steps left."""
+        torch.sum(self.buffers["K"].mul_(self.buffers["Ra"]), 0, out=self.buffers["dy"]).neg_()
+        for layer, (weight, bias) in enumerate(zip(gv.W, gv.b, strict=True)):
+            torch.neg(weight.sum((1, 2)) + bias.sum((1, 2)), out=self.buffers["dalpha"][layer])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Engine, MetaBatch, Rows
-from sdw_core.distill.generic import GenericEngine
+from sdw_core.distill.fused import FusedEngine
 from sdw_core.errors import DivergenceError, StopRequested
 from sdw_core.files import replaced_atomically
 from sdw_core.policy import MLP
@@ -180,7 +180,7 @@ def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, 
 
 def build_engine(policy: MLP) -> Engine:
     """The fastest engine for the policy."""
-    return GenericEngine(policy)
+    return FusedEngine(policy)
 
 
 def _save(
