@@ -138,7 +138,7 @@ def _batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
     """Shuffled batches of row indices, epoch after epoch; an incomplete last batch is dropped."""
     for epoch in itertools.count():
         order = torch.randperm(count, generator=torch_generator(seed, "density", _ORDER, epoch))
-        yield from order[: count - count % size].split(size)
+        yield from torch.split(order[: count - count % size], size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,8 @@ class Arena:
             states = (observations - self.observation_mean) / self.observation_scale
             with torch.no_grad():
                 actions = policy(torch.from_numpy(states).to(device)).cpu().numpy()
-            return centre + half * actions
+            environment_actions: Array = centre + half * actions
+            return environment_actions
 
         return act
 

@@ -154,9 +154,9 @@ class OfflineDataset:
         """
         if self.reference_scores is None:
             raise InputError(
-                f"returns of {self.name} cannot be normalised, for it has no reference scores: give "
-                "the returns of a random and of an expert policy with `sdw data import FILE --env "
-                f"{self.environment} --reference LOW HIGH`."
+                f"returns of {self.name} cannot be normalised, for it has no reference scores: "
+                "give the returns of a random and of an expert policy with `sdw data import FILE "
+                f"--env {self.environment} --reference LOW HIGH`."
             )
         return self.reference_scores
 

@@ -134,7 +134,7 @@ class Pipeline:
         config = self.config
         dataset = self.load()
         with self._stage("dataset"):
-            self.check(dataset)
+            check_fit(self.config, dataset)
             normalizer = Normalizer.fit(dataset.observations)
             arena = build_arena(dataset, normalizer)
             states = normalizer(dataset.observations)
@@ -207,39 +207,6 @@ class Pipeline:
         with self._stage("dataset"):
             return load(self.config.dataset)
 
-    def check(self, dataset: OfflineDataset) -> None:
-        """Refuse settings that do not fit the dataset."""
-        size = self.config.distill.synthetic_size
-        if size > len(dataset):
-            raise InputError(
-                f"`distill.synthetic_size` cannot exceed the dataset's {len(dataset)} transitions, "
-                f"not {size}; lower it."
-            )
-
-    def random_subset(self, dataset: OfflineDataset, result: PipelineResult, stage: str) -> Returns:
-        """Normalised returns of policies trained on as many random rows of the dataset.
-
-        Every policy gets rows of its own, so that the spread includes the luck of the draw.
-        """
-        policies = self.config.evaluation.policies
-        size = self.config.distill.synthetic_size
-        generator = numpy_generator(self.config.seed, "random_subset")
-        picks = np.stack(
-            [generator.choice(len(dataset), size, replace=False) for _ in range(policies)]
-        )
-        arena = result.arena
-        states = (dataset.observations[picks] - arena.observation_mean) / arena.observation_scale
-        return evaluate_rows(
-            torch.as_tensor(states).to(self.device),
-            torch.as_tensor(dataset.unit_actions[picks]).to(self.device),
-            result.recipe,
-            arena,
-            1,
-            self.config.evaluation.episodes,
-            self.config.seed,
-            stage,
-        )
-
     def _weights(
         self, dataset: OfflineDataset, states: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], float | None]:
@@ -286,9 +253,7 @@ class Pipeline:
 
         def compute() -> StageResult:
             z = torch.as_tensor(states).to(self.device)
-            selected = best_rows(
-                dataset.episode_returns(), dataset.episode_ends, config.fraction
-            )
+            selected = best_rows(dataset.episode_returns(), dataset.episode_ends, config.fraction)
             expert: PercentBC = fit_percent_bc(
                 z,
                 torch.as_tensor(dataset.unit_actions).to(self.device),
@@ -322,6 +287,21 @@ class Pipeline:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
 
 
+def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
+    """Refuse settings that do not fit the dataset.
+
+    Raises:
+        InputError: more synthetic rows than transitions, or no reference scores.
+    """
+    size = config.distill.synthetic_size
+    if size > len(dataset):
+        raise InputError(
+            f"`distill.synthetic_size` cannot exceed the {len(dataset)} transitions of "
+            f"{dataset.name}, and is {size}; lower it."
+        )
+    _ = dataset.required_scores
+
+
 def resolve_device(name: str) -> torch.device:
     """`auto` is the first GPU if there is one; a GPU that is not there is an error."""
     if name == "auto":
@@ -329,6 +309,34 @@ def resolve_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"`pipeline.device` is {name!r}, but torch sees no GPU here; use `auto`.")
     return torch.device(name)
+
+
+def random_subset(
+    dataset: OfflineDataset, config: PipelineConfig, arena: Arena, recipe: Recipe, stage: str
+) -> Returns:
+    """Normalised returns [K, M] of policies trained on as many random rows of the dataset.
+
+    Every policy gets rows of its own, with the dataset's actions, so that the spread includes the
+    luck of the draw.
+    """
+    generator = numpy_generator(config.seed, "random_subset")
+    picks = np.stack(
+        [
+            generator.choice(len(dataset), config.distill.synthetic_size, replace=False)
+            for _ in range(config.evaluation.policies)
+        ]
+    )
+    states = (dataset.observations[picks] - arena.observation_mean) / arena.observation_scale
+    return evaluate_rows(
+        torch.as_tensor(states),
+        torch.as_tensor(dataset.unit_actions[picks]),
+        recipe,
+        arena,
+        1,
+        config.evaluation.episodes,
+        config.seed,
+        stage,
+    )
 
 
 def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:
@@ -340,5 +348,5 @@ def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:
         normalizer.scale,
         dataset.action_low,
         dataset.action_high,
-        dataset.required_scores
+        dataset.required_scores,
     )

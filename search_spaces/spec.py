@@ -109,6 +109,12 @@ class StudySpec(Config):
         del document["pipeline"]["device"]
         return sha256_of_json(document)
 
+    def extremes(self) -> Iterator[PipelineConfig]:
+        """The pipeline's settings at either end of every searched range."""
+        for path, distribution in self.search.items():
+            for value in _extremes(distribution):
+                yield self.pipeline_with({path: value})
+
     def pipeline_with(self, params: Mapping[str, Any]) -> PipelineConfig:
         """The pipeline's settings of a trial: the defaults, with searched values in their place."""
         document = self.pipeline.model_dump(mode="json")

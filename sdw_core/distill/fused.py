@@ -19,11 +19,12 @@ derivative along u (forward over the backward pass, the R-operator):
 With F = 2 n p the cost of one forward pass, a step is 3F forward and 6F back: activations and
 deltas are kept, nothing is computed twice.
 
-For given shapes this is a fixed program over fixed buffers. It is written once, as tapes of in-place
-operations whose operands are bound, and run by playing them; on CUDA a tape is a captured graph.
+For given shapes this is a fixed program over fixed buffers. It is written once, as tapes of
+in-place operations with their operands bound, and run by playing them; on CUDA a tape is a captured
+graph, replayed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -101,27 +102,48 @@ class FusedEngine:
 
 def memory_bytes(policy: MLP, shape: Shape) -> int:
     """Bytes of the buffers of a program, known without allocating them."""
-    sizes = _buffers(policy, shape).values()
-    return sum(_aligned(prod(size)) for size in sizes) * shape.dtype.itemsize
+    return _length(_buffers(policy, shape).values()) * shape.dtype.itemsize
 
 
-def _aligned(elements: int) -> int:
-    """Rounded up to whole cache lines."""
-    return -(-elements // 16) * 16
+def _aligned(size: tuple[int, ...]) -> int:
+    """Elements of a tensor, rounded up to whole cache lines."""
+    return -(-prod(size) // 16) * 16
+
+
+def _length(sizes: Iterable[tuple[int, ...]]) -> int:
+    """Elements of a flat tensor that `_cut` can cut into these sizes."""
+    return sum(map(_aligned, sizes))
+
+
+def _cut(flat: Tensor, sizes: Iterable[tuple[int, ...]]) -> Iterator[Tensor]:
+    """Views of these sizes, one after the other."""
+    offset = 0
+    for size in sizes:
+        yield flat[offset : offset + prod(size)].view(size)
+        offset += _aligned(size)
+
+
+def _parameter_sizes(policy: MLP, pack: int) -> list[tuple[int, ...]]:
+    """W_0, b_0, W_1, b_1, ... as they are held: the last weight transposed, [P, out, in]."""
+    sizes: list[tuple[int, ...]] = []
+    for i, o in pairwise(policy.sizes):
+        sizes += [(pack, i, o), (pack, 1, o)]
+    sizes[-2] = (pack, policy.sizes[-1], policy.sizes[-2])
+    return sizes
 
 
 def _buffers(policy: MLP, shape: Shape) -> dict[str, tuple[int, ...]]:
     """The buffers by name. A matrix as narrow as the actions is held transposed: [P, A, rows]."""
     pack, n, batch, slots = shape.problems, shape.rows, shape.states, max(shape.window, 1)
     inputs, outputs = policy.sizes[0], policy.sizes[-1]
-    size = _aligned(pack * policy.size)
+    size = _length(_parameter_sizes(policy, pack))
     sizes: dict[str, tuple[int, ...]] = {
         "theta": (shape.window + 1, size),
         "g": (slots, size),
-        **{name: (size,) for name in ("v", "u", "rates", "gv")},
-        **{name: (slots, pack, outputs, n) for name in ("o", "delta", "J", "K", "Ra")},
-        **{name: (pack, outputs, n) for name in ("y", "Rdelta", "dy")},
-        **{name: (pack, outputs, batch) for name in ("meta_y", "meta_o", "meta_delta")},
+        **dict.fromkeys(("v", "u", "rates", "gv"), (size,)),
+        **dict.fromkeys(("o", "delta", "J", "K", "Ra"), (slots, pack, outputs, n)),
+        **dict.fromkeys(("y", "Rdelta", "dy"), (pack, outputs, n)),
+        **dict.fromkeys(("meta_y", "meta_o", "meta_delta"), (pack, outputs, batch)),
         "x": (pack, n, inputs),
         "dx": (pack, inputs, n),
         "c": (pack, 1, n),
@@ -139,23 +161,13 @@ def _buffers(policy: MLP, shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 class _Layers:
-    """A flat vector as the parameters of a pack: W_l [P, in, out] and b_l [P, 1, out]."""
+    """A flat tensor as the parameters of a pack: W_l [P, in, out] and b_l [P, 1, out]."""
 
     def __init__(self, flat: Tensor, policy: MLP, pack: int) -> None:
+        pieces = list(_cut(flat, _parameter_sizes(policy, pack)))
         self.flat = flat
-        self.W: list[Tensor] = []
-        self.b: list[Tensor] = []
-        sizes = [pack * i * o for i, o in pairwise(policy.sizes)]
-        pieces = iter(
-            flat[: pack * policy.size].split(
-                [n for w, o in zip(sizes, policy.sizes[1:], strict=True) for n in (w, pack * o)]
-            )
-        )
-        for layer, (i, o) in enumerate(pairwise(policy.sizes)):
-            weight = next(pieces)
-            last = layer == policy.layers - 1
-            self.W.append(weight.view(pack, o, i).mT if last else weight.view(pack, i, o))
-            self.b.append(next(pieces).view(pack, 1, o))
+        self.W = [*pieces[:-2:2], pieces[-2].mT]
+        self.b = pieces[1::2]
 
 
 @dataclass
@@ -216,7 +228,7 @@ class _Tape:
 
     def capture(self) -> None:
         """From now on, plays as one CUDA graph."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.play()
@@ -234,13 +246,8 @@ class _Program:
         self.policy, self.shape = policy, shape
         self.last = policy.layers - 1
         sizes = _buffers(policy, shape)
-        count = memory_bytes(policy, shape) // shape.dtype.itemsize
-        self.memory = torch.zeros(count, dtype=shape.dtype, device=shape.device)
-        pieces = self.memory.split([_aligned(prod(size)) for size in sizes.values()])
-        self.buffers = {
-            name: piece[: prod(size)].view(size)
-            for (name, size), piece in zip(sizes.items(), pieces, strict=True)
-        }
+        self.memory = torch.zeros(_length(sizes.values()), dtype=shape.dtype, device=shape.device)
+        self.buffers = dict(zip(sizes, _cut(self.memory, sizes.values()), strict=True))
         self.buffers["ones"].fill_(1)
         self.theta = [self._layers(flat) for flat in self.buffers["theta"]]
         self.rates = self._layers(self.buffers["rates"])

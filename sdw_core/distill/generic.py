@@ -47,7 +47,8 @@ class GenericEngine:
             theta: Parameters, x: Tensor, y: Tensor, alpha: Tensor, r: Tensor, v: Parameters
         ) -> Tensor:
             u = [-alpha[i // 2] * direction for i, direction in enumerate(v)]
-            return jvp(lambda point: inner_loss(point, x, y, r), (theta,), (u,))[1]
+            derivative: Tensor = jvp(lambda at: inner_loss(at, x, y, r), (theta,), (u,))[1]
+            return derivative
 
         self._update = vmap(update)
         self._meta_loss = vmap(grad_and_value(meta_loss))

@@ -1,9 +1,9 @@
 """Percent behavioural cloning: imitate the episodes with the highest return.
 
 The policy is cloned from the best episodes, as many as make up a fraction of the transitions (%BC
-of "Decision Transformer", arXiv 2106.01345). Its action value is fitted to the discounted Monte-Carlo returns-to-go of the
-whole dataset: the value of acting as the dataset does after (s, a), which ranks states as Av-PBC
-needs it without bootstrapping.
+of "Decision Transformer", arXiv 2106.01345). Its action value is fitted to the discounted
+Monte-Carlo returns-to-go of the whole dataset: the value of acting as the dataset does after
+(s, a), which ranks states as Av-PBC needs it without bootstrapping.
 """
 
 from collections.abc import Callable
@@ -41,14 +41,16 @@ class PercentBC:
     @torch.no_grad()
     def actions(self, states: Tensor) -> Tensor:
         """See `Expert.actions`."""
-        chunks = [self._policy(self.policy, chunk[None])[0] for chunk in states.split(CHUNK)]
+        chunks = [self._policy(self.policy, chunk[None])[0] for chunk in torch.split(states, CHUNK)]
         return torch.cat(chunks)
 
     @torch.no_grad()
     def values(self, states: Tensor, actions: Tensor) -> Tensor:
         """See `Expert.values`."""
         inputs = torch.cat([states, actions], -1)
-        chunks = [self._value(self.value, chunk[None])[0, :, 0] for chunk in inputs.split(CHUNK)]
+        chunks = [
+            self._value(self.value, chunk[None])[0, :, 0] for chunk in torch.split(inputs, CHUNK)
+        ]
         return torch.cat(chunks) * self._value_scale
 
     def state(self) -> dict[str, Tensor]:

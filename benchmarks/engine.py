@@ -1,0 +1,248 @@
+"""How fast the hypergradient engines are, beside the machine's own matrix products.
+
+    python -m benchmarks.engine [--threads N] [--device cuda] [--json]
+
+An outer step (one hypergradient) is counted as 10 F T floating-point operations, F = 2 n p for n
+rows, p parameters and T inner steps, whatever an engine really does: so rates compare as times do.
+`double backward` is autograd through the whole unroll, the way the published code does it.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from sdw_core.distill.engine import Engine, MetaBatch, Rows
+from sdw_core.distill.fused import FusedEngine, Shape
+from sdw_core.distill.generic import GenericEngine
+from sdw_core.policy import MLP
+from tests.sdw_core.oracles import DoubleBackward
+
+Work = Callable[[], object]
+ENGINES: dict[str, Callable[[MLP], Engine]] = {
+    "fused": FusedEngine,
+    "generic": GenericEngine,
+    "double backward": DoubleBackward,
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A distillation's size: O, A, width of 4 layers, n, T, B."""
+
+    inputs: int
+    outputs: int
+    width: int
+    rows: int
+    steps: int
+    states: int
+
+    @property
+    def policy(self) -> MLP:
+        """Its network."""
+        return MLP.build(self.inputs, self.outputs, 4, self.width)
+
+    @property
+    def gflop(self) -> float:
+        """10 F T, in units of 1e9."""
+        return 20 * self.rows * self.policy.size * self.steps / 1e9
+
+    def step(self, engine: Engine, device: torch.device, pack: int = 1, window: int = 0) -> Work:
+        """One outer step of `pack` problems."""
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*size: int) -> torch.Tensor:
+            return torch.randn(*size, generator=generator).to(device)
+
+        n, batch, o, a = self.rows, self.states, self.inputs, self.outputs
+        generators = [torch.Generator().manual_seed(i) for i in range(pack)]
+        return partial(
+            engine.hypergradient,
+            [p.to(device) for p in self.policy.initial_parameters(generators)],
+            Rows(
+                normal(pack, n, o),
+                normal(pack, n, a).tanh(),
+                torch.full((pack, n), 1 / n, device=device),
+            ),
+            torch.full((pack, self.policy.layers), 0.1, device=device),
+            MetaBatch(
+                normal(pack, batch, o), normal(pack, batch, a).tanh(), normal(pack, batch).abs()
+            ),
+            self.steps,
+            window or self.steps,
+        )
+
+
+SIZES = {
+    "paper": Size(inputs=17, outputs=6, width=256, rows=256, steps=100, states=2560),
+    "quickstart": Size(inputs=11, outputs=3, width=128, rows=64, steps=50, states=1024),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--peak", choices=ENGINES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    if arguments.peak:
+        print(_peak(arguments.peak, device))
+        return
+    report = measure(arguments.threads, device)
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+
+
+def measure(threads: int, device: torch.device) -> dict[str, Any]:
+    """Every figure, as one JSON document."""
+    report: dict[str, Any] = {"machine": machine.describe(device), "sizes": {}}
+    for name, size in SIZES.items():
+        for count in dict.fromkeys((threads, 1)):
+            torch.set_num_threads(count)
+            label = f"{name}, {count} thread{'s' * (count > 1)}"
+            if name == "quickstart" or count == threads:
+                report["sizes"][label] = _compare(size, device)
+    torch.set_num_threads(1)
+    quick = SIZES["quickstart"]
+    packs = {str(p): quick.step(FusedEngine(quick.policy), device, p) for p in (1, 2, 4, 8)}
+    times = machine.side_by_side(packs, device, rounds=7, budget=20)
+    alone = times["1"]["fastest"]
+    report["packs (quickstart, 1 thread)"] = {
+        p: {
+            "milliseconds": 1e3 * t["fastest"],
+            "throughput": int(p) * alone / t["fastest"],
+        }
+        for p, t in times.items()
+    }
+    torch.set_num_threads(threads)
+    paper = SIZES["paper"]
+    windows = {
+        str(w): paper.step(FusedEngine(paper.policy), device, window=w)
+        for w in (paper.steps, paper.steps // 2, paper.steps // 5)
+    }
+    report[f"windows (paper, {threads} threads)"] = {
+        w: {
+            "milliseconds": 1e3 * t["fastest"],
+            "megabytes": FusedEngine(paper.policy).memory_bytes(
+                Shape(1, paper.rows, paper.states, int(w))
+            )
+            / 1e6,
+        }
+        for w, t in machine.side_by_side(windows, device, rounds=3, budget=20).items()
+    }
+    report["peak megabytes (paper)"] = {
+        name: _peak_in_a_fresh_process(name, threads, device) for name in ENGINES
+    }
+    return report
+
+
+def _compare(size: Size, device: torch.device) -> dict[str, Any]:
+    """Engines and products in turn; gflops by the fastest run, ratios of the fastest runs."""
+    shapes = {"1024^3": (1024, 1024, 1024), "own": (size.rows, size.width, size.width)}
+    works: dict[str, Work] = {name: machine.product(*s, device) for name, s in shapes.items()}
+    works |= {name: size.step(kind(size.policy), device) for name, kind in ENGINES.items()}
+    times = machine.side_by_side(works, device, rounds=7, budget=25)
+    rates = {
+        name: machine.product_flops(*shape) / 1e9 / times[name]["fastest"]
+        for name, shape in shapes.items()
+    }
+    fused = times["fused"]["fastest"]
+    return {
+        "product_gflops": rates,
+        "engines": {
+            name: {
+                "milliseconds": 1e3 * times[name]["fastest"],
+                "median_milliseconds": 1e3 * times[name]["median"],
+                "gflops": size.gflop / times[name]["fastest"],
+                "share_of_product_rate": size.gflop / times[name]["fastest"] / rates["1024^3"],
+                "fused_takes": fused / times[name]["fastest"],
+            }
+            for name in ENGINES
+        },
+    }
+
+
+def _peak(name: str, device: torch.device) -> float:
+    """Peak memory of two outer steps above what was in use before, megabytes."""
+    size = SIZES["paper"]
+    work = size.step(ENGINES[name](size.policy), device)
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # the libraries' own, before counting
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+    work()
+    work()
+    if device.type == "cuda":
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6
+
+
+def _peak_in_a_fresh_process(name: str, threads: int, device: torch.device) -> float:
+    command = [sys.executable, "-m", "benchmarks.engine", "--peak", name]
+    command += ["--threads", str(threads), "--device", str(device)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def show(report: dict[str, Any]) -> None:
+    """Tables for people."""
+    console = Console()
+    console.print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
+    for label, result in report["sizes"].items():
+        rates = result["product_gflops"]
+        table = _table(
+            f"{label}: products {rates['1024^3']:.0f} GFLOP/s at 1024^3, "
+            f"{rates['own']:.0f} at the engine's shape",
+            ["engine", "ms", "median ms", "GFLOP/s", "of product rate", "fused takes"],
+        )
+        for name, row in result["engines"].items():
+            table.add_row(
+                name,
+                f"{row['milliseconds']:.1f}",
+                f"{row['median_milliseconds']:.1f}",
+                f"{row['gflops']:.0f}",
+                f"{row['share_of_product_rate']:.0%}",
+                f"{row['fused_takes']:.2f}",
+            )
+        console.print(table)
+    for label, rows in report.items():
+        if label.startswith("packs"):
+            table = _table(f"fused, {label}", ["problems", "ms", "throughput against one"])
+            for pack, row in rows.items():
+                table.add_row(pack, f"{row['milliseconds']:.1f}", f"{row['throughput']:.2f}")
+            console.print(table)
+        elif label.startswith("windows"):
+            table = _table(f"fused, {label}", ["window", "ms", "MB of buffers"])
+            for window, row in rows.items():
+                table.add_row(window, f"{row['milliseconds']:.0f}", f"{row['megabytes']:.0f}")
+            console.print(table)
+        elif label.startswith("peak"):
+            table = _table(label, ["engine", "MB above the interpreter's"])
+            for name, megabytes in rows.items():
+                table.add_row(name, f"{megabytes:.0f}")
+            console.print(table)
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table
+
+
+if __name__ == "__main__":
+    main()

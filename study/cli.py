@@ -1,0 +1,493 @@
+"""The command line: `sdw`.
+
+Every command that prints results takes `--json`: one document on stdout and nothing else. Exit
+status: 0 success, 1 the work failed, 2 the input was wrong.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sdw_core.dataset import OfflineDataset, available, describe, import_file, load
+from sdw_core.errors import InputError, SDWError
+from sdw_core.files import read_json
+from search_spaces import StudySpec, load_spec
+from study.folder import StudyFolder, check_writable
+
+app = typer.Typer(
+    name="sdw",
+    help="Distil an offline-RL dataset into a few dozen rows, and search for the best settings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Datasets: list, describe, import.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Spec = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped spec.")]
+StudyName = Annotated[str, typer.Argument(help="A study's name under the storage, or its path.")]
+Storage = Annotated[
+    Path, typer.Option(help="Folder that holds studies.", envvar="SDW_STORAGE", show_default=True)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A path from the spec's root; repeatable.", metavar="K=V"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+STUDIES = Path("sdw-studies")
+
+log = Console(stderr=True)
+out = Console()
+
+
+@app.command()
+def launch(
+    spec: Spec,
+    name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    storage: Storage = STUDIES,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster: `auto` or HOST:PORT; left out: this machine.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="How many trials.")] = None,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a new study to its end and export the best synthetic dataset."""
+    loaded = _load(spec, overrides, name, trials)
+    _check(loaded)
+    folder = StudyFolder.create(loaded, storage)
+    _say(log, f"study {folder.name} in {folder.path}")
+    _drive(folder, address, as_json)
+
+
+@app.command()
+def resume(
+    study: StudyName,
+    storage: Storage = STUDIES,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
+    _drive(StudyFolder.find(study, storage), address, as_json)
+
+
+@app.command()
+def stop(study: StudyName, storage: Storage = STUDIES) -> None:
+    """Ask a running study to stop: its trials write a checkpoint, then end."""
+    folder = StudyFolder.find(study, storage)
+    if not folder.driven():
+        raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
+    folder.stop_flag.touch()
+    _say(log, f"stopping; go on later with `sdw resume {folder.name}`")
+
+
+@app.command()
+def validate(
+    spec: Spec,
+    overrides: Set = None,
+    cluster: Annotated[Path | None, typer.Option(help="A cluster.yaml to check as well.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a spec would run, without running it."""
+    from study.cluster import validate_cluster
+
+    loaded = _load(spec, overrides)
+    dataset = _check(loaded)
+    if cluster:
+        validate_cluster(cluster)
+    document = {
+        "study": loaded.study.model_dump(mode="json"),
+        "dataset": {
+            "name": dataset.name,
+            "environment": dataset.environment,
+            "episodes": len(dataset.episode_ends),
+            "transitions": len(dataset),
+        },
+        "search": {path: d.model_dump(mode="json") for path, d in loaded.search.items()},
+        "pipeline": loaded.pipeline.model_dump(mode="json"),
+        "cluster": str(cluster) if cluster else None,
+    }
+    if as_json:
+        _print_json(document)
+        return
+    settings = loaded.study
+    distill = loaded.pipeline.distill
+    out.print(f"[bold]{settings.name}[/]: {settings.trials} trials on {dataset.name}")
+    out.print(
+        f"{dataset.environment}, {len(dataset.episode_ends)} episodes, {len(dataset)} transitions"
+    )
+    for path, distribution in loaded.search.items():
+        ranges = {k: v for k, v in distribution.model_dump().items() if v not in (None, False)}
+        out.print(f"  search {path}: " + ", ".join(f"{k} {v}" for k, v in ranges.items()))
+    for objective in settings.objectives:
+        out.print(f"  objective {objective.metric}: {objective.mode}")
+    out.print(
+        f"  each trial: {distill.objective}, {distill.outer_steps} outer x {distill.inner_steps} "
+        f"inner steps, {distill.seeds} seed(s), {settings.resources.cpu} CPU, "
+        f"{settings.resources.gpu:g} GPU"
+    )
+    if cluster:
+        out.print(f"  {cluster} is valid for the Ray cluster launcher")
+
+
+@app.command()
+def status(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:
+    """Show a study's trials and whether it is running."""
+    from study.display import trial_table
+
+    folder = StudyFolder.find(study, storage)
+    document = _status(folder)
+    if as_json:
+        _print_json(document)
+        return
+    out.print(f"{folder.name}: {document['state']}")
+    book = folder.book()
+    out.print(trial_table(book, book.best()))
+
+
+@app.command()
+def export(
+    study: StudyName,
+    top: Annotated[int, typer.Option(help="How many of the best trials.", min=1)] = 1,
+    pareto: Annotated[bool, typer.Option(help="The whole Pareto front.")] = False,
+    to: Annotated[Path | None, typer.Option(help="Folder; default: exports in the study.")] = None,
+    storage: Storage = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Re-evaluate the best trials on fresh seeds and write their synthetic datasets."""
+    from study.export import export as write
+
+    folder = StudyFolder.find(study, storage)
+    book = folder.book()
+    several = len(book.spec.study.objectives) > 1
+    if pareto and not several:
+        raise InputError(
+            f"`--pareto` needs a study of two objectives, and {folder.name!r} has one; use `--top`."
+        )
+    numbers = book.best(top)
+    if several and not pareto:
+        numbers = numbers[:top]
+    with log.status("re-evaluating on fresh seeds"):
+        folders = write(folder, numbers, to or folder.exports)
+    if as_json:
+        _print_json({"study": folder.name, "folders": [str(path) for path in folders]})
+    else:
+        for path in folders:
+            _say(out, str(path))
+
+
+@app.command()
+def distill(
+    spec: Spec,
+    overrides: Set = None,
+    to: Annotated[Path | None, typer.Option(help="Export folder; left out: no export.")] = None,
+    threads: Annotated[
+        int, typer.Option(help="Torch threads.", min=1, show_default="all cores")
+    ] = os.cpu_count() or 1,
+    cache: Annotated[Path, typer.Option(help="Stage cache.")] = STUDIES / "cache",
+    as_json: AsJson = False,
+) -> None:
+    """Run the pipeline once, without Ray; `search` is ignored."""
+    from sdw_core.artifact import CONFIRM, Artifact, score, write_artifact
+    from sdw_core.pipeline import Pipeline, random_subset
+    from study.export import source_states
+
+    loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
+    if to and to.exists():
+        raise InputError(
+            f"An export never overwrites, and {str(to)!r} exists: remove it, or choose another "
+            "folder with `--to`."
+        )
+    check_writable(cache)
+    if to:
+        check_writable(to.resolve().parent)
+    _threads(threads)
+    with _progress() as progress:
+        pipeline = Pipeline(loaded.pipeline, cache, progress)
+        result = pipeline.run()
+        dataset = pipeline.load()
+        subset = random_subset(dataset, result.config, result.arena, result.recipe, "evaluate")
+    document = result.to_json()
+    seed = loaded.pipeline.seed
+    document["random_subset"] = score(subset, seed)
+    document["artifact"] = str(to) if to else None
+    if to:
+        evaluation = loaded.pipeline.evaluation
+        best = result.best_seed
+        artifact = Artifact(
+            result.observations[best], result.actions[best], result.arena, result.recipe, {}
+        )
+        confirmed = artifact.evaluate(evaluation.policies, evaluation.episodes, seed)
+        baseline = random_subset(dataset, result.config, result.arena, result.recipe, CONFIRM)
+        artifact.evidence.update(
+            source=result.dataset,
+            config=result.config.model_dump(mode="json"),
+            distillation_seed=best,
+            evaluation=evaluation.model_dump() | {"seed": seed, "stage": CONFIRM},
+            scores={
+                "synthetic": score(confirmed, seed),
+                "random_subset": score(baseline, seed),
+                "expert": document["expert"],
+                "search": document["normalized_return"],
+            },
+        )
+        write_artifact(artifact, to, source_states(dataset, seed))
+    if as_json:
+        _print_json(document)
+        return
+    out.print(_returns_table(document))
+    if to:
+        out.print(f"exported to {to}")
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="An exported synthetic dataset.")],
+    policies: Annotated[int | None, typer.Option(help="Fresh policies, K.", min=1)] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes a policy, M.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the manifest's.", min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train fresh policies on an exported dataset and run them; checks every checksum first."""
+    from sdw_core.artifact import read_artifact, score
+
+    artifact = read_artifact(folder)
+    stated = artifact.evidence["evaluation"]
+    _threads(1)
+    used = stated["seed"] if seed is None else seed
+    with log.status("evaluating"):
+        returns = artifact.evaluate(
+            policies or stated["policies"], episodes or stated["episodes"], used, stated["stage"]
+        )
+    document = {"normalized_return": score(returns, used)}
+    if as_json:
+        _print_json(document["normalized_return"])
+        return
+    scores = artifact.evidence["scores"]
+    out.print(
+        _returns_table(
+            {"evaluated now": document["normalized_return"], "in the manifest": scores["synthetic"]}
+        )
+    )
+
+
+@app.command()
+def dashboard(
+    study: StudyName,
+    storage: Storage = STUDIES,
+    port: Annotated[int, typer.Option(help="Port on loopback.", min=0, max=65535)] = 8080,
+) -> None:
+    """Serve optuna-dashboard on the study's trials, on loopback, and TensorBoard beside it."""
+    from study.dashboard import serve
+
+    serve(StudyFolder.find(study, storage), port, log)
+
+
+@data_app.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """Datasets that can be used by name, without a network."""
+    found = available()
+    if as_json:
+        _print_json([asdict(dataset) for dataset in found])
+        return
+    table = Table("dataset", "where", "environment", "episodes", "transitions", box=None)
+    for dataset in found:
+        table.add_row(
+            dataset.id,
+            dataset.where,
+            dataset.environment or "?",
+            str(dataset.episodes),
+            str(dataset.transitions),
+        )
+    out.print(table)
+
+
+@data_app.command("describe")
+def data_describe(
+    reference: Annotated[str, typer.Argument(help="A dataset: id, folder or file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Size, returns and reference scores of a dataset."""
+    document = describe(load(reference))
+    if as_json:
+        _print_json(document)
+        return
+    table = Table(box=None, show_header=False)
+    for key, value in document.items():
+        table.add_row(key, json.dumps(value) if not isinstance(value, str) else value)
+    out.print(table)
+
+
+@data_app.command("import")
+def data_import(
+    file: Annotated[Path, typer.Argument(help="HDF5 or .npz in D4RL's layout.")],
+    env: Annotated[str, typer.Option("--env", help="Gymnasium id, like Hopper-v5.")],
+    name: Annotated[str, typer.Option(help="Minari id of the result, like my/hopper-v0.")],
+    reference: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Returns of a random and of an expert policy.", metavar="LOW HIGH"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn own data into a named local Minari dataset."""
+    made = import_file(file, env, reference, name)
+    if as_json:
+        _print_json({"dataset": made})
+    else:
+        _say(out, f"imported as {made}; use it with `pipeline.dataset: {made}`")
+
+
+def main() -> None:
+    """The entry point: one sentence and an exit status for every error of ours."""
+    try:
+        app()
+    except SDWError as error:
+        print(f"sdw: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _load(
+    spec: str, overrides: list[str] | None, name: str | None = None, trials: int | None = None
+) -> StudySpec:
+    given = list(overrides or ())
+    if name is not None:
+        given.append(f"study.name={json.dumps(name)}")
+    if trials is not None:
+        given.append(f"study.trials={trials}")
+    return load_spec(spec, given)
+
+
+def _check(spec: StudySpec) -> OfflineDataset:
+    """Refuse, before anything is written, what could not run."""
+    from sdw_core.pipeline import check_fit, resolve_device
+
+    dataset = load(spec.pipeline.dataset)
+    for config in (spec.pipeline, *spec.extremes()):
+        check_fit(config, dataset)
+    if not spec.study.resources.gpu:
+        resolve_device(spec.pipeline.device)
+    return dataset
+
+
+def _drive(folder: StudyFolder, address: str | None, as_json: bool) -> None:
+    """Run a study to its end; confirm and export the winner; say how to go on."""
+    from study.display import Display, trial_table
+    from study.export import export as write
+    from study.runner import drive
+
+    finished = drive(folder, address, Display(folder, log))
+    book = folder.book()
+    winners = book.best()
+    folders: list[Path] = []
+    if finished and winners:
+        pending = [n for n in winners if not (folder.exports / f"trial-{n}").exists()]
+        with log.status("re-evaluating the winner on fresh seeds"):
+            if pending:
+                write(folder, pending, folder.exports)
+        folders = [folder.exports / f"trial-{n}" for n in winners]
+    if as_json:
+        _print_json(_status(folder) | {"exports": [str(path) for path in folders]})
+    else:
+        out.print(trial_table(book, winners))
+        if len(winners) == 1 and folders:
+            out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
+            out.print(_returns_table(_confirmed(folder, winners[0])))
+        for path in folders:
+            _say(out, f"exported to {path}")
+        if folders:
+            _say(out, f"  evaluate again   sdw evaluate {folders[0]}")
+            _say(out, f"  look at trials   sdw dashboard {folder.path}")
+            _say(out, f"  export more      sdw export {folder.path} --top 3 --to DIR")
+    if not finished:
+        _say(
+            log,
+            f"stopped with {book.remaining()} trials to go; go on with `sdw resume {folder.path}`",
+        )
+    elif not winners:
+        reasons = {row.reason for row in book.rows()}
+        raise SDWError(f"No trial completed: {'; '.join(sorted(filter(None, reasons)))}")
+
+
+def _say(console: Console, line: str) -> None:
+    """A line as it is: not coloured, and not broken where a path could be copied."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _confirmed(folder: StudyFolder, number: int) -> dict[str, Any]:
+    scores = read_json(folder.trial(number) / "confirmed.json")
+    return {
+        "normalized_return": scores["synthetic"],
+        "random_subset": scores["random_subset"],
+        "expert": scores["expert"],
+    }
+
+
+def _status(folder: StudyFolder) -> dict[str, Any]:
+    book = folder.book()
+    state = "running" if folder.driven() else "stopped" if book.remaining() else "finished"
+    return {
+        "study": folder.name,
+        "state": state,
+        "trials": [asdict(row) for row in book.rows()],
+        "best": book.best(),
+    }
+
+
+def _threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+ROWS = {
+    "normalized_return": "synthetic rows",
+    "random_subset": "random rows, as many",
+    "expert": "expert",
+}
+
+
+def _returns_table(scores: dict[str, Any]) -> Table:
+    table = Table("normalised return", "mean", "iqm", "95 % interval", box=None)
+    for key, summary in scores.items():
+        if isinstance(summary, dict) and "per_policy" in summary:
+            table.add_row(
+                ROWS.get(key, key),
+                f"{summary['mean']:.1f}",
+                f"{summary['iqm']:.1f}",
+                f"{summary['low']:.1f} to {summary['high']:.1f}",
+            )
+    return table
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar a stage, on stderr."""
+    from sdw_core.pipeline import STAGES
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=log, transient=True) as bars:
+        tasks = {stage: bars.add_task(stage, total=1.0, visible=False) for stage in STAGES}
+
+        def report(stage: str, fraction: float) -> None:
+            bars.update(tasks[stage], completed=fraction, visible=True)
+
+        yield report
+
+
+if __name__ == "__main__":
+    main()

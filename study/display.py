@@ -1,0 +1,205 @@
+"""What a person sees while a study runs: trials in their stages, the best so far, the time left."""
+
+import threading
+from dataclasses import dataclass
+from time import monotonic, time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sdw_core.files import read_json
+from sdw_core.pipeline import STAGES
+from study.book import TrialBook, TrialRow
+from study.folder import StudyFolder
+
+REFRESH = 1.0
+"""Seconds between looks at the trials' folders."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial under way: its stage, that stage's fraction, and when it began (epoch seconds)."""
+
+    number: int
+    params: dict[str, Any]
+    stage: str
+    fraction: float
+    begun: float
+
+
+class Display:
+    """Follows a study from its folder, in a thread of its own, while the block it wraps runs.
+
+    On a terminal it is a live table; elsewhere, one line whenever a trial ends.
+
+    Args:
+        folder: the study.
+        console: where to show it; None shows nothing.
+    """
+
+    def __init__(self, folder: StudyFolder, console: Console | None) -> None:
+        self._folder = folder
+        self._console = console
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._shown: set[int] = set()
+
+    def __enter__(self) -> "Display":
+        self._begun = monotonic()
+        if self._console:
+            self._book = self._folder.book()
+            self._final_before = sum(row.outcome in FINAL for row in self._book.rows())
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        if self._console:
+            self._thread.join()
+
+    def _follow(self) -> None:
+        console = self._console
+        assert console is not None
+        if not console.is_terminal:
+            while not self._ended.wait(REFRESH):
+                self._announce(console)
+            self._announce(console)
+            return
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            while not self._ended.wait(REFRESH):
+                live.update(self._view())
+
+    def _announce(self, console: Console) -> None:
+        for row in self._book.rows():
+            if row.outcome in FINAL and row.number not in self._shown:
+                self._shown.add(row.number)
+                detail = row.reason or ", ".join(f"{value:.4g}" for value in row.values or [])
+                console.print(f"trial {row.number}: {row.outcome} {detail}", highlight=False)
+
+    def _view(self) -> RenderableType:
+        rows = self._book.rows()
+        running = running_trials(self._folder, rows)
+        total = self._book.spec.study.trials
+        final = [row for row in rows if row.outcome in FINAL]
+        heading = Text.assemble(
+            (self._folder.name, "bold"),
+            f"  {len(final)} of {total} trials",
+            _best(self._book, rows),
+        )
+        left = self._seconds_left(final, running, total)
+        if left is not None:
+            heading.append(f"  about {minutes(left)} left")
+        done = len(final) + sum(map(trial_fraction, running))
+        bar = ProgressBar(total=total, completed=done, width=60)
+        table = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
+        for column in ("trial", "stage", "", "seconds", "settings"):
+            table.add_column(column)
+        for trial in running:
+            table.add_row(
+                str(trial.number),
+                f"{trial.stage} ({STAGES.index(trial.stage) + 1}/{len(STAGES)})",
+                ProgressBar(total=1.0, completed=trial.fraction, width=20),
+                f"{time() - trial.begun:.0f}",
+                settings(trial.params),
+            )
+        stopping = self._folder.stop_flag.exists()
+        note = [Text("stopping: running trials write a checkpoint", style="yellow")] * stopping
+        return Group(heading, bar, table, *note)
+
+    def _seconds_left(
+        self, final: list[TrialRow], running: list[Running], total: int
+    ) -> float | None:
+        """The time so far, scaled by what is still to do; None until there is enough of it."""
+        done = len(final) - self._final_before + sum(map(trial_fraction, running))
+        todo = total - len(final) - sum(map(trial_fraction, running))
+        return (monotonic() - self._begun) / done * todo if done > 0.2 else None
+
+
+FINAL = ("COMPLETE", "PRUNED", "FAILED")
+
+
+def running_trials(folder: StudyFolder, rows: list[TrialRow]) -> list[Running]:
+    """What the trials that are RUNNING last said of themselves."""
+    running = []
+    for row in rows:
+        if row.outcome != "RUNNING":
+            continue
+        try:
+            said = read_json(folder.trial(row.number) / "progress.json")
+        except FileNotFoundError:
+            said = {"stage": STAGES[0], "fraction": 0.0, "begun": time()}
+        running.append(
+            Running(row.number, row.params, said["stage"], said["fraction"], said["begun"])
+        )
+    return running
+
+
+def trial_fraction(trial: Running) -> float:
+    """How much of a trial is done, as nearly all of its time is distillation."""
+    if trial.stage == "distill":
+        return 0.9 * trial.fraction
+    return 0.9 + 0.1 * trial.fraction if trial.stage == "evaluate" else 0.0
+
+
+def settings(params: dict[str, Any]) -> str:
+    """Searched values in short: the last part of each path."""
+    return ", ".join(
+        f"{path.rpartition('.')[2]} {value:.3g}"
+        if isinstance(value, float)
+        else f"{path.rpartition('.')[2]} {value}"
+        for path, value in params.items()
+    )
+
+
+def minutes(seconds: float) -> str:
+    """`75` -> `1 min 15 s`."""
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def _best(book: TrialBook, rows: list[TrialRow]) -> str:
+    best = book.best()
+    if not best:
+        return ""
+    if len(best) > 1:
+        return f"  {len(best)} on the Pareto front"
+    values = next(row.values for row in rows if row.number == best[0])
+    return f"  best {values[0]:.1f} (trial {best[0]})" if values else ""
+
+
+def trial_table(book: TrialBook, best: list[int]) -> Table:
+    """One row a trial: its settings, its objectives, seconds and outcome; the best in bold."""
+    spec = book.spec
+    metrics = [objective.metric for objective in spec.study.objectives]
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table.add_column("trial", justify="right")
+    searched = [path.rpartition(".")[2] for path in spec.search]
+    for column in (*searched, *metrics, "95 % interval", "seconds"):
+        table.add_column(column.replace("_", " "), justify="right", overflow="fold")
+    table.add_column("outcome")
+    for row in book.rows():
+        table.add_row(
+            str(row.number),
+            *[
+                f"{row.params.get(path, ''):.4g}"
+                if isinstance(row.params.get(path), float)
+                else str(row.params.get(path, ""))
+                for path in spec.search
+            ],
+            *[f"{value:.4g}" for value in row.values or [float("nan")] * len(metrics)],
+            f"{row.interval[0]:.1f} to {row.interval[1]:.1f}" if row.interval else "",
+            f"{row.seconds:.0f}" if row.seconds is not None else "",
+            row.outcome if not row.reason else f"{row.outcome} ({row.reason})",
+            style="bold" if row.number in best else None,
+        )
+    return table

@@ -1,0 +1,201 @@
+"""Driving a study: Ray Tune runs trials until the study has as many as its spec asks for."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import Timeout
+
+from sdw_core.errors import InputError
+from search_spaces import StudySpec
+from study.book import TrialBook
+from study.display import Display
+from study.folder import StudyFolder
+from study.trial import run_trial
+
+WORKER_DEATHS = 1
+"""How often a trial whose process died is started again before it counts as failed."""
+
+
+def trainable(config: dict[str, Any], folder: str, spec_document: dict[str, Any]) -> None:
+    """What a Ray worker runs: one trial, and one report of its outcome."""
+    from ray import tune
+
+    spec = StudySpec.model_validate(spec_document)
+    study = StudyFolder(Path(folder))
+    document = run_trial(
+        config["number"],
+        spec.pipeline_with(config["params"]),
+        study.trial(config["number"]),
+        study.cache,
+        study.stop_flag,
+        spec.study.resources.cpu,
+    )
+    metrics = document.get("metrics", {})
+    names = [objective.metric for objective in spec.study.objectives]
+    named = {name: metrics.get(name, float("nan")) for name in names}
+    tune.report({**named, "document": json.dumps(document)})
+
+
+def drive(folder: StudyFolder, address: str | None, display: Display) -> bool:
+    """Run trials until the study is finished or asked to stop.
+
+    Args:
+        folder: the study.
+        address: of a Ray cluster; None starts Ray on this machine.
+        display: shows what goes on.
+
+    Returns:
+        Whether every trial has a final state.
+
+    Raises:
+        InputError: another driver runs the study, or the cluster cannot be reached.
+    """
+    lock = folder.driver_lock()
+    try:
+        lock.acquire()
+    except Timeout:
+        driver = folder.driver()
+        raise InputError(
+            f"The study {folder.name!r} is being run by process {driver.get('pid', '?')} on "
+            f"{driver.get('host', '?')}; watch it with `sdw status {folder.name}`."
+        ) from None
+    try:
+        folder.stop_flag.unlink(missing_ok=True)
+        book = folder.book()
+        book.reconcile(folder.path / "trials")
+        if book.remaining():
+            with _ray(address) as context:
+                folder.write_driver(
+                    {
+                        "host": socket.gethostname(),
+                        "pid": os.getpid(),
+                        "ray_dashboard": context.dashboard_url or None,
+                    }
+                )
+                with _stop_on_interrupt(folder), _time_budget(folder, book.spec), display:
+                    _tune(folder, book)
+            book = folder.book()
+            book.reconcile(folder.path / "trials")
+        return book.remaining() == 0
+    finally:
+        lock.release()
+
+
+def _tune(folder: StudyFolder, book: TrialBook) -> None:
+    from ray import tune
+
+    from study.search import StudySearch
+
+    spec = book.spec
+    resources = spec.study.resources
+    bound = partial(trainable, folder=str(folder.path), spec_document=spec.model_dump(mode="json"))
+    tuner = tune.Tuner(
+        tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearch(book, folder.stop_flag.exists),
+            num_samples=book.remaining(),
+            max_concurrent_trials=concurrency(spec),
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.path),
+            failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def concurrency(spec: StudySpec) -> int:
+    """Trials at a time: what the spec says, or what the connected cluster holds.
+
+    Raises:
+        InputError: the cluster cannot hold a single trial.
+    """
+    import ray
+
+    have, need = ray.cluster_resources(), spec.study.resources
+    fits = int(have.get("CPU", 0) // need.cpu)
+    if need.gpu:
+        fits = min(fits, int(have.get("GPU", 0) / need.gpu + 1e-9))
+    if fits < 1:
+        raise InputError(
+            f"A trial needs {need.cpu} CPU and {need.gpu:g} GPU, and there are "
+            f"{have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU; lower `study.resources`."
+        )
+    return fits if spec.study.concurrency == "auto" else spec.study.concurrency
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[Any]:
+    """A connection to a cluster, or a Ray of its own on this machine; ended afterwards."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    import ray
+
+    try:
+        context = ray.init(
+            address=address,
+            include_dashboard=None if address else True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise
+        raise InputError(
+            f"There is no Ray cluster at {address!r} ({str(error).splitlines()[0]}); give "
+            "HOST:PORT, or leave `--address` out to run on this machine."
+        ) from None
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"ray\.")
+    try:
+        yield context
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _stop_on_interrupt(folder: StudyFolder) -> Iterator[None]:
+    """Ctrl-C asks the study to stop in order; a second one ends the driver at once."""
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if folder.stop_flag.exists():
+            raise KeyboardInterrupt
+        folder.stop_flag.touch()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _time_budget(folder: StudyFolder, spec: StudySpec) -> Iterator[None]:
+    """After the study's time budget, ask it to stop."""
+    if spec.study.time_budget is None:
+        yield
+        return
+    timer = threading.Timer(spec.study.time_budget, folder.stop_flag.touch)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

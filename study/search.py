@@ -1,0 +1,149 @@
+"""The searcher between Tune and Optuna: Optuna proposes and remembers, Tune runs.
+
+Tune's own `OptunaSearch` records what a trial last reported; here the outcome is decided first. A
+failed trial is told as failed and without a value, an interrupted one goes back to the queue, and
+nothing stays RUNNING.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from sdw_core.seeds import derive_seed
+from search_spaces import Choice, Distribution, FloatRange
+from study.book import TrialBook
+from study.trial import FAILED, STOPPED
+
+
+class SeededTPE(optuna.samplers.BaseSampler):
+    """TPE that is reseeded for each trial from (study seed, trial number).
+
+    A driver that goes on with a study does not repeat the draws of the one before it.
+    """
+
+    def __init__(self, seed: int, startup_trials: int) -> None:
+        self._seed = seed
+        self._startup_trials = startup_trials
+        self._tpe = self._seeded(0)
+
+    def _seeded(self, number: int) -> optuna.samplers.TPESampler:
+        return optuna.samplers.TPESampler(
+            seed=derive_seed(self._seed, "sampler", number) % 2**32,
+            n_startup_trials=self._startup_trials,
+            constant_liar=True,
+        )
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Called by `ask`, before anything is drawn."""
+        self._tpe = self._seeded(trial.number)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """See `optuna.samplers.BaseSampler`."""
+        return self._tpe.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """See `optuna.samplers.BaseSampler`."""
+        return self._tpe.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """See `optuna.samplers.BaseSampler`."""
+        return self._tpe.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """See `optuna.samplers.BaseSampler`."""
+        self._tpe.after_trial(study, trial, state, values)
+
+
+class StudySearch(OptunaSearch):  # type: ignore[misc]
+    """Proposes trials from Optuna's queue and records their outcomes.
+
+    Args:
+        book: the study's trials.
+        stopping: while it returns True, nothing new is proposed.
+    """
+
+    def __init__(self, book: TrialBook, stopping: Callable[[], bool] = lambda: False) -> None:
+        settings = book.spec.study
+        super().__init__(
+            space=None,
+            metric=[objective.metric for objective in settings.objectives],
+            mode=[objective.mode for objective in settings.objectives],
+        )
+        book.study.sampler = SeededTPE(settings.seed, settings.startup_trials)
+        self._book = book
+        self._ot_study = book.study
+        self._space = {path: optuna_distribution(d) for path, d in book.spec.search.items()}
+        self._stopping = stopping
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next waiting trial, or a new one: its number and the searched values."""
+        if self._stopping():
+            return str(Searcher.FINISHED)
+        trial = self._ot_study.ask(fixed_distributions=self._space)
+        self._ot_trials[trial_id] = trial
+        return {"number": trial.number, "params": dict(trial.params)}
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Nothing: a trial reports once, when it has an outcome."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell Optuna the outcome; an error without a result is the death of a process."""
+        trial = self._ot_trials.pop(trial_id)
+        document = json.loads((result or {}).get("document", "{}")) or {
+            "outcome": FAILED,
+            "reason": "infrastructure: the worker died",
+        }
+        if document["outcome"] == STOPPED:
+            self._book.requeue(trial._trial_id)
+        else:
+            self._book.record(trial._trial_id, document, ray_trial_id=trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the database is the searcher's state."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+def optuna_distribution(distribution: Distribution) -> BaseDistribution:
+    """Optuna's form of a searched range."""
+    if isinstance(distribution, Choice):
+        return CategoricalDistribution(distribution.choices)
+    if isinstance(distribution, FloatRange):
+        return FloatDistribution(
+            distribution.low, distribution.high, log=distribution.log, step=distribution.step
+        )
+    return IntDistribution(
+        distribution.low, distribution.high, log=distribution.log, step=distribution.step
+    )
