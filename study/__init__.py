@@ -1,1 +1,1 @@
-"""Ray Tune and Optuna around the pipeline: launch, watch, export."""
+"""Studies: Ray Tune runs trials of the pipeline, Optuna proposes and remembers them."""
