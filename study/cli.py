@@ -410,10 +410,8 @@ def _drive(folder: StudyFolder, address: str | None, as_json: bool) -> None:
             _say(out, f"  look at trials   sdw dashboard {folder.path}")
             _say(out, f"  export more      sdw export {folder.path} --top 3 --to DIR")
     if not finished:
-        _say(
-            log,
-            f"stopped with {book.remaining()} trials to go; go on with `sdw resume {folder.path}`",
-        )
+        way_on = f"go on with `sdw resume {folder.path}`"
+        _say(log, f"stopped with {book.remaining()} trials to go; {way_on}")
     elif not winners:
         reasons = {row.reason for row in book.rows()}
         raise SDWError(f"No trial completed: {'; '.join(sorted(filter(None, reasons)))}")

@@ -38,9 +38,9 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
         raise InputError(
             f"Port {port} on {HOST} cannot be used ({error.strerror}); choose another `--port`."
         ) from None
-    address = ["--host", HOST, "--port", str(server.server_port + 1)]
+    place = ["--host", HOST, "--port", str(server.server_port + 1)]
     board = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder.tune), *address],
+        [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder.tune), *place],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -41,9 +42,8 @@ def trainable(config: dict[str, Any], folder: str, spec_document: dict[str, Any]
         study.stop_flag,
         spec.study.resources.cpu,
     )
-    metrics = document.get("metrics", {})
-    names = [objective.metric for objective in spec.study.objectives]
-    named = {name: metrics.get(name, float("nan")) for name in names}
+    metrics: dict[str, float] = document.get("metrics", {})
+    named = {o.metric: metrics.get(o.metric, math.nan) for o in spec.study.objectives}
     tune.report({**named, "document": json.dumps(document)})
 
 
