@@ -111,16 +111,15 @@ def main() -> None:
 def measure(threads: int, device: torch.device) -> dict[str, Any]:
     """Every figure, as one JSON document."""
     report: dict[str, Any] = {"machine": machine.describe(device), "sizes": {}}
-    for name, size in SIZES.items():
-        for count in dict.fromkeys((threads, 1)):
-            torch.set_num_threads(count)
-            label = f"{name}, {count} thread{'s' * (count > 1)}"
-            if name == "quickstart" or count == threads:
-                report["sizes"][label] = _compare(size, device)
+    paper, quick = SIZES["paper"], SIZES["quickstart"]
+    _say("paper's size")
+    report["sizes"][f"paper, {threads} threads"] = _compare(paper, device)
     torch.set_num_threads(1)
-    quick = SIZES["quickstart"]
+    _say("quickstart's size")
+    report["sizes"]["quickstart, 1 thread"] = _compare(quick, device)
+    _say("packs")
     packs = {str(p): quick.step(FusedEngine(quick.policy), device, p) for p in (1, 2, 4, 8)}
-    times = machine.side_by_side(packs, device, rounds=7, budget=20)
+    times = machine.side_by_side(packs, device, rounds=7, budget=10)
     alone = times["1"]["fastest"]
     report["packs (quickstart, 1 thread)"] = {
         p: {
@@ -130,7 +129,7 @@ def measure(threads: int, device: torch.device) -> dict[str, Any]:
         for p, t in times.items()
     }
     torch.set_num_threads(threads)
-    paper = SIZES["paper"]
+    _say("windows")
     windows = {
         str(w): paper.step(FusedEngine(paper.policy), device, window=w)
         for w in (paper.steps, paper.steps // 2, paper.steps // 5)
@@ -145,10 +144,15 @@ def measure(threads: int, device: torch.device) -> dict[str, Any]:
         }
         for w, t in machine.side_by_side(windows, device, rounds=3, budget=20).items()
     }
+    _say("peak memory")
     report["peak megabytes (paper)"] = {
         name: _peak_in_a_fresh_process(name, threads, device) for name in ENGINES
     }
     return report
+
+
+def _say(what: str) -> None:
+    print(f"measuring {what}", file=sys.stderr, flush=True)
 
 
 def _compare(size: Size, device: torch.device) -> dict[str, Any]:
@@ -156,7 +160,7 @@ def _compare(size: Size, device: torch.device) -> dict[str, Any]:
     shapes = {"1024^3": (1024, 1024, 1024), "own": (size.rows, size.width, size.width)}
     works: dict[str, Work] = {name: machine.product(*s, device) for name, s in shapes.items()}
     works |= {name: size.step(kind(size.policy), device) for name, kind in ENGINES.items()}
-    times = machine.side_by_side(works, device, rounds=7, budget=25)
+    times = machine.side_by_side(works, device, rounds=5, budget=20)
     rates = {
         name: machine.product_flops(*shape) / 1e9 / times[name]["fastest"]
         for name, shape in shapes.items()

@@ -100,7 +100,8 @@ class Display:
         if left is not None:
             heading.append(f"  about {minutes(left)} left")
         done = len(final) + sum(map(trial_fraction, running))
-        bar = ProgressBar(total=total, completed=done, width=60)
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=total, completed=done, width=60))
         table = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
         for column in ("trial", "stage", "", "seconds", "settings"):
             table.add_column(column)

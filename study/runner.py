@@ -42,9 +42,11 @@ def trainable(config: dict[str, Any], folder: str, spec_document: dict[str, Any]
         study.stop_flag,
         spec.study.resources.cpu,
     )
-    metrics: dict[str, float] = document.get("metrics", {})
-    named = {o.metric: metrics.get(o.metric, math.nan) for o in spec.study.objectives}
-    tune.report({**named, "document": json.dumps(document)})
+    metrics = document.get("metrics", {})
+    report: dict[str, Any] = {"document": json.dumps(document)}
+    for objective in spec.study.objectives:
+        report[objective.metric] = metrics.get(objective.metric, math.nan)
+    tune.report(report)
 
 
 def drive(folder: StudyFolder, address: str | None, display: Display) -> bool:
