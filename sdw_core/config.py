@@ -96,6 +96,16 @@ class DistillConfig(Config):
     layers: PositiveInt = Field(4, description="linear layers of the cloned policy")
     width: PositiveInt = Field(128, description="hidden units a layer")
     inner_steps: PositiveInt = Field(50, description="gradient steps of a cloning, T")
+    window: PositiveInt | None = Field(
+        20,
+        description="inner steps that are differentiated, at most; null: all of them. Memory and "
+        "time of an outer step fall with it",
+    )
+    truncation: Literal["last", "random"] = Field(
+        "random",
+        description="which inner steps the window takes: the last ones, or those before a random "
+        "end of the unroll, anywhere from `window` to `inner_steps`",
+    )
     inner_lr: PositiveFloat = Field(0.1, description="learning rate of a cloning, alpha")
     outer_steps: PositiveInt = Field(500, description="updates of the synthetic rows")
     outer_optimizer: Literal["adam", "sgd"] = Field(

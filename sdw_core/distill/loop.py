@@ -119,9 +119,8 @@ def distill(
         )
         batch = MetaBatch(task.states[picks], task.targets[picks], task.weights[picks])
         rows = Rows(observations, actions, row_weights)
-        gradient = engine.hypergradient(
-            parameters, rows, rates, batch, config.inner_steps, config.inner_steps
-        )
+        steps, window = unroll_of(config, seed, step)
+        gradient = engine.hypergradient(parameters, rows, rates, batch, steps, window)
         losses[:, step] = gradient.loss
         norms = (
             gradient.observations.square().sum((1, 2)) + gradient.actions.square().sum((1, 2))
@@ -157,6 +156,20 @@ def distill(
         if stopping:
             raise StopRequested(f"Stopped after {done} of {config.outer_steps} outer steps.")
     return Distilled(observations.detach(), actions.detach(), losses, diverged)
+
+
+def unroll_of(config: DistillConfig, seed: int, step: int) -> tuple[int, int]:
+    """Inner steps T' of an outer step, and how many of the last of them are differentiated.
+
+    `random` is the random truncation of RaT-BPTT (arXiv 2311.07025): T' is uniform over
+    `window .. inner_steps`, so that in time every inner step is differentiated and no policy is
+    judged at one length of training only. All distillation seeds share T'.
+    """
+    window = min(config.window or config.inner_steps, config.inner_steps)
+    if config.truncation == "last":
+        return config.inner_steps, window
+    generator = torch_generator(seed, "unroll", 0, step)
+    return int(torch.randint(window, config.inner_steps + 1, (), generator=generator)), window
 
 
 def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor]:
