@@ -111,7 +111,7 @@ class DistillConfig(Config):
     outer_optimizer: Literal["adam", "sgd"] = Field(
         "adam", description="optimiser of the synthetic rows"
     )
-    outer_lr: PositiveFloat = Field(0.01, description="its learning rate")
+    outer_lr: PositiveFloat = Field(0.03, description="its learning rate")
     outer_momentum: float = Field(0.9, ge=0, lt=1, description="of `sgd`")
     max_gradient_norm: PositiveFloat | None = Field(
         None, description="the hypergradient is scaled down to this norm; null: never"

@@ -1,6 +1,5 @@
 """The outer loop: rows follow their hypergradient, for several distillation seeds at once."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +10,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdw_core.config import DistillConfig
-from sdw_core.distill.engine import Engine, MetaBatch, Rows
+from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine
 from sdw_core.errors import DivergenceError, StopRequested
 from sdw_core.files import replaced_atomically
 from sdw_core.policy import MLP
 from sdw_core.seeds import torch_generator
 
-CHECKPOINT_EVERY = 50
-"""Outer steps between checkpoints."""
+CHECK_EVERY = 50
+"""Outer steps between looks at the device: for divergence, and to write a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def distill(
         config: objective-independent settings.
         seed: root seed.
         progress: told the fraction done after every outer step.
-        checkpoint: a file that is written every `CHECKPOINT_EVERY` steps and resumed from if it is
+        checkpoint: a file that is written every `CHECK_EVERY` steps and resumed from if it is
             there.
         should_stop: asked after every outer step; True writes the checkpoint and raises.
 
@@ -84,78 +83,147 @@ def distill(
         DivergenceError: every distillation seed became non-finite.
         StopRequested: `should_stop` said so.
     """
-    device = task.states.device
     policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
+    state = _State.start(task, config, seed)
+    first = state.restore(checkpoint) if checkpoint and checkpoint.exists() else 0
     engine = build_engine(policy)
-    observations, actions = initial_rows(task, config, seed)
-    row_weights = torch.full(observations.shape[:2], 1 / config.synthetic_size, device=device)
-    rates = torch.full((config.seeds, policy.layers), config.inner_lr, device=device)
-    optimizer: torch.optim.Optimizer
-    if config.outer_optimizer == "adam":
-        optimizer = torch.optim.Adam([observations, actions], lr=config.outer_lr)
-    else:
-        optimizer = torch.optim.SGD(
-            [observations, actions], lr=config.outer_lr, momentum=config.outer_momentum
-        )
-    losses = torch.zeros(config.seeds, config.outer_steps, device=device)
-    diverged: dict[int, str] = {}
-    first = 0
-    if checkpoint and checkpoint.exists():
-        first = _restore(checkpoint, observations, actions, optimizer, losses, diverged)
+    row_weights = torch.full_like(state.actions[..., 0], 1 / config.synthetic_size)
+    rates = torch.full_like(state.losses[:, :1], config.inner_lr).expand(-1, policy.layers)
 
     for step in range(first, config.outer_steps):
         generators = [
-            torch_generator(seed, "distill", stream, step + 1, device)
+            torch_generator(seed, "distill", stream, step + 1, task.states.device)
             for stream in range(config.seeds)
         ]
         parameters = policy.initial_parameters(generators)
         picks = torch.stack(
-            [
-                torch.randint(
-                    len(task.states), (config.meta_batch_size,), generator=g, device=device
-                )
-                for g in generators
-            ]
+            [_draw_rows(len(task.states), config.meta_batch_size, g) for g in generators]
         )
-        batch = MetaBatch(task.states[picks], task.targets[picks], task.weights[picks])
-        rows = Rows(observations, actions, row_weights)
-        steps, window = unroll_of(config, seed, step)
-        gradient = engine.hypergradient(parameters, rows, rates, batch, steps, window)
-        losses[:, step] = gradient.loss
-        norms = (
-            gradient.observations.square().sum((1, 2)) + gradient.actions.square().sum((1, 2))
-        ).sqrt()
-        finite = torch.isfinite(norms) & torch.isfinite(gradient.loss)
-        if not bool(finite.all()):
-            for stream in torch.nonzero(~finite)[:, 0].tolist():
-                quantity = "meta-loss" if not gradient.loss[stream].isfinite() else "hypergradient"
-                diverged.setdefault(stream, f"the {quantity} became non-finite at step {step + 1}")
-        if len(diverged) == config.seeds:
-            raise DivergenceError(
-                f"Distillation diverged: {diverged[0]}; lower `distill.inner_lr` (now "
-                f"{config.inner_lr}) or `distill.outer_lr` (now {config.outer_lr})."
-            )
-        scale = torch.ones_like(norms)
-        if config.max_gradient_norm is not None:
-            scale = (config.max_gradient_norm / (norms + 1e-12)).clamp_max(1.0)
-        for variable, value in (
-            (observations, gradient.observations),
-            (actions, gradient.actions),
-        ):
-            scaled = value * scale[:, None, None]
-            for stream in diverged:
-                scaled[stream] = 0
-            variable.grad = scaled
-        optimizer.step()
+        gradient = engine.hypergradient(
+            parameters,
+            Rows(state.observations, state.actions, row_weights),
+            rates,
+            MetaBatch(task.states[picks], task.targets[picks], task.weights[picks]),
+            *unroll_of(config, seed, step),
+        )
+        state.update(gradient, step, config.max_gradient_norm)
         done = step + 1
+        stopping = should_stop()
+        if done % CHECK_EVERY == 0 or done == config.outer_steps or stopping:
+            state.require_sound(config)
+            if checkpoint:
+                state.save(checkpoint, done)
         if progress:
             progress(done / config.outer_steps)
-        stopping = should_stop()
-        if checkpoint and (stopping or done % CHECKPOINT_EVERY == 0):
-            _save(checkpoint, observations, actions, optimizer, losses, diverged, done)
         if stopping:
             raise StopRequested(f"Stopped after {done} of {config.outer_steps} outer steps.")
-    return Distilled(observations.detach(), actions.detach(), losses, diverged)
+    return Distilled(state.observations, state.actions, state.losses, state.diverged())
+
+
+@dataclass
+class _State:
+    """What an outer step changes, all of it on the device; no step waits for the host.
+
+    Attributes:
+        observations, actions: x [S, n, O] and y [S, n, A].
+        losses: [S, steps].
+        diverged_at: [S] the step at which a problem became non-finite; 0: it is sound.
+        lost_loss: [S] whether it was the loss that did, and not only the gradient.
+        optimizer: over observations and actions; element by element, so problems stay apart.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    losses: Tensor
+    diverged_at: Tensor
+    lost_loss: Tensor
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def start(cls, task: Task, config: DistillConfig, seed: int) -> "_State":
+        observations, actions = initial_rows(task, config, seed)
+        optimizer: torch.optim.Optimizer
+        if config.outer_optimizer == "adam":
+            optimizer = torch.optim.Adam([observations, actions], lr=config.outer_lr)
+        else:
+            optimizer = torch.optim.SGD(
+                [observations, actions], lr=config.outer_lr, momentum=config.outer_momentum
+            )
+        losses = observations.new_zeros(config.seeds, config.outer_steps)
+        diverged_at = torch.zeros_like(losses[:, 0], dtype=torch.int64)
+        return cls(
+            observations, actions, losses, diverged_at, diverged_at.to(torch.bool), optimizer
+        )
+
+    def update(self, gradient: Hypergradient, step: int, max_norm: float | None) -> None:
+        """Follow the hypergradient; a problem that is not finite ends here, the others go on."""
+        norms = gradient.observations.square().sum((1, 2)) + gradient.actions.square().sum((1, 2))
+        norms = norms.sqrt()
+        finite_loss = torch.isfinite(gradient.loss)
+        ended = ~(finite_loss & torch.isfinite(norms)) & (self.diverged_at == 0)
+        self.diverged_at = torch.where(ended, step + 1, self.diverged_at)
+        self.lost_loss |= ended & ~finite_loss
+        self.losses[:, step] = gradient.loss
+        sound = self.diverged_at == 0
+        scale = torch.ones_like(norms)
+        if max_norm is not None:
+            scale = (max_norm / norms.clamp_min(1e-12)).clamp_max(1)
+        for variable, value in (
+            (self.observations, gradient.observations),
+            (self.actions, gradient.actions),
+        ):
+            scaled = value * scale[:, None, None]
+            variable.grad = torch.where(sound[:, None, None], scaled, torch.zeros_like(scaled))
+        self.optimizer.step()
+
+    def diverged(self) -> dict[int, str]:
+        """Distillation seed -> what became non-finite, and at which step."""
+        return {
+            stream: f"the {'meta-loss' if lost else 'hypergradient'} became non-finite at outer "
+            f"step {at}"
+            for stream, (at, lost) in enumerate(
+                zip(self.diverged_at.tolist(), self.lost_loss.tolist(), strict=True)
+            )
+            if at
+        }
+
+    def require_sound(self, config: DistillConfig) -> None:
+        """Raises DivergenceError if no problem is left."""
+        diverged = self.diverged()
+        if len(diverged) == len(self.observations):
+            raise DivergenceError(
+                f"Distillation diverged: {diverged[0]}; lower `distill.inner_lr` (now "
+                f"{config.inner_lr:g}) or `distill.outer_lr` (now {config.outer_lr:g})."
+            )
+
+    def save(self, path: Path, step: int) -> None:
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"optimizer.{index}.{name}"] = value
+        with replaced_atomically(path) as scratch:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, scratch, {"step": str(step)})
+
+    def restore(self, path: Path) -> int:
+        """Take everything over from a checkpoint; returns the outer steps that are done."""
+        with safe_open(path, framework="pt", device=str(self.losses.device)) as file:
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key in file.keys():  # noqa: SIM118 (a safetensors handle is not a mapping)
+                if key in _TENSORS:
+                    getattr(self, key).copy_(file.get_tensor(key))
+                else:
+                    _, index, name = key.split(".")
+                    moments.setdefault(int(index), {})[name] = file.get_tensor(key)
+            step = int(file.metadata()["step"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        return step
+
+
+_TENSORS = ("observations", "actions", "losses", "diverged_at", "lost_loss")
+
+
+def _draw_rows(count: int, size: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(count, (size,), generator=generator, device=generator.device)
 
 
 def unroll_of(config: DistillConfig, seed: int, step: int) -> tuple[int, int]:
@@ -194,44 +262,3 @@ def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, 
 def build_engine(policy: MLP) -> Engine:
     """The fastest engine for the policy."""
     return FusedEngine(policy)
-
-
-def _save(
-    path: Path,
-    observations: Tensor,
-    actions: Tensor,
-    optimizer: torch.optim.Optimizer,
-    losses: Tensor,
-    diverged: dict[int, str],
-    step: int,
-) -> None:
-    tensors = {"observations": observations.detach(), "actions": actions.detach(), "losses": losses}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            tensors[f"optimizer.{index}.{name}"] = value
-    metadata = {"step": str(step), "diverged": json.dumps(diverged)}
-    with replaced_atomically(path) as scratch:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, scratch, metadata)
-
-
-def _restore(
-    path: Path,
-    observations: Tensor,
-    actions: Tensor,
-    optimizer: torch.optim.Optimizer,
-    losses: Tensor,
-    diverged: dict[int, str],
-) -> int:
-    with safe_open(path, framework="pt", device=str(observations.device)) as file:
-        metadata = file.metadata()
-        observations.copy_(file.get_tensor("observations"))
-        actions.copy_(file.get_tensor("actions"))
-        losses.copy_(file.get_tensor("losses"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key in file.keys():  # noqa: SIM118 (a safetensors handle is not a mapping)
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = file.get_tensor(key)
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    diverged.update({int(k): v for k, v in json.loads(metadata["diverged"]).items()})
-    return int(metadata["step"])
