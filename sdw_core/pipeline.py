@@ -22,7 +22,7 @@ from sdw_core.cache import StageCache, StageResult
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.density import fit_density
-from sdw_core.distill.loop import distill
+from sdw_core.distill.loop import Task, distill
 from sdw_core.distill.objectives import build_task
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
@@ -97,6 +97,27 @@ class PipelineResult:
         }
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What the stages before the distillation made.
+
+    Attributes:
+        dataset: the source.
+        arena: where policies are judged.
+        task: what is distilled.
+        weights: density weights w(s) [N].
+        log_likelihood: held-out, nats; None where no density was needed.
+        expert_returns: normalised returns of the expert's episodes [10, 1].
+    """
+
+    dataset: OfflineDataset
+    arena: Arena
+    task: Task
+    weights: NDArray[np.float64]
+    log_likelihood: float | None
+    expert_returns: Returns
+
+
 class Pipeline:
     """The pipeline of one configuration.
 
@@ -132,30 +153,11 @@ class Pipeline:
             SDWError: a stage failed.
         """
         config = self.config
-        dataset = self.load()
-        with self._stage("dataset"):
-            check_fit(self.config, dataset)
-            normalizer = Normalizer.fit(dataset.observations)
-            arena = build_arena(dataset, normalizer)
-            states = normalizer(dataset.observations)
-        weights, log_likelihood = self._weights(dataset, states)
-        with self._stage("expert"):
-            expert = self._expert(dataset, states, arena)
-        on_device = [
-            torch.as_tensor(array).to(self.device)
-            for array in (states, dataset.unit_actions, weights.astype(np.float32))
-        ]
+        prepared = self.prepare()
+        dataset, arena = prepared.dataset, prepared.arena
         with self._stage("distill"):
-            task = build_task(
-                config.distill,
-                on_device[0],
-                on_device[1],
-                expert.tensors["actions"].to(self.device),
-                expert.tensors["values"].to(self.device),
-                on_device[2],
-            )
             distilled = distill(
-                task,
+                prepared.task,
                 config.distill,
                 config.seed,
                 lambda fraction: self._progress("distill", fraction),
@@ -196,16 +198,35 @@ class Pipeline:
             actions=actions.cpu(),
             returns=returns,
             losses=distilled.losses[sound].cpu(),
-            expert_returns=expert.tensors["returns"].double().numpy(),
-            effective_sample_size_percent=effective_sample_size_percent(weights),
-            log_likelihood=log_likelihood,
+            expert_returns=prepared.expert_returns,
+            effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
+            log_likelihood=prepared.log_likelihood,
             seconds=self.seconds,
         )
 
-    def load(self) -> OfflineDataset:
-        """The dataset stage alone."""
+    def prepare(self) -> Prepared:
+        """The stages before the distillation."""
         with self._stage("dataset"):
-            return load(self.config.dataset)
+            dataset = load(self.config.dataset)
+            check_fit(self.config, dataset)
+            normalizer = Normalizer.fit(dataset.observations)
+            arena = build_arena(dataset, normalizer)
+            states = normalizer(dataset.observations)
+        weights, log_likelihood = self._weights(dataset, states)
+        with self._stage("expert"):
+            expert = self._expert(dataset, states, arena)
+            actions = expert.tensors["actions"].to(self.device)
+            values = expert.tensors["values"].to(self.device)
+            task = build_task(
+                self.config.distill,
+                torch.as_tensor(states).to(self.device),
+                torch.as_tensor(dataset.unit_actions).to(self.device),
+                actions,
+                values,
+                torch.as_tensor(weights.astype(np.float32)).to(self.device),
+            )
+        returns = expert.tensors["returns"].double().numpy()
+        return Prepared(dataset, arena, task, weights, log_likelihood, returns)
 
     def _weights(
         self, dataset: OfflineDataset, states: NDArray[np.float32]

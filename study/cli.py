@@ -214,9 +214,8 @@ def distill(
         check_writable(to.resolve().parent)
     _threads(threads)
     with _progress() as progress:
-        pipeline = Pipeline(loaded.pipeline, cache, progress)
-        result = pipeline.run()
-        dataset = pipeline.load()
+        result = Pipeline(loaded.pipeline, cache, progress).run()
+        dataset = load(loaded.pipeline.dataset)
         subset = random_subset(dataset, result.config, result.arena, result.recipe, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from sdw_core.artifact import CONFIRM, Artifact, score, write_artifact
-from sdw_core.dataset import OfflineDataset
+from sdw_core.dataset import OfflineDataset, load
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Recipe
 from sdw_core.files import read_json, write_json
 from sdw_core.normalizer import Normalizer
-from sdw_core.pipeline import Pipeline, build_arena, random_subset
+from sdw_core.pipeline import build_arena, random_subset
 from sdw_core.seeds import numpy_generator
 from study.folder import StudyFolder
 
@@ -43,8 +43,7 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     result = read_json(trial / "result.json")
     row = next(row for row in folder.book().rows() if row.number == number)
     config = spec.pipeline_with(row.params)
-    pipeline = Pipeline(config, folder.cache)
-    dataset = pipeline.load()
+    dataset = load(config.dataset)
     arena = build_arena(dataset, Normalizer.fit(dataset.observations))
     distill = config.distill
     recipe = Recipe(
