@@ -9,7 +9,6 @@ rows, p parameters and T inner steps, whatever an engine really does: so rates c
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,14 +185,15 @@ def _peak(name: str, device: torch.device) -> float:
     size = SIZES["paper"]
     work = size.step(ENGINES[name](size.policy), device)
     torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # the libraries' own, before counting
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
-    work()
-    work()
-    if device.type == "cuda":
+        work()
+        work()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6
+    resident = machine.peak_bytes()
+    work()
+    work()
+    return (machine.peak_bytes() - resident) / 1e6
 
 
 def _peak_in_a_fresh_process(name: str, threads: int, device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -55,6 +56,20 @@ def side_by_side(
         name: {"fastest": min(spent), "median": statistics.median(spent)}
         for name, spent in times.items()
     }
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident.
+
+    From /proc where there is one: what `getrusage` says includes the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else 1024 * peak
 
 
 def product(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], object]:

@@ -6,10 +6,13 @@ the reference in `docs/configuration.md` is generated from here.
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from reprlib import Repr
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from sdw_core.errors import InputError
 
@@ -19,7 +22,9 @@ Model = TypeVar("Model", bound=BaseModel)
 class Config(BaseModel):
     """A frozen section of settings that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 class DensityConfig(Config):
@@ -151,11 +156,14 @@ def parse(model: type[Model], document: Any, where: str) -> Model:
         InputError: one sentence with the path, what was received and the nearest valid choice.
     """
     if not isinstance(document, Mapping):
-        raise InputError(f"{where} must be a mapping of keys to values, not {document!r}.")
+        raise InputError(
+            f"{where or 'the document'} must be a mapping of keys to values, "
+            f"not {_shown(document)}."
+        )
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise InputError(_sentence(model, error, where)) from None
+        raise InputError(_sentence(model, document, error, where)) from None
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -180,26 +188,110 @@ def submodel(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str:
-    details = error.errors()[0]
-    location = details["loc"]
-    path = ".".join([where, *map(str, location)]) if where else ".".join(map(str, location))
-    received = details["input"]
-    if details["type"] == "extra_forbidden":
-        owner: type[BaseModel] | None = model
-        for part in location[:-1]:
-            field = owner.model_fields.get(str(part)) if owner else None
-            owner = submodel(field.annotation) if field else None
-        hint = nearest(str(location[-1]), owner.model_fields) if owner else ""
-        return f"unknown key `{path}`: {hint}"
+def _sentence(
+    model: type[BaseModel], document: Mapping[Any, Any], error: ValidationError, where: str
+) -> str:
+    """The first error; errors of the same value (one a member of a union) make one sentence."""
+    located = [(_locate(document, details), details) for details in error.errors()]
+    path, details = located[0]
+    place = ".".join(([where] if where else []) + [_text(part) for part in path])
     if details["type"] == "missing":
-        return f"`{path}` is missing: it has no default and must be given."
+        return f"`{place}` is missing: it has no default and must be given."
+    if details["type"] == "extra_forbidden":
+        return f"unknown key `{place}`: {nearest(str(path[-1]), _fields(model, path[:-1]))}"
+    if details["type"] == "invalid_key":
+        return f"a key must be text, and `{place}` is not: put it in quotes."
+    received, kind = _shown(details["input"]), details["type"]
+    rules = list(dict.fromkeys(_rule(other) for at, other in located if at == path))
+    if len(rules) == 1 and kind == "literal_error":
+        choices = _literal_choices(details["ctx"]["expected"])
+        return f"`{place}` cannot be {received}: {nearest(str(details['input']), choices)}"
+    if kind == "string_pattern_mismatch":
+        field = _fields(model, path[:-1])[str(path[-1])]
+        return f"`{place}` cannot be {received}: it is {field.description}."
+    return f"`{place}` must be {' or '.join(rules)}, not {received}."
+
+
+_RULES = {
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "string_type": "text",
+    "string_unicode": "valid text",
+    "none_required": "null",
+    "model_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "tuple_type": "a list",
+    "too_short": "a list of {min_length} or more",
+    "union_tag_not_found": "a mapping with the key {discriminator}",
+    "union_tag_invalid": "a mapping whose {discriminator} is one of {expected_tags}",
+}
+
+
+def _rule(details: ErrorDetails) -> str:
+    """What the value must be, to follow "must be"."""
+    context = details.get("ctx", {})
     if details["type"] == "literal_error":
-        choices = [choice.strip(" '") for choice in _literal_choices(details["ctx"]["expected"])]
-        return f"`{path}` cannot be {received!r}: {nearest(str(received), choices)}"
-    message = details["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return f"`{path}` {message}, not {received!r}."
+        return " or ".join(f"`{choice}`" for choice in _literal_choices(context["expected"]))
+    if details["type"] in _RULES:
+        return _RULES[details["type"]].format(**context)
+    message = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _locate(document: Any, details: ErrorDetails) -> tuple[str | int, ...]:
+    """Keys and indices that lead to the value: pydantic's location without the unions' tags."""
+    *parents, last = details["loc"]
+    path: list[str | int] = []
+    for part in (*parents, last):
+        a_key = isinstance(document, Mapping) and part in document
+        an_index = isinstance(document, list | tuple) and isinstance(part, int)
+        if a_key or an_index:
+            document = document[part]
+        elif not (part is last and details["type"] in ("missing", "invalid_key")):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _fields(model: type[BaseModel], path: Iterable[str | int]) -> dict[str, FieldInfo]:
+    """The keys that are valid at a path below `model`."""
+    fields = dict(model.model_fields)
+    for part in path:
+        if str(part) in fields:
+            models = _models(fields[str(part)].annotation)
+            fields = {name: f for each in models for name, f in each.model_fields.items()}
+    return fields
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models that an annotation is made of, below its unions and containers."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
 def _literal_choices(expected: str) -> list[str]:
-    return expected.replace(" or ", ", ").split(", ")
+    return [choice.strip(" '") for choice in expected.replace(" or ", ", ").split(", ")]
+
+
+def _text(part: str | int) -> str:
+    return text if (text := str(part)).isprintable() else repr(part)
+
+
+def _shown(value: Any) -> str:
+    """A value as a message quotes it: on one line, and no longer than a reader looks at."""
+    brief = Repr()
+    brief.maxstring = brief.maxother = 80
+    return brief.repr(value)

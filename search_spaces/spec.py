@@ -68,7 +68,8 @@ class StudyConfig(Config):
     """How a study runs."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="folder name under the storage"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="the folder under the storage: letters, digits, `.`, `_` and `-`",
     )
     objectives: tuple[Objective, ...] = Field(
         (Objective(metric="normalized_return", mode="max"),),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
-from sdw_core.distill.fused import FusedEngine
-from sdw_core.errors import DivergenceError, StopRequested
+from sdw_core.distill.fused import FusedEngine, Shape, memory_bytes
+from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.files import replaced_atomically
 from sdw_core.policy import MLP
 from sdw_core.seeds import torch_generator
@@ -84,6 +85,7 @@ def distill(
         StopRequested: `should_stop` said so.
     """
     policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
+    require_memory(config, policy, task.states.device)
     state = _State.start(task, config, seed)
     first = state.restore(checkpoint) if checkpoint and checkpoint.exists() else 0
     engine = build_engine(policy)
@@ -224,6 +226,27 @@ _TENSORS = ("observations", "actions", "losses", "diverged_at", "lost_loss")
 
 def _draw_rows(count: int, size: int, generator: torch.Generator) -> Tensor:
     return torch.randint(count, (size,), generator=generator, device=generator.device)
+
+
+def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> None:
+    """Refuse a configuration whose engine cannot fit, before anything is allocated.
+
+    Raises:
+        InputError: it needs more than is free on the device.
+    """
+    window = min(config.window or config.inner_steps, config.inner_steps)
+    shape = Shape(config.seeds, config.synthetic_size, config.meta_batch_size, window)
+    need = memory_bytes(policy, shape)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    if need > free:
+        raise InputError(
+            f"The distillation needs {need / 1e9:.1f} GB on {device} and {free / 1e9:.1f} GB are "
+            "free; lower `distill.window`, `distill.seeds`, `distill.synthetic_size` or "
+            "`distill.meta_batch_size`."
+        )
 
 
 def unroll_of(config: DistillConfig, seed: int, step: int) -> tuple[int, int]:

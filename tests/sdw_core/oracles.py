@@ -52,7 +52,6 @@ class DoubleBackward:
             theta = [p.detach() for p in theta]
         error = _outputs(self.policy, theta, batch.states) - batch.targets
         loss = (error**2).mean(-1).mul(batch.weights).mean(-1)
-        gradients = [torch.zeros_like(t) for t in (x, y, alpha)]
-        if loss.requires_grad and steps > 0:
-            gradients = list(torch.autograd.grad(loss.sum(), (x, y, alpha)))
-        return Hypergradient(loss.detach(), *gradients)
+        if steps == 0 or window <= 0:
+            return Hypergradient(loss.detach(), *(torch.zeros_like(t) for t in (x, y, alpha)))
+        return Hypergradient(loss.detach(), *torch.autograd.grad(loss.sum(), (x, y, alpha)))

@@ -1,0 +1,187 @@
+"""Settings: what is refused, and in which words."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field
+
+from sdw_core.config import Config, PipelineConfig, nearest, parse, submodel
+from sdw_core.errors import InputError
+from sdw_core.files import sha256_of_json
+from sdw_core.seeds import derive_seed
+
+SECTIONS = ("density", "weighting", "expert", "distill", "evaluation")
+LEAVES = {
+    (section, name)
+    for section in SECTIONS
+    for name in submodel(PipelineConfig.model_fields[section].annotation).model_fields
+}
+
+
+def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "pipeline") -> str:
+    with pytest.raises(InputError) as caught:
+        parse(model, document, where)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"distill": {"outer_stepz": 3}},
+            "unknown key `pipeline.distill.outer_stepz`: did you mean `outer_steps`?",
+        ),
+        ({"distil": {}}, "unknown key `pipeline.distil`: did you mean `distill`?"),
+        (
+            {"evaluation": {"zzz": 3}},
+            "unknown key `pipeline.evaluation.zzz`: the choices are `episodes`, `policies`.",
+        ),
+        (
+            {"distill": {"objective": "avpbc"}},
+            "`pipeline.distill.objective` cannot be 'avpbc': did you mean `av_pbc`?",
+        ),
+        (
+            {"distill": {"objective": 3}},
+            "`pipeline.distill.objective` cannot be 3: the choices are `av_pbc`, `dbc`, `pbc`.",
+        ),
+        (
+            {"device": "gpu"},
+            "`pipeline.device` cannot be 'gpu': it is `auto`, `cpu`, `cuda` or `cuda:N`.",
+        ),
+        ({"distill": 5}, "`pipeline.distill` must be a mapping of keys to values, not 5."),
+        ({"distill": None}, "`pipeline.distill` must be a mapping of keys to values, not None."),
+        ({"distill": {"window": 0}}, "`pipeline.distill.window` must be greater than 0, not 0."),
+        ({"seed": -1}, "`pipeline.seed` must be at least 0, not -1."),
+        ({"seed": 1.5}, "`pipeline.seed` must be a whole number, not 1.5."),
+        ({"seed": "x"}, "`pipeline.seed` must be a whole number, not 'x'."),
+        (
+            {"weighting": {"clip_quantile": 1}},
+            "`pipeline.weighting.clip_quantile` must be less than 1, not 1.",
+        ),
+        ({"expert": {"fraction": 2}}, "`pipeline.expert.fraction` must be at most 1, not 2."),
+        (
+            {"weighting": {"temperature": float("inf")}},
+            "`pipeline.weighting.temperature` must be a finite number, not inf.",
+        ),
+        (
+            {"weighting": {"temperature": float("nan")}},
+            "`pipeline.weighting.temperature` must be a finite number, not nan.",
+        ),
+        ({"distill": {"inner_lr": "fast"}}, "`pipeline.distill.inner_lr` must be a number, not 'fast'."),
+        ({"dataset": 3}, "`pipeline.dataset` must be text, not 3."),
+        ({1: 2}, "a key must be text, and `pipeline.1` is not: put it in quotes."),
+        (
+            {"seed": list(range(100))},
+            "`pipeline.seed` must be a whole number, not [0, 1, 2, 3, 4, 5, ...].",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_one_sentence(changes: dict[Any, Any], sentence: str) -> None:
+    assert refused({"dataset": "d", **changes}) == sentence
+
+
+def test_a_missing_key_is_named() -> None:
+    assert refused({}) == "`pipeline.dataset` is missing: it has no default and must be given."
+
+
+@pytest.mark.parametrize(("where", "named"), [("pipeline", "pipeline"), ("", "the document")])
+def test_what_is_no_mapping_is_refused(where: str, named: str) -> None:
+    sentence = f"{named} must be a mapping of keys to values, not [1]."
+    assert refused([1], where=where) == sentence
+
+
+class Inner(Config):
+    low: int | float | str = 0
+    high: float = 1
+
+
+class Outer(Config):
+    either: Inner | None = None
+    several: tuple[Inner, ...] = Field((), min_length=1, validate_default=False)
+    named: dict[str, Inner] = {}
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ({"either": {"hihg": 1}}, "unknown key `either.hihg`: did you mean `high`?"),
+        (
+            {"either": {"low": []}},
+            "`either.low` must be a whole number or a number or text, not [].",
+        ),
+        ({"several": [{}, {"high": "x"}]}, "`several.1.high` must be a number, not 'x'."),
+        ({"several": []}, "`several` must be a list of 1 or more, not []."),
+        ({"several": 4}, "`several` must be a list, not 4."),
+        ({"named": {"a.b": {"lwo": 1}}}, "unknown key `named.a.b.lwo`: did you mean `low`?"),
+        ({"named": {"a\nb": 1}}, "`named.'a\\nb'` must be a mapping of keys to values, not 1."),
+    ],
+)
+def test_a_path_leads_through_unions_lists_and_named_sections(
+    document: dict[str, Any], sentence: str
+) -> None:
+    assert refused(document, Outer, "") == sentence
+
+
+@pytest.mark.parametrize(("section", "name"), sorted(LEAVES))
+def test_every_setting_refuses_a_list_and_names_itself(section: str, name: str) -> None:
+    sentence = refused({"dataset": "d", section: {name: [7]}})
+    assert f"`pipeline.{section}.{name}`" in sentence
+    assert "[7]" in sentence
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+sections = st.one_of(
+    [
+        st.dictionaries(
+            st.sampled_from(
+                sorted(submodel(PipelineConfig.model_fields[section].annotation).model_fields)
+            ),
+            json_like,
+            max_size=2,
+        ).map(lambda content, section=section: {section: content})
+        for section in SECTIONS
+    ]
+)
+
+
+@given(
+    st.one_of(
+        json_like,
+        sections.map(lambda changes: {"dataset": "d", **changes}),
+        st.dictionaries(st.sampled_from(sorted(PipelineConfig.model_fields)), json_like),
+    )
+)
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_whatever_is_given_is_accepted_or_refused_in_one_line(document: Any) -> None:
+    try:
+        config = parse(PipelineConfig, document, "pipeline")
+    except InputError as error:
+        assert str(error).endswith((".", "?"))
+        assert "\n" not in str(error)
+    else:  # what was accepted can be hashed, written, read back and seeded from
+        assert parse(PipelineConfig, config.model_dump(mode="json"), "pipeline") == config
+        assert len(sha256_of_json(config.model_dump(mode="json"))) == 64
+        assert derive_seed(config.seed, "any") >= 0
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    config = PipelineConfig(dataset="d")
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for section, name in LEAVES:
+        model = submodel(PipelineConfig.model_fields[section].annotation)
+        assert model.model_fields[name].description, f"{section}.{name}"
+
+
+def test_nearest_lists_the_choices_where_none_is_near() -> None:
+    assert nearest("steps", ["outer_steps", "seeds"]) == "did you mean `outer_steps`?"
+    assert nearest("qqq", ["b", "a"]) == "the choices are `a`, `b`."
