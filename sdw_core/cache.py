@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ class StageCache:
             return compute()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{stage}-{key[:20]}.safetensors"
-        with FileLock(path.with_suffix(".lock")) if self.folder else nullcontext():
+        with FileLock(path.with_suffix(".lock")):
             if path.exists():
                 stored = _read(path)
                 if stored is not None:

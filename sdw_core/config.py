@@ -118,6 +118,13 @@ class DistillConfig(Config):
     )
     outer_lr: PositiveFloat = Field(0.03, description="its learning rate")
     outer_momentum: float = Field(0.9, ge=0, lt=1, description="of `sgd`")
+    averaging: float = Field(
+        0.98,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the rows, which is what is returned; 0: the "
+        "last rows",
+    )
     max_gradient_norm: PositiveFloat | None = Field(
         None, description="the hypergradient is scaled down to this norm; null: never"
     )

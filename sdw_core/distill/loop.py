@@ -108,7 +108,7 @@ def distill(
             MetaBatch(task.states[picks], task.targets[picks], task.weights[picks]),
             *unroll_of(config, seed, step),
         )
-        state.update(gradient, step, config.max_gradient_norm)
+        state.update(gradient, step, config)
         done = step + 1
         stopping = should_stop()
         if done % CHECK_EVERY == 0 or done == config.outer_steps or stopping:
@@ -119,7 +119,7 @@ def distill(
             progress(done / config.outer_steps)
         if stopping:
             raise StopRequested(f"Stopped after {done} of {config.outer_steps} outer steps.")
-    return Distilled(state.observations, state.actions, state.losses, state.diverged())
+    return Distilled(state.mean_observations, state.mean_actions, state.losses, state.diverged())
 
 
 @dataclass
@@ -128,6 +128,7 @@ class _State:
 
     Attributes:
         observations, actions: x [S, n, O] and y [S, n, A].
+        mean_observations, mean_actions: their moving averages over the steps.
         losses: [S, steps].
         diverged_at: [S] the step at which a problem became non-finite; 0: it is sound.
         lost_loss: [S] whether it was the loss that did, and not only the gradient.
@@ -136,6 +137,8 @@ class _State:
 
     observations: Tensor
     actions: Tensor
+    mean_observations: Tensor
+    mean_actions: Tensor
     losses: Tensor
     diverged_at: Tensor
     lost_loss: Tensor
@@ -154,10 +157,17 @@ class _State:
         losses = observations.new_zeros(config.seeds, config.outer_steps)
         diverged_at = torch.zeros_like(losses[:, 0], dtype=torch.int64)
         return cls(
-            observations, actions, losses, diverged_at, diverged_at.to(torch.bool), optimizer
+            observations,
+            actions,
+            observations.clone(),
+            actions.clone(),
+            losses,
+            diverged_at,
+            diverged_at.to(torch.bool),
+            optimizer,
         )
 
-    def update(self, gradient: Hypergradient, step: int, max_norm: float | None) -> None:
+    def update(self, gradient: Hypergradient, step: int, config: DistillConfig) -> None:
         """Follow the hypergradient; a problem that is not finite ends here, the others go on."""
         norms = gradient.observations.square().sum((1, 2)) + gradient.actions.square().sum((1, 2))
         norms = norms.sqrt()
@@ -168,8 +178,8 @@ class _State:
         self.losses[:, step] = gradient.loss
         sound = self.diverged_at == 0
         scale = torch.ones_like(norms)
-        if max_norm is not None:
-            scale = (max_norm / norms.clamp_min(1e-12)).clamp_max(1)
+        if config.max_gradient_norm is not None:
+            scale = (config.max_gradient_norm / norms.clamp_min(1e-12)).clamp_max(1)
         for variable, value in (
             (self.observations, gradient.observations),
             (self.actions, gradient.actions),
@@ -177,6 +187,8 @@ class _State:
             scaled = value * scale[:, None, None]
             variable.grad = torch.where(sound[:, None, None], scaled, torch.zeros_like(scaled))
         self.optimizer.step()
+        self.mean_observations.lerp_(self.observations, 1 - config.averaging)
+        self.mean_actions.lerp_(self.actions, 1 - config.averaging)
 
     def diverged(self) -> dict[int, str]:
         """Distillation seed -> what became non-finite, and at which step."""
@@ -221,7 +233,10 @@ class _State:
         return step
 
 
-_TENSORS = ("observations", "actions", "losses", "diverged_at", "lost_loss")
+_TENSORS = (
+    *("observations", "actions", "mean_observations", "mean_actions"),
+    *("losses", "diverged_at", "lost_loss"),
+)
 
 
 def _draw_rows(count: int, size: int, generator: torch.Generator) -> Tensor:

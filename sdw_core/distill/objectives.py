@@ -38,7 +38,7 @@ def build_task(
         density_weights: w(s) [N], mean one.
 
     Raises:
-        SDWError: the action value is positive nowhere, so that every weight would be zero.
+        SDWError: the action value makes every weight zero.
     """
     targets = actions if config.objective == "dbc" else expert_actions
     weights = density_weights
@@ -48,13 +48,11 @@ def build_task(
 
 
 def _action_value_weights(config: DistillConfig, values: Tensor) -> Tensor:
-    if config.value_scale == "paper":
-        return config.beta * values
-    clamped = values.clamp_min(0)
-    mean = clamped.mean()
-    if not mean > 0:
+    paper = config.value_scale == "paper"
+    weights = config.beta * values if paper else values.clamp_min(0)
+    if not weights.any():
         raise SDWError(
-            "The expert's action value is positive at no state, so every weight of `av_pbc` is 0; "
-            "choose `distill.objective: pbc`, which does without it."
+            f"The expert's action value is {'0 at every' if paper else 'positive at no'} state, so "
+            "every weight of `av_pbc` is 0; choose `distill.objective: pbc`, which does without it."
         )
-    return clamped / mean
+    return weights if paper else weights / weights.mean()
