@@ -1,0 +1,30 @@
+"""Use the pipeline from Python: compare density weights with none, on equal seeds.
+
+python examples/compare_weights.py
+"""
+
+from pathlib import Path
+
+import torch
+
+from sdw_core.config import DistillConfig, PipelineConfig, WeightingConfig
+from sdw_core.pipeline import Pipeline
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for temperature in (0.0, 0.1):
+        config = PipelineConfig(
+            dataset="sdw/hopper-replay-mini-v0",
+            weighting=WeightingConfig(temperature=temperature),
+            distill=DistillConfig(outer_steps=150, seeds=2),
+        )
+        result = Pipeline(config, cache=Path("sdw-studies/cache")).run()
+        summary = result.summary
+        print(
+            f"temperature {temperature}: {summary.mean:.1f} ({summary.low:.1f} to {summary.high:.1f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
