@@ -21,9 +21,8 @@ def main() -> None:
         )
         result = Pipeline(config, cache=Path("sdw-studies/cache")).run()
         summary = result.summary
-        print(
-            f"temperature {temperature}: {summary.mean:.1f} ({summary.low:.1f} to {summary.high:.1f})"
-        )
+        interval = f"{summary.low:.1f} to {summary.high:.1f}"
+        print(f"temperature {temperature}: {summary.mean:.1f} ({interval})")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ from sdw_core.statistics import ReturnSummary, summarize
 SCHEMA_VERSION = 1
 CONFIRM = "confirm"
 """Random stream of the evaluations that a manifest states: never used in a search."""
+FILES = ("README.md", "card.png", "synthetic.parquet", "synthetic.safetensors")
 LIBRARIES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
 
 
@@ -38,28 +39,49 @@ LIBRARIES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko
 class Artifact:
     """A synthetic dataset with all that is needed to use and to judge it.
 
+    The rows are held as the folder holds them, so that what was judged before the export is what a
+    reader of the export gets, to the last bit.
+
     Attributes:
-        observations: x [n, O], normalised.
-        actions: y [n, A], in units of the action range.
+        observations: [n, O] float32, environment units.
+        actions: [n, A] float32, environment units.
         arena: the environment, the normaliser and the reference scores.
         recipe: how policies are trained on the rows.
         evidence: `source`, `config`, `distillation_seed`, `evaluation` and `scores`, as in the
             manifest.
     """
 
-    observations: Tensor
-    actions: Tensor
+    observations: NDArray[np.float32]
+    actions: NDArray[np.float32]
     arena: Arena
     recipe: Recipe
     evidence: dict[str, Any]
+
+    @classmethod
+    def distilled(
+        cls,
+        observations: Tensor,
+        actions: Tensor,
+        arena: Arena,
+        recipe: Recipe,
+        evidence: dict[str, Any],
+    ) -> Self:
+        """Of rows as they were distilled: x [n, O] normalised, y [n, A] in [-1, 1]."""
+        return cls(
+            arena.environment_states(observations.cpu().numpy()),
+            arena.environment_actions(actions.cpu().numpy()),
+            arena,
+            recipe,
+            evidence,
+        )
 
     def evaluate(
         self, policies: int, episodes: int, seed: int, stage: str = CONFIRM
     ) -> NDArray[np.float64]:
         """Normalised returns [K, M] of fresh policies trained on the rows."""
         return evaluate_rows(
-            self.observations[None],
-            self.actions[None],
+            torch.from_numpy(self.arena.normalized_states(self.observations[None])),
+            torch.from_numpy(self.arena.unit_actions(self.actions[None])),
             self.recipe,
             self.arena,
             policies,
@@ -87,11 +109,9 @@ def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.f
         InputError: the folder exists.
     """
     arena = artifact.arena
-    half = (arena.action_high - arena.action_low) / 2
-    observations = artifact.observations.cpu().numpy() * arena.observation_scale
     rows = {
-        "observations": observations + arena.observation_mean,
-        "actions": artifact.actions.cpu().numpy() * half + arena.action_low + half,
+        "observations": artifact.observations,
+        "actions": artifact.actions,
         "observation_mean": arena.observation_mean,
         "observation_scale": arena.observation_scale,
     }
@@ -130,7 +150,7 @@ def read_artifact(folder: Path) -> Artifact:
     """
     try:
         manifest = read_json(folder / "manifest.json")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise InputError(
             f"{str(folder)!r} is not an exported synthetic dataset: it has no readable "
             "manifest.json; give a folder that `sdw export` or `sdw distill --to` wrote."
@@ -141,29 +161,38 @@ def read_artifact(folder: Path) -> Artifact:
             f"{str(folder)!r} has manifest schema {found!r}, and this version reads "
             f"{SCHEMA_VERSION}; export it again."
         )
-    for name, expected in manifest["files"].items():
+    try:
+        _verify(folder, manifest["files"])
+        return _artifact(manifest, load_file(folder / "synthetic.safetensors"))
+    except (AttributeError, LookupError, OSError, SafetensorError, TypeError, ValueError):
+        raise InputError(
+            f"manifest.json of {str(folder)!r} is damaged; export the dataset again."
+        ) from None
+
+
+def _verify(folder: Path, checksums: dict[str, str]) -> None:
+    for name in {*FILES, *checksums}:
         path = folder / name
-        if not path.exists() or sha256_of_file(path) != expected:
+        if not path.exists() or sha256_of_file(path) != checksums[name]:
             state = "was changed after its export" if path.exists() else "is missing"
             raise InputError(f"{name} of {str(folder)!r} {state}; export the dataset again.")
-    try:
-        rows = load_file(folder / "synthetic.safetensors")
-    except SafetensorError as error:
-        raise InputError(f"{str(folder)!r} holds unreadable rows: {error}.") from None
+
+
+def _artifact(manifest: dict[str, Any], rows: dict[str, NDArray[np.float32]]) -> Artifact:
+    environment, recipe = manifest["environment"], manifest["recipe"]
+    low, high = environment["reference_scores"]
     arena = Arena(
-        manifest["environment"]["id"],
-        manifest["environment"]["kwargs"],
+        environment["id"],
+        environment["kwargs"],
         rows["observation_mean"],
         rows["observation_scale"],
-        np.asarray(manifest["environment"]["action_low"], np.float32),
-        np.asarray(manifest["environment"]["action_high"], np.float32),
-        tuple(manifest["environment"]["reference_scores"]),
+        np.asarray(environment["action_low"], np.float32),
+        np.asarray(environment["action_high"], np.float32),
+        (low, high),
     )
-    half = (arena.action_high - arena.action_low) / 2
-    recipe = manifest["recipe"]
     return Artifact(
-        torch.from_numpy((rows["observations"] - arena.observation_mean) / arena.observation_scale),
-        torch.from_numpy((rows["actions"] - arena.action_low - half) / half),
+        rows["observations"],
+        rows["actions"],
         arena,
         Recipe(**{**recipe, "learning_rates": tuple(recipe["learning_rates"])}),
         {key: manifest[key] for key in EVIDENCE},

@@ -22,7 +22,7 @@ layers = [torch.nn.Linear(i, o) for i, o in zip(sizes, sizes[1:])]
 for layer, gain in zip(layers, [2**0.5] * {hidden} + [1.0]):
     torch.nn.init.orthogonal_(layer.weight, gain), torch.nn.init.zeros_(layer.bias)
 policy = torch.nn.Sequential(*[m for l in layers for m in (l, torch.nn.ReLU())][:-1], torch.nn.Tanh())
-sgd = torch.optim.SGD([{{"params": l.parameters(), "lr": r}} for l, r in zip(layers, {rates})])
+sgd = torch.optim.SGD([{{"params": l.parameters(), "lr": r}} for l, r in zip(layers, manifest["recipe"]["learning_rates"])])
 for _ in range({steps}):
     sgd.zero_grad(), (policy(states) - rows["actions"]).square().mean().backward(), sgd.step()
 """
@@ -102,7 +102,6 @@ def write_card(
     train = TRAIN.format(
         width=recipe.width,
         hidden=recipe.layers - 1,
-        rates=[round(rate, 6) for rate in recipe.learning_rates],
         steps=recipe.steps,
     )
     if not unit:
@@ -150,7 +149,7 @@ def _picture(
     centre = source.mean(axis=0)
     axes = np.linalg.svd(source - centre, full_matrices=False)[2][:2].T
     points = (source - centre) @ axes
-    rows = (artifact.observations.cpu().numpy() - centre) @ axes
+    rows = (artifact.arena.normalized_states(artifact.observations) - centre) @ axes
     left.scatter(*points.T, s=2, color="#b8c4d0", linewidths=0, label="source states")
     left.scatter(*rows.T, s=14, color="#c2410c", label="synthetic states")
     left.set(xlabel="first principal component", ylabel="second", title="States, normalised")

@@ -61,17 +61,37 @@ class Arena:
 
     def actor(self, policy: Callable[[Tensor], Tensor], device: torch.device | str) -> Act:
         """Let networks act here: `policy` maps states [K, M, O] to actions [K, M, A] in [-1, 1]."""
-        centre = (self.action_high + self.action_low) / 2
-        half = (self.action_high - self.action_low) / 2
 
         def act(observations: Array) -> Array:
-            states = (observations - self.observation_mean) / self.observation_scale
+            states = torch.from_numpy(self.normalized_states(observations))
             with torch.no_grad():
-                actions = policy(torch.from_numpy(states).to(device)).cpu().numpy()
-            environment_actions: Array = centre + half * actions
-            return environment_actions
+                return self.environment_actions(policy(states.to(device)).cpu().numpy())
 
         return act
+
+    def normalized_states(self, observations: Array) -> Array:
+        """[*, O] as the environment gives them -> [*, O] as policies see them."""
+        return (observations - self.observation_mean) / self.observation_scale
+
+    def environment_states(self, states: Array) -> Array:
+        """Undoes `normalized_states`, up to rounding."""
+        return self.observation_mean + self.observation_scale * states
+
+    def environment_actions(self, actions: Array) -> Array:
+        """[*, A] in units of the action range, [-1, 1] -> [*, A] as the environment takes them."""
+        centre, half = self._centre_and_half_width
+        return centre + half * actions
+
+    def unit_actions(self, actions: Array) -> Array:
+        """Undoes `environment_actions`, up to rounding."""
+        centre, half = self._centre_and_half_width
+        return (actions - centre) / half
+
+    @property
+    def _centre_and_half_width(self) -> tuple[Array, Array]:
+        half = np.float32(0.5)
+        low, high = self.action_low, self.action_high
+        return half * (low + high), half * (high - low)
 
 
 def evaluate_rows(

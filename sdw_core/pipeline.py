@@ -225,7 +225,7 @@ class Pipeline:
                 values,
                 torch.as_tensor(weights.astype(np.float32)).to(self.device),
             )
-        returns = expert.tensors["returns"].double().numpy()
+        returns = arena.normalized(expert.tensors["returns"].numpy())
         return Prepared(dataset, arena, task, weights, log_likelihood, returns)
 
     def _weights(
@@ -266,10 +266,13 @@ class Pipeline:
     def _expert(
         self, dataset: OfflineDataset, states: NDArray[np.float32], arena: Arena
     ) -> StageResult:
-        """pi*(s) [N, A], q*(s, pi*(s)) [N] and the expert's own normalised returns."""
+        """pi*(s) [N, A], q*(s, pi*(s)) [N] and the returns of the expert's own episodes [10, 1].
+
+        In units of reward: the reference scores are no part of what the key hashes.
+        """
         config = self.config.expert
         key = StageCache.key(
-            "expert", 1, config.model_dump(), dataset.content_hash, str(self.config.seed)
+            "expert", 2, config.model_dump(), dataset.content_hash, str(self.config.seed)
         )
 
         def compute() -> StageResult:
@@ -293,7 +296,7 @@ class Pipeline:
                 {
                     "actions": actions,
                     "values": expert.values(z, actions),
-                    "returns": torch.as_tensor(arena.normalized(returns).T.copy()),
+                    "returns": torch.from_numpy(returns.T.copy()),
                     **expert.state(),
                 }
             )
@@ -327,9 +330,12 @@ def resolve_device(name: str) -> torch.device:
     """`auto` is the first GPU if there is one; a GPU that is not there is an error."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"`pipeline.device` is {name!r}, but torch sees no GPU here; use `auto`.")
-    return torch.device(name)
+    device, present = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= present:
+        raise InputError(
+            f"`pipeline.device` is {name!r}, but torch sees {present or 'no'} GPU here; use `auto`."
+        )
+    return device
 
 
 def random_subset(

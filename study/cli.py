@@ -224,7 +224,7 @@ def distill(
     if to:
         evaluation = loaded.pipeline.evaluation
         best = result.best_seed
-        artifact = Artifact(
+        artifact = Artifact.distilled(
             result.observations[best], result.actions[best], result.arena, result.recipe, {}
         )
         confirmed = artifact.evaluate(evaluation.policies, evaluation.episodes, seed)

@@ -58,7 +58,9 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
         "evaluation": config.evaluation.model_dump() | {"seed": config.seed, "stage": CONFIRM},
         "scores": {},
     }
-    artifact = Artifact(rows["observations"][best], rows["actions"][best], arena, recipe, evidence)
+    artifact = Artifact.distilled(
+        rows["observations"][best], rows["actions"][best], arena, recipe, evidence
+    )
     kept = trial / "confirmed.json"
     if not kept.exists():
         policies, episodes = config.evaluation.policies, config.evaluation.episodes
