@@ -9,6 +9,7 @@ steps; the return is that of 10 policies x 5 episodes for each distillation seed
 """
 
 import argparse
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -21,15 +22,14 @@ from safetensors.torch import load_file
 from benchmarks.machine import describe
 from sdw_core.config import DistillConfig, PipelineConfig
 from sdw_core.distill.loop import Task, distill
-from sdw_core.distill.objectives import build_task
 from sdw_core.errors import StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
 from sdw_core.pipeline import Pipeline
 from sdw_core.policy import MLP, clone, cloning_loss
 from sdw_core.seeds import torch_generator
 
-PLAIN = {"window": None, "truncation": "last", "outer_lr": 0.01, "averaging": 0.0}
-"""Full unroll, Adam at 0.01, the last rows: the default before any of the choices was measured."""
+PLAIN = {"window": None, "truncation": "last", "outer_lr": 0.01, "averaging": 0.0, "rate_lr": 0.0}
+"""Full unroll, fixed rates, Adam at 0.01, the last rows: the default before any of the choices was measured."""
 CHECKPOINTS = (25, 50, 75, 100, 150, 200, 300, 400, 500)
 
 
@@ -83,7 +83,7 @@ def curve(
             steps[0] = round(fraction * CHECKPOINTS[-1])
 
         begun = perf_counter()
-        try:
+        with contextlib.suppress(StopRequested):
             distill(
                 task,
                 config.model_copy(update={"outer_steps": CHECKPOINTS[-1]}),
@@ -92,20 +92,20 @@ def curve(
                 checkpoint,
                 reached_target,
             )
-        except StopRequested:
-            pass
         seconds += perf_counter() - begun
         rows = load_file(checkpoint)
         x, y = rows["mean_observations"], rows["mean_actions"]
-        recipe = Recipe(
-            config.layers, config.width, config.inner_steps, (config.inner_lr,) * config.layers
-        )
-        returns = evaluate_rows(x, y, recipe, arena, 10, 5, 0, "convergence")
+        rates = rows["mean_log_rates"].exp()
+        recipes = [
+            Recipe(config.layers, config.width, config.inner_steps, tuple(each))
+            for each in rates.tolist()
+        ]
+        returns = evaluate_rows(x, y, recipes, arena, 10, 5, 0, "convergence")
         points.append(
             {
                 "outer_steps": target,
                 "seconds": seconds,
-                "meta_loss": meta_loss(config, task, x, y),
+                "meta_loss": meta_loss(config, task, x, y, rates),
                 "return": float(returns.mean()),
                 "per_seed": returns.reshape(len(x), -1).mean(1).tolist(),
             }
@@ -113,12 +113,14 @@ def curve(
     return points
 
 
-def meta_loss(config: DistillConfig, task: Task, x: torch.Tensor, y: torch.Tensor) -> float:
+def meta_loss(
+    config: DistillConfig, task: Task, x: torch.Tensor, y: torch.Tensor, rates: torch.Tensor
+) -> float:
     """Mean over distillation seeds and 4 initialisations, on 8192 states."""
     policy = MLP.build(x.shape[2], y.shape[2], config.layers, config.width)
     picks = torch.randint(len(task.states), (8192,), generator=torch_generator(0, "meta"))
     losses = []
-    for rows, targets in zip(x, y, strict=True):
+    for rows, targets, alpha in zip(x, y, rates, strict=True):
         initial = policy.initial_parameters([torch_generator(0, "meta", k) for k in range(4)])
         trained = clone(
             policy,
@@ -126,7 +128,7 @@ def meta_loss(config: DistillConfig, task: Task, x: torch.Tensor, y: torch.Tenso
             rows.expand(4, -1, -1),
             targets.expand(4, -1, -1),
             torch.full((4, len(rows)), 1 / len(rows)),
-            torch.full((4, config.layers), config.inner_lr),
+            alpha.expand(4, -1),
             config.inner_steps,
         )
         actions = policy(trained, task.states[picks].expand(4, -1, -1))

@@ -82,7 +82,7 @@ class Artifact:
         return evaluate_rows(
             torch.from_numpy(self.arena.normalized_states(self.observations[None])),
             torch.from_numpy(self.arena.unit_actions(self.actions[None])),
-            self.recipe,
+            [self.recipe],
             self.arena,
             policies,
             episodes,

@@ -112,6 +112,12 @@ class DistillConfig(Config):
         "end of the unroll, anywhere from `window` to `inner_steps`",
     )
     inner_lr: PositiveFloat = Field(0.1, description="learning rate of a cloning, alpha")
+    rate_lr: float = Field(
+        0.01,
+        ge=0,
+        description="how fast each layer's inner learning rate is learned: Adam's learning rate on "
+        "its logarithm; 0: it stays at `inner_lr`",
+    )
     outer_steps: PositiveInt = Field(500, description="updates of the synthetic rows")
     outer_optimizer: Literal["adam", "sgd"] = Field(
         "adam", description="optimiser of the synthetic rows"

@@ -1,6 +1,6 @@
 """Evaluation: fresh policies, trained on synthetic rows alone, run in the real environment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class Arena:
 def evaluate_rows(
     observations: Tensor,
     actions: Tensor,
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     arena: Arena,
     policies: int,
     episodes: int,
@@ -114,7 +114,7 @@ def evaluate_rows(
     Args:
         observations: x [S, n, O], normalised.
         actions: y [S, n, A], in units of the action range.
-        recipe: how policies are trained.
+        recipes: how policies are trained, one a set; they may differ in learning rates only.
         arena: where they are run.
         policies: K.
         episodes: M.
@@ -124,7 +124,9 @@ def evaluate_rows(
     """
     sets, size = observations.shape[:2]
     device = observations.device
+    recipe = recipes[0]
     network = MLP.build(observations.shape[2], actions.shape[2], recipe.layers, recipe.width)
+    rates = torch.tensor([each.learning_rates for each in recipes], device=device)
     total = sets * policies
     initial = network.initial_parameters([torch_generator(seed, stage, k) for k in range(total)])
     parameters = clone(
@@ -133,7 +135,7 @@ def evaluate_rows(
         observations.repeat_interleave(policies, 0),
         actions.repeat_interleave(policies, 0),
         torch.full((total, size), 1 / size, device=device),
-        torch.tensor(recipe.learning_rates, device=device).expand(total, -1),
+        rates.repeat_interleave(policies, 0),
         recipe.steps,
     )
     act = arena.actor(lambda states: network(parameters, states), device)

@@ -48,7 +48,8 @@ class PipelineResult:
     Attributes:
         config: the settings.
         dataset: name, content hash and size of the source.
-        arena, recipe: how the rows are to be used.
+        arena: where policies are judged.
+        recipes: how policies are trained on the rows of each distillation seed.
         observations: x [S, n, O], normalised, of S distillation seeds.
         actions: y [S, n, A], in units of the action range.
         returns: normalised returns [S * K, M], the policies of a distillation seed together.
@@ -62,7 +63,7 @@ class PipelineResult:
     config: PipelineConfig
     dataset: dict[str, Any]
     arena: Arena
-    recipe: Recipe
+    recipes: tuple[Recipe, ...]
     observations: Tensor
     actions: Tensor
     returns: Returns
@@ -164,19 +165,22 @@ class Pipeline:
                 self._checkpoint,
                 self._should_stop,
             )
-        recipe = Recipe(
-            config.distill.layers,
-            config.distill.width,
-            config.distill.inner_steps,
-            (config.distill.inner_lr,) * config.distill.layers,
-        )
         sound = [s for s in range(config.distill.seeds) if s not in distilled.diverged]
         observations, actions = distilled.observations[sound], distilled.actions[sound]
+        recipes = tuple(
+            Recipe(
+                config.distill.layers,
+                config.distill.width,
+                config.distill.inner_steps,
+                tuple(rates),
+            )
+            for rates in distilled.learning_rates[sound].tolist()
+        )
         with self._stage("evaluate"):
             returns = evaluate_rows(
                 observations,
                 actions,
-                recipe,
+                recipes,
                 arena,
                 config.evaluation.policies,
                 config.evaluation.episodes,
@@ -193,7 +197,7 @@ class Pipeline:
                 "transitions": len(dataset),
             },
             arena=arena,
-            recipe=recipe,
+            recipes=recipes,
             observations=observations.cpu(),
             actions=actions.cpu(),
             returns=returns,
@@ -357,7 +361,7 @@ def random_subset(
     return evaluate_rows(
         torch.as_tensor(states),
         torch.as_tensor(dataset.unit_actions[picks]),
-        recipe,
+        [recipe],
         arena,
         1,
         config.evaluation.episodes,

@@ -216,7 +216,8 @@ def distill(
     with _progress() as progress:
         result = Pipeline(loaded.pipeline, cache, progress).run()
         dataset = load(loaded.pipeline.dataset)
-        subset = random_subset(dataset, result.config, result.arena, result.recipe, "evaluate")
+        recipe = result.recipes[result.best_seed]
+        subset = random_subset(dataset, result.config, result.arena, recipe, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
     document["random_subset"] = score(subset, seed)
@@ -225,10 +226,10 @@ def distill(
         evaluation = loaded.pipeline.evaluation
         best = result.best_seed
         artifact = Artifact.distilled(
-            result.observations[best], result.actions[best], result.arena, result.recipe, {}
+            result.observations[best], result.actions[best], result.arena, recipe, {}
         )
         confirmed = artifact.evaluate(evaluation.policies, evaluation.episodes, seed)
-        baseline = random_subset(dataset, result.config, result.arena, result.recipe, CONFIRM)
+        baseline = random_subset(dataset, result.config, result.arena, recipe, CONFIRM)
         artifact.evidence.update(
             source=result.dataset,
             config=result.config.model_dump(mode="json"),

@@ -46,11 +46,11 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     dataset = load(config.dataset)
     arena = build_arena(dataset, Normalizer.fit(dataset.observations))
     distill = config.distill
-    recipe = Recipe(
-        distill.layers, distill.width, distill.inner_steps, tuple(result["learning_rates"])
-    )
     rows = load_file(trial / "rows.safetensors")
     best = result["best_seed"]
+    recipe = Recipe(
+        distill.layers, distill.width, distill.inner_steps, tuple(result["learning_rates"][best])
+    )
     evidence = {
         "source": result["dataset"],
         "config": config.model_dump(mode="json"),

@@ -102,7 +102,7 @@ def _complete(number: int, result: PipelineResult, seconds: float) -> dict[str, 
         "config_hash": sha256_of_json(result.config.model_dump(mode="json")),
         "node": socket.gethostname(),
         "dataset": result.dataset,
-        "learning_rates": list(result.recipe.learning_rates),
+        "learning_rates": [list(recipe.learning_rates) for recipe in result.recipes],
     }
 
 

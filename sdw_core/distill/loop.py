@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import log
 from pathlib import Path
 
 import psutil
@@ -46,6 +47,7 @@ class Distilled:
     Attributes:
         observations: x [S, n, O], normalised.
         actions: y [S, n, A], in units of the action range.
+        learning_rates: inner learning rates alpha [S, L], one a layer.
         losses: meta-loss of every outer step [S, steps].
         diverged: distillation seed -> what became non-finite, and when. Its rows are the last good
             ones and are not to be used.
@@ -53,6 +55,7 @@ class Distilled:
 
     observations: Tensor
     actions: Tensor
+    learning_rates: Tensor
     losses: Tensor
     diverged: dict[int, str] = field(default_factory=dict)
 
@@ -90,7 +93,6 @@ def distill(
     first = state.restore(checkpoint) if checkpoint and checkpoint.exists() else 0
     engine = build_engine(policy)
     row_weights = torch.full_like(state.actions[..., 0], 1 / config.synthetic_size)
-    rates = torch.full_like(state.losses[:, :1], config.inner_lr).expand(-1, policy.layers)
 
     for step in range(first, config.outer_steps):
         generators = [
@@ -104,7 +106,7 @@ def distill(
         gradient = engine.hypergradient(
             parameters,
             Rows(state.observations, state.actions, row_weights),
-            rates,
+            state.log_rates.exp(),
             MetaBatch(task.states[picks], task.targets[picks], task.weights[picks]),
             *unroll_of(config, seed, step),
         )
@@ -119,7 +121,13 @@ def distill(
             progress(done / config.outer_steps)
         if stopping:
             raise StopRequested(f"Stopped after {done} of {config.outer_steps} outer steps.")
-    return Distilled(state.mean_observations, state.mean_actions, state.losses, state.diverged())
+    return Distilled(
+        state.mean_observations,
+        state.mean_actions,
+        state.mean_log_rates.exp(),
+        state.losses,
+        state.diverged(),
+    )
 
 
 @dataclass
@@ -128,21 +136,26 @@ class _State:
 
     Attributes:
         observations, actions: x [S, n, O] and y [S, n, A].
-        mean_observations, mean_actions: their moving averages over the steps.
+        log_rates: logarithm of the inner learning rates [S, L].
+        mean_observations, mean_actions, mean_log_rates: moving averages over the steps.
         losses: [S, steps].
         diverged_at: [S] the step at which a problem became non-finite; 0: it is sound.
         lost_loss: [S] whether it was the loss that did, and not only the gradient.
-        optimizer: over observations and actions; element by element, so problems stay apart.
+        optimizer, rate_optimizer: of the rows and of the log rates; element by element, so
+            problems stay apart.
     """
 
     observations: Tensor
     actions: Tensor
+    log_rates: Tensor
     mean_observations: Tensor
     mean_actions: Tensor
+    mean_log_rates: Tensor
     losses: Tensor
     diverged_at: Tensor
     lost_loss: Tensor
     optimizer: torch.optim.Optimizer
+    rate_optimizer: torch.optim.Optimizer
 
     @classmethod
     def start(cls, task: Task, config: DistillConfig, seed: int) -> "_State":
@@ -154,17 +167,21 @@ class _State:
             optimizer = torch.optim.SGD(
                 [observations, actions], lr=config.outer_lr, momentum=config.outer_momentum
             )
+        log_rates = observations.new_full((config.seeds, config.layers), log(config.inner_lr))
         losses = observations.new_zeros(config.seeds, config.outer_steps)
         diverged_at = torch.zeros_like(losses[:, 0], dtype=torch.int64)
         return cls(
             observations,
             actions,
+            log_rates,
             observations.clone(),
             actions.clone(),
+            log_rates.clone(),
             losses,
             diverged_at,
             diverged_at.to(torch.bool),
             optimizer,
+            torch.optim.Adam([log_rates], lr=config.rate_lr),
         )
 
     def update(self, gradient: Hypergradient, step: int, config: DistillConfig) -> None:
@@ -186,7 +203,13 @@ class _State:
         ):
             scaled = value * scale[:, None, None]
             variable.grad = torch.where(sound[:, None, None], scaled, torch.zeros_like(scaled))
+        rate_gradient = gradient.learning_rates * self.log_rates.exp()
+        self.log_rates.grad = torch.where(
+            sound[:, None], rate_gradient, torch.zeros_like(rate_gradient)
+        )
         self.optimizer.step()
+        self.rate_optimizer.step()
+        self.mean_log_rates.lerp_(self.log_rates, 1 - config.averaging)
         self.mean_observations.lerp_(self.observations, 1 - config.averaging)
         self.mean_actions.lerp_(self.actions, 1 - config.averaging)
 
@@ -212,29 +235,33 @@ class _State:
 
     def save(self, path: Path, step: int) -> None:
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                tensors[f"optimizer.{index}.{name}"] = value
+        for optimizer in ("optimizer", "rate_optimizer"):
+            for index, state in getattr(self, optimizer).state_dict()["state"].items():
+                tensors |= {f"{optimizer}.{index}.{name}": value for name, value in state.items()}
         with replaced_atomically(path) as scratch:
             save_file({k: v.contiguous() for k, v in tensors.items()}, scratch, {"step": str(step)})
 
     def restore(self, path: Path) -> int:
         """Take everything over from a checkpoint; returns the outer steps that are done."""
         with safe_open(path, framework="pt", device=str(self.losses.device)) as file:
-            moments: dict[int, dict[str, Tensor]] = {}
+            moments: dict[str, dict[int, dict[str, Tensor]]] = {}
             for key in file.keys():  # noqa: SIM118 (a safetensors handle is not a mapping)
                 if key in _TENSORS:
                     getattr(self, key).copy_(file.get_tensor(key))
                 else:
-                    _, index, name = key.split(".")
-                    moments.setdefault(int(index), {})[name] = file.get_tensor(key)
+                    owner, index, name = key.split(".")
+                    slot = moments.setdefault(owner, {}).setdefault(int(index), {})
+                    slot[name] = file.get_tensor(key)
             step = int(file.metadata()["step"])
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for owner, state in moments.items():
+            optimizer = getattr(self, owner)
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         return step
 
 
 _TENSORS = (
-    *("observations", "actions", "mean_observations", "mean_actions"),
+    *("observations", "actions", "log_rates"),
+    *("mean_observations", "mean_actions", "mean_log_rates"),
     *("losses", "diverged_at", "lost_loss"),
 )
 

@@ -1,0 +1,186 @@
+"""Whole or absent, also when a process is killed at the worst moment."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdw_core.files import (
+    created_folder,
+    read_json,
+    replaced_atomically,
+    sha256_of_file,
+    sha256_of_json,
+    write_json,
+    write_text,
+)
+from tests.sdw_core.processes import kill, start
+
+json_documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(alphabet=st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)  # fmt: skip
+
+
+def test_a_clean_exit_replaces_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    for content in ("first", "second"):
+        with replaced_atomically(path) as scratch:
+            scratch.write_text(content)
+            assert scratch.parent == path.parent  # on one file system, so that a rename is atomic
+        assert path.read_text() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file_and_no_scratch(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replaced_atomically(path) as scratch:
+            scratch.write_text("half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_killed_before_the_rename_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    writer = start(
+        """if True:
+        import sys, time
+        from pathlib import Path
+        from sdw_core.files import replaced_atomically
+        with replaced_atomically(Path(sys.argv[1])) as scratch:
+            scratch.write_text("half of the n")
+            print("writing", flush=True)
+            time.sleep(60)
+        """,
+        path,
+    )
+    assert writer.stdout
+    assert writer.stdout.readline() == "writing\n"
+    kill(writer)
+    assert path.read_text() == "old"
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_document(tmp_path: Path) -> None:
+    path = tmp_path / "document.json"
+    for delay in (0.0, 0.003, 0.011, 0.029):
+        path.unlink(missing_ok=True)
+        writer = start(
+            """if True:
+            import itertools, sys
+            from pathlib import Path
+            from sdw_core.files import write_json
+            for turn in itertools.count():
+                write_json(Path(sys.argv[1]), [turn] * 20000)
+            """,
+            path,
+        )
+        while not path.exists():
+            assert writer.poll() is None
+            time.sleep(0.001)
+        time.sleep(delay)
+        kill(writer)
+        document = read_json(path)
+        assert document == [document[0]] * 20000
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "parent" / "folder"
+    with created_folder(path) as scratch:
+        (scratch / "a").write_text("1")
+        (scratch / "b").mkdir()
+        assert not path.exists()
+    assert sorted(file.name for file in path.iterdir()) == ["a", "b"]
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").touch()
+    with pytest.raises(FileExistsError), created_folder(tmp_path / "folder"):
+        pass
+    assert [file.name for file in tmp_path.rglob("*")] == ["folder", "precious"]
+
+
+def test_an_error_leaves_no_folder(tmp_path: Path) -> None:
+    def fail() -> None:
+        with created_folder(tmp_path / "folder") as scratch:
+            (scratch / "a").write_text("1")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_writer_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
+    writer = start(
+        """if True:
+        import sys, time
+        from pathlib import Path
+        from sdw_core.files import created_folder
+        with created_folder(Path(sys.argv[1])) as scratch:
+            (scratch / "a").write_text("1")
+            print("writing", flush=True)
+            time.sleep(60)
+        """,
+        tmp_path / "folder",
+    )
+    assert writer.stdout
+    assert writer.stdout.readline() == "writing\n"
+    kill(writer)
+    assert not (tmp_path / "folder").exists()
+    with created_folder(tmp_path / "folder"):
+        pass
+
+
+@given(document=json_documents)
+def test_a_document_is_read_as_it_was_written(
+    document: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "document.json"
+    write_json(path, document)
+    assert read_json(path) == document
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_no_json_is_refused_and_nothing_written(number: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "document.json", {"a": [number]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_is_utf8_and_readable_by_others(tmp_path: Path) -> None:
+    write_text(tmp_path / "text", "θ → π*")
+    assert (tmp_path / "text").read_bytes() == "θ → π*".encode()
+    assert (tmp_path / "text").stat().st_mode & 0o777 == 0o644
+
+
+def test_checksums_are_the_published_ones(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2
+    assert sha256_of_file(tmp_path / "abc") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+    assert sha256_of_json({}) == (
+        "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    )
+
+
+def test_a_document_hash_ignores_the_order_of_keys_and_nothing_else() -> None:
+    one = {"a": 1, "b": [1, 2]}
+    assert sha256_of_json(one) == sha256_of_json(json.loads('{"b": [1, 2], "a": 1}'))
+    assert sha256_of_json(one) != sha256_of_json({"a": 1, "b": [2, 1]})
+    assert sha256_of_json(one) != sha256_of_json({"a": "1", "b": [1, 2]})

@@ -1,0 +1,333 @@
+"""The outer loop: exact to the bit, resumable, and honest about divergence."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sdw_core.config import DistillConfig
+from sdw_core.dataset import load
+from sdw_core.distill.engine import MetaBatch, Rows
+from sdw_core.distill.loop import Distilled, Task, distill, initial_rows, unroll_of
+from sdw_core.errors import DivergenceError, StopRequested
+from sdw_core.expert.percent_bc import best_rows
+from sdw_core.normalizer import Normalizer
+from sdw_core.policy import MLP, clone
+from sdw_core.seeds import torch_generator
+from tests.sdw_core.oracles import DoubleBackward
+from tests.sdw_core.processes import kill, run, start
+
+SMALL = DistillConfig(
+    synthetic_size=6,
+    seeds=2,
+    layers=3,
+    width=8,
+    inner_steps=7,
+    window=4,
+    outer_steps=12,
+    averaging=0.7,
+    meta_batch_size=32,
+)
+
+
+def small_task(count: int = 200) -> Task:
+    """States, a nonlinear target to imitate, and weights that differ."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(count, 5, generator=generator)
+    weights = torch.rand(count, generator=generator) + 0.5
+    targets = torch.tanh(states[:, :3] * states[:, 1:4] - states[:, 2:5])
+    actions = (targets + 0.3 * torch.randn(count, 3, generator=generator)).clamp(-1, 1)
+    return Task(states, actions, targets, weights / weights.mean())
+
+
+def changed(config: DistillConfig, **changes: object) -> DistillConfig:
+    return DistillConfig(**{**config.model_dump(), **changes})
+
+
+def assert_same_bits(one: Distilled, other: Distilled) -> None:
+    assert torch.equal(one.observations, other.observations)
+    assert torch.equal(one.actions, other.actions)
+    assert torch.equal(one.losses, other.losses)
+    assert one.diverged == other.diverged
+
+
+OUTER = {
+    "adam": {"outer_optimizer": "adam"},
+    "momentum": {"outer_optimizer": "sgd", "outer_momentum": 0.9, "outer_lr": 0.5},
+    "plain": {"outer_optimizer": "sgd", "outer_momentum": 0.0, "outer_lr": 0.5},
+    "clipped": {"outer_optimizer": "sgd", "outer_lr": 3.0, "max_gradient_norm": 0.03},
+}
+
+
+# Exactness
+
+
+def outer_twin(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The outer loop of every seed by itself, in float64, with autograd and textbook optimisers."""
+    policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
+    engine = DoubleBackward(policy)
+    starts = [rows.double() for rows in initial_rows(task, config, seed)]
+    results = []
+    for stream in range(config.seeds):
+        rows = mean = [start[stream] for start in starts]
+        first, second = ([torch.zeros_like(r) for r in rows] for _ in range(2))
+        losses = []
+        for step in range(1, config.outer_steps + 1):
+            generator = torch_generator(seed, "distill", stream, step)
+            theta = [p.double() for p in policy.initial_parameters([generator])]
+            picks = torch.randint(len(task.states), (config.meta_batch_size,), generator=generator)
+            batch = [t[picks].double()[None] for t in (task.states, task.targets, task.weights)]
+            size = config.synthetic_size
+            result = engine.hypergradient(
+                theta,
+                Rows(rows[0][None], rows[1][None], torch.full((1, size), 1 / size).double()),
+                torch.full((1, policy.layers), config.inner_lr).double(),
+                MetaBatch(*batch),
+                *unroll_of(config, seed, step - 1),
+            )
+            gradients = [result.observations[0], result.actions[0]]
+            norm = torch.cat([g.flatten() for g in gradients]).norm()
+            if config.max_gradient_norm and norm > config.max_gradient_norm:
+                gradients = [g * config.max_gradient_norm / norm for g in gradients]
+            if config.outer_optimizer == "adam":
+                first = [0.9 * m + 0.1 * g for m, g in zip(first, gradients, strict=True)]
+                second = [0.999 * v + 0.001 * g**2 for v, g in zip(second, gradients, strict=True)]
+                moves = [
+                    m / (1 - 0.9**step) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+                    for m, v in zip(first, second, strict=True)
+                ]
+            else:
+                decay = config.outer_momentum if step > 1 else 0.0
+                first = [decay * m + g for m, g in zip(first, gradients, strict=True)]
+                moves = first
+            rows = [r - config.outer_lr * move for r, move in zip(rows, moves, strict=True)]
+            kept = config.averaging
+            mean = [kept * m + (1 - kept) * r for m, r in zip(mean, rows, strict=True)]
+            losses.append(result.loss[0])
+        results.append((*mean, torch.stack(losses)))
+    observations, actions, losses = zip(*results, strict=True)
+    return torch.stack(observations), torch.stack(actions), torch.stack(losses)
+
+
+@pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.parametrize("truncation", ["last", "random"])
+def test_equals_a_plain_loop_in_float64(outer: str, truncation: str) -> None:
+    task = small_task()
+    config = changed(SMALL, outer_steps=4, truncation=truncation, **OUTER[outer])
+    fast = distill(task, config, 3)
+    observations, actions, losses = outer_twin(task, config, 3)
+    moved = (observations - initial_rows(task, config, 3)[0]).abs().max()
+    assert moved > 1e-3
+    for mine, twin in (
+        (fast.observations, observations),
+        (fast.actions, actions),
+        (fast.losses, losses),
+    ):
+        torch.testing.assert_close(mine, twin.float(), rtol=2e-3, atol=2e-3 * moved.item())
+
+
+def test_clipping_bounds_a_step_and_does_nothing_to_small_ones() -> None:
+    task = small_task()
+    one_step = {"outer_steps": 1, "outer_optimizer": "sgd", "outer_lr": 1.0, "averaging": 0}
+
+    def step_norms(limit: float | None) -> Tensor:
+        config = changed(SMALL, seeds=3, max_gradient_norm=limit, **one_step)
+        start, end = initial_rows(task, config, 0), distill(task, config, 0)
+        moves = (end.observations - start[0]).flatten(1), (end.actions - start[1]).flatten(1)
+        return torch.cat(moves, 1).norm(dim=1)
+
+    free = step_norms(None)
+    assert (free > 1e-3).all()
+    limit = free.median().item()  # one problem is cut, one is not
+    torch.testing.assert_close(step_norms(limit), free.clamp_max(limit), rtol=1e-3, atol=0)
+    torch.testing.assert_close(step_norms(1e9), free)
+
+
+def test_a_seed_does_not_depend_on_how_many_run_with_it() -> None:
+    task = small_task()
+    many = distill(task, changed(SMALL, seeds=3), 5)
+    for seeds in (1, 2):
+        few = distill(task, changed(SMALL, seeds=seeds), 5)
+        for mine, other in (
+            (few.observations, many.observations),
+            (few.actions, many.actions),
+            (few.losses, many.losses),
+        ):
+            torch.testing.assert_close(mine, other[:seeds], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(many.observations[0], many.observations[1])
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_one_others() -> None:
+    task = small_task()
+    assert_same_bits(distill(task, SMALL, 0), distill(task, SMALL, 0))
+    assert not torch.equal(distill(task, SMALL, 0).actions, distill(task, SMALL, 1).actions)
+
+
+FRESH = """if True:
+    import sys, time, torch
+    from pathlib import Path
+    from safetensors.torch import save_file
+    from sdw_core.distill.loop import distill
+    from tests.sdw_core.test_loop import LONG, small_task
+    torch.set_num_threads(1)
+    checkpoint, pause = Path(sys.argv[1]), float(sys.argv[2])
+    made = distill(small_task(), LONG, 0, lambda fraction: time.sleep(pause), checkpoint)
+    rows = {"observations": made.observations, "actions": made.actions, "losses": made.losses}
+    save_file(rows, sys.argv[3])
+"""
+LONG = changed(SMALL, outer_steps=130)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> Distilled:
+    return distill(small_task(), LONG, 0)
+
+
+def test_two_fresh_processes_give_the_same_bits(uninterrupted: Distilled, tmp_path: Path) -> None:
+    for turn in range(2):
+        run(FRESH, tmp_path / f"checkpoint-{turn}", 0, tmp_path / f"rows-{turn}")
+    for rows in (load_file(tmp_path / f"rows-{turn}") for turn in range(2)):
+        assert_same_bits(Distilled(**rows), uninterrupted)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(uninterrupted: Distilled, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    process = start(FRESH, checkpoint, 0.02, tmp_path / "rows")
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    kill(process)
+    assert not (tmp_path / "rows").exists()
+    fractions: list[float] = []
+    resumed = distill(small_task(), LONG, 0, fractions.append, checkpoint)
+    assert len(fractions) < LONG.outer_steps  # what was done is not done again
+    assert_same_bits(resumed, uninterrupted)
+
+
+@pytest.mark.parametrize("outer", OUTER)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(outer: str, tmp_path: Path) -> None:
+    task, config, checkpoint = small_task(), changed(SMALL, **OUTER[outer]), tmp_path / "checkpoint"
+    for last, done in ((1, 1), (6, 7), (5, 12)):  # the last one stops when all is done
+        answers = iter([False] * (last - 1) + [True])
+        with pytest.raises(StopRequested, match=f"^Stopped after {done} of 12 outer steps.$"):
+            distill(task, config, 0, checkpoint=checkpoint, should_stop=lambda: next(answers))  # noqa: B023
+    resumed = distill(task, config, 0, checkpoint=checkpoint)
+    assert_same_bits(resumed, distill(task, config, 0))
+
+
+def test_progress_is_told_after_every_step() -> None:
+    fractions: list[float] = []
+    distill(small_task(), SMALL, 0, fractions.append)
+    assert fractions == [step / 12 for step in range(1, 13)]
+
+
+# Divergence
+
+
+def poisoned(stream: int, config: DistillConfig) -> Task:
+    """A task in which one distillation seed starts from a row whose action is enormous."""
+    task = small_task()
+    rows = initial_rows(task, config, 0)[0]
+    in_stream = [[(state == row).all(1).any() for row in rows] for state in task.states[:, None]]
+    index = next(i for i, found in enumerate(in_stream) if found[stream] and sum(found) == 1)
+    actions = task.actions.clone()
+    actions[index] = 1e30
+    return replace(task, actions=actions)
+
+
+def test_a_diverging_problem_ends_alone() -> None:
+    config = changed(SMALL, seeds=3, initial_actions="dataset")
+    sound, mixed = distill(small_task(), config, 0), distill(poisoned(1, config), config, 0)
+    assert list(mixed.diverged) == [1]
+    assert "became non-finite at outer step 1" in mixed.diverged[1]
+    for kept in (0, 2):
+        assert torch.equal(mixed.observations[kept], sound.observations[kept])
+        assert torch.equal(mixed.actions[kept], sound.actions[kept])
+    assert mixed.observations.isfinite().all()
+
+
+def test_divergence_survives_a_checkpoint(tmp_path: Path) -> None:
+    config = changed(SMALL, seeds=3, initial_actions="dataset")
+    task, checkpoint = poisoned(1, config), tmp_path / "checkpoint"
+    with pytest.raises(StopRequested):
+        distill(task, config, 0, checkpoint=checkpoint, should_stop=lambda: True)
+    resumed = distill(task, config, 0, checkpoint=checkpoint)
+    assert list(resumed.diverged) == [1]
+    assert json.dumps(resumed.diverged) == json.dumps(distill(task, config, 0).diverged)
+
+
+def test_if_every_problem_diverges_the_step_and_the_way_out_are_named() -> None:
+    config = changed(SMALL, inner_lr=1e30)
+    with pytest.raises(DivergenceError) as caught:
+        distill(small_task(), config, 0)
+    assert "non-finite at outer step 1; lower `distill.inner_lr` (now 1e+30)" in str(caught.value)
+
+
+# What it starts from and where it gets to
+
+
+def test_it_starts_from_distinct_rows_of_the_dataset() -> None:
+    task = small_task()
+    config = changed(SMALL, synthetic_size=len(task.states), seeds=2)
+    observations, actions = initial_rows(task, config, 0)
+    for stream in range(2):
+        found = torch.cdist(observations[stream], task.states).argmin(1)
+        assert sorted(found.tolist()) == list(range(len(task.states)))
+        assert torch.equal(actions[stream], task.targets[found])
+    of_dataset = initial_rows(task, changed(config, initial_actions="dataset"), 0)
+    assert torch.equal(of_dataset[0], observations)
+    found = torch.cdist(observations[0], task.states).argmin(1)
+    assert torch.equal(of_dataset[1][0], task.actions[found])
+
+
+@pytest.mark.parametrize(
+    ("window", "truncation", "expected"),
+    [
+        (None, "last", {(7, 7)}),
+        (None, "random", {(7, 7)}),
+        (20, "random", {(7, 7)}),
+        (4, "last", {(7, 4)}),
+        (4, "random", {(4, 4), (5, 4), (6, 4), (7, 4)}),
+    ],
+)
+def test_the_window_lies_within_the_unroll(
+    window: int | None, truncation: str, expected: set[tuple[int, int]]
+) -> None:
+    config = changed(SMALL, window=window, truncation=truncation)
+    assert {unroll_of(config, 0, step) for step in range(60)} == expected
+
+
+@pytest.mark.parametrize(
+    "outer", [{"outer_lr": 0.02}, {"outer_optimizer": "sgd", "outer_lr": 0.3}], ids=["adam", "sgd"]
+)
+def test_distilled_rows_train_better_policies_than_the_rows_they_were(
+    outer: dict[str, object],
+) -> None:
+    """On the bundled dataset, by fresh policies and over all of the states."""
+    dataset = load("sdw/hopper-replay-mini-v0")
+    best = best_rows(dataset.episode_returns(), dataset.episode_ends, 0.1)
+    states = torch.from_numpy(Normalizer.fit(dataset.observations)(dataset.observations[best]))
+    actions = torch.from_numpy(dataset.unit_actions[best])
+    task = Task(states, actions, actions, torch.ones(len(states)))
+    config = changed(
+        SMALL, synthetic_size=32, width=32, inner_steps=20, window=10, inner_lr=0.3,
+        outer_steps=150, meta_batch_size=256, **outer,
+    )  # fmt: skip
+    policy = MLP.build(states.shape[1], actions.shape[1], config.layers, config.width)
+    fresh = policy.initial_parameters([torch_generator(0, "fresh", k) for k in range(8)])
+
+    def losses(x: Tensor, y: Tensor) -> Tensor:
+        equal, rates = torch.full((8, 32), 1 / 32), torch.full((8, policy.layers), 0.3)
+        trained = clone(policy, fresh, x.expand(8, -1, -1), y.expand(8, -1, -1), equal, rates, 20)
+        return (policy(trained, states.expand(8, -1, -1)) - actions).square().mean((1, 2))
+
+    start, end = initial_rows(task, config, 0), distill(task, config, 0)
+    for stream in range(config.seeds):
+        before = losses(start[0][stream], start[1][stream])
+        after = losses(end.observations[stream], end.actions[stream])
+        assert (after < 0.9 * before).all()
