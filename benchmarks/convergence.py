@@ -29,7 +29,7 @@ from sdw_core.policy import MLP, clone, cloning_loss
 from sdw_core.seeds import torch_generator
 
 PLAIN = {"window": None, "truncation": "last", "outer_lr": 0.01, "averaging": 0.0, "rate_lr": 0.0}
-"""Full unroll, fixed rates, Adam at 0.01, the last rows: the default before any of the choices was measured."""
+"""Full unroll, fixed rates, Adam at 0.01, the last rows: the default before any measurement."""
 CHECKPOINTS = (25, 50, 75, 100, 150, 200, 300, 400, 500)
 
 
