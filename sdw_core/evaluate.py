@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdw_core.errors import DivergenceError
 from sdw_core.policy import MLP, clone
 from sdw_core.seeds import derive_seed, torch_generator
 
@@ -121,6 +122,9 @@ def evaluate_rows(
         seed: root seed.
         stage: name of the random stream.
         progress: told the fraction of the longest possible episode that is done.
+
+    Raises:
+        DivergenceError: a policy became non-finite while it was cloned.
     """
     sets, size = observations.shape[:2]
     device = observations.device
@@ -138,6 +142,12 @@ def evaluate_rows(
         rates.repeat_interleave(policies, 0),
         recipe.steps,
     )
+    sound = torch.stack([p.isfinite().flatten(1).all(1) for p in parameters]).all(0)
+    if not sound.all():
+        raise DivergenceError(
+            f"{int((~sound).sum())} of {total} policies cloned from the rows became non-finite; "
+            "lower `distill.inner_lr`."
+        )
     act = arena.actor(lambda states: network(parameters, states), device)
     return arena.normalized(rollout(act, arena, total, episodes, seed, stage, progress))
 

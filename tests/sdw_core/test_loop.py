@@ -31,6 +31,7 @@ SMALL = DistillConfig(
     window=4,
     outer_steps=12,
     averaging=0.7,
+    rate_lr=0.05,
     meta_batch_size=32,
 )
 
@@ -52,6 +53,7 @@ def changed(config: DistillConfig, **changes: object) -> DistillConfig:
 def assert_same_bits(one: Distilled, other: Distilled) -> None:
     assert torch.equal(one.observations, other.observations)
     assert torch.equal(one.actions, other.actions)
+    assert torch.equal(one.learning_rates, other.learning_rates)
     assert torch.equal(one.losses, other.losses)
     assert one.diverged == other.diverged
 
@@ -67,51 +69,76 @@ OUTER = {
 # Exactness
 
 
-def outer_twin(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The outer loop of every seed by itself, in float64, with autograd and textbook optimisers."""
+class Adam:
+    """As Kingma and Ba wrote it."""
+
+    def __init__(self) -> None:
+        self.first: Tensor | float = 0.0
+        self.second: Tensor | float = 0.0
+
+    def move(self, gradient: Tensor, step: int) -> Tensor:
+        self.first = 0.9 * self.first + 0.1 * gradient
+        self.second = 0.999 * self.second + 0.001 * gradient**2
+        scale = (self.second / (1 - 0.999**step)).sqrt() + 1e-8
+        return self.first / (1 - 0.9**step) / scale
+
+
+class Momentum:
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.velocity: Tensor | float = 0.0
+
+    def move(self, gradient: Tensor, step: int) -> Tensor:
+        self.velocity = self.decay * self.velocity + gradient
+        return self.velocity
+
+
+def outer_twin(task: Task, config: DistillConfig, seed: int) -> list[Tensor]:
+    """The outer loop of every seed by itself, in float64, with autograd and textbook optimisers.
+
+    Returns observations, actions, learning rates and losses of all seeds.
+    """
     policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
     engine = DoubleBackward(policy)
     starts = [rows.double() for rows in initial_rows(task, config, seed)]
+    equal = torch.full((1, config.synthetic_size), 1 / config.synthetic_size).double()
     results = []
     for stream in range(config.seeds):
-        rows = mean = [start[stream] for start in starts]
-        first, second = ([torch.zeros_like(r) for r in rows] for _ in range(2))
+        x, y = (start[stream] for start in starts)
+        log_alpha = torch.full((policy.layers,), config.inner_lr).double().log()
+        means = [x, y, log_alpha]
+        adam = config.outer_optimizer == "adam"
+        optimizers = [Adam() if adam else Momentum(config.outer_momentum) for _ in range(2)]
+        rate_optimizer = Adam()
         losses = []
         for step in range(1, config.outer_steps + 1):
             generator = torch_generator(seed, "distill", stream, step)
             theta = [p.double() for p in policy.initial_parameters([generator])]
             picks = torch.randint(len(task.states), (config.meta_batch_size,), generator=generator)
-            batch = [t[picks].double()[None] for t in (task.states, task.targets, task.weights)]
-            size = config.synthetic_size
             result = engine.hypergradient(
                 theta,
-                Rows(rows[0][None], rows[1][None], torch.full((1, size), 1 / size).double()),
-                torch.full((1, policy.layers), config.inner_lr).double(),
-                MetaBatch(*batch),
+                Rows(x[None], y[None], equal),
+                log_alpha.exp()[None],
+                MetaBatch(
+                    *(t[picks].double()[None] for t in (task.states, task.targets, task.weights))
+                ),
                 *unroll_of(config, seed, step - 1),
             )
-            gradients = [result.observations[0], result.actions[0]]
-            norm = torch.cat([g.flatten() for g in gradients]).norm()
+            dx, dy = result.observations[0], result.actions[0]
+            norm = (dx.square().sum() + dy.square().sum()).sqrt()
             if config.max_gradient_norm and norm > config.max_gradient_norm:
-                gradients = [g * config.max_gradient_norm / norm for g in gradients]
-            if config.outer_optimizer == "adam":
-                first = [0.9 * m + 0.1 * g for m, g in zip(first, gradients, strict=True)]
-                second = [0.999 * v + 0.001 * g**2 for v, g in zip(second, gradients, strict=True)]
-                moves = [
-                    m / (1 - 0.9**step) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
-                    for m, v in zip(first, second, strict=True)
-                ]
-            else:
-                decay = config.outer_momentum if step > 1 else 0.0
-                first = [decay * m + g for m, g in zip(first, gradients, strict=True)]
-                moves = first
-            rows = [r - config.outer_lr * move for r, move in zip(rows, moves, strict=True)]
-            kept = config.averaging
-            mean = [kept * m + (1 - kept) * r for m, r in zip(mean, rows, strict=True)]
+                dx, dy = (g * config.max_gradient_norm / norm for g in (dx, dy))
+            x = x - config.outer_lr * optimizers[0].move(dx, step)
+            y = y - config.outer_lr * optimizers[1].move(dy, step)
+            slope = result.learning_rates[0] * log_alpha.exp()
+            log_alpha = log_alpha - config.rate_lr * rate_optimizer.move(slope, step)
+            means = [
+                config.averaging * mean + (1 - config.averaging) * last
+                for mean, last in zip(means, (x, y, log_alpha), strict=True)
+            ]
             losses.append(result.loss[0])
-        results.append((*mean, torch.stack(losses)))
-    observations, actions, losses = zip(*results, strict=True)
-    return torch.stack(observations), torch.stack(actions), torch.stack(losses)
+        results.append((*means[:2], means[2].exp(), torch.stack(losses)))
+    return [torch.stack(parts) for parts in zip(*results, strict=True)]
 
 
 @pytest.mark.parametrize("outer", OUTER)
@@ -120,15 +147,18 @@ def test_equals_a_plain_loop_in_float64(outer: str, truncation: str) -> None:
     task = small_task()
     config = changed(SMALL, outer_steps=4, truncation=truncation, **OUTER[outer])
     fast = distill(task, config, 3)
-    observations, actions, losses = outer_twin(task, config, 3)
-    moved = (observations - initial_rows(task, config, 3)[0]).abs().max()
+    twin = outer_twin(task, config, 3)
+    moved = (twin[0] - initial_rows(task, config, 3)[0]).abs().max().item()
     assert moved > 1e-3
-    for mine, twin in (
-        (fast.observations, observations),
-        (fast.actions, actions),
-        (fast.losses, losses),
-    ):
-        torch.testing.assert_close(mine, twin.float(), rtol=2e-3, atol=2e-3 * moved.item())
+    assert (twin[2] - config.inner_lr).abs().max() > 1e-3
+    mine = (fast.observations, fast.actions, fast.learning_rates, fast.losses)
+    for one, other in zip(mine, twin, strict=True):
+        torch.testing.assert_close(one, other.float(), rtol=2e-3, atol=2e-3 * moved)
+
+
+def test_rates_that_are_not_learned_stay() -> None:
+    rates = distill(small_task(), changed(SMALL, rate_lr=0), 0).learning_rates
+    torch.testing.assert_close(rates, torch.full((2, 3), SMALL.inner_lr))
 
 
 def test_clipping_bounds_a_step_and_does_nothing_to_small_ones() -> None:
@@ -177,8 +207,8 @@ FRESH = """if True:
     torch.set_num_threads(1)
     checkpoint, pause = Path(sys.argv[1]), float(sys.argv[2])
     made = distill(small_task(), LONG, 0, lambda fraction: time.sleep(pause), checkpoint)
-    rows = {"observations": made.observations, "actions": made.actions, "losses": made.losses}
-    save_file(rows, sys.argv[3])
+    diverged = vars(made).pop("diverged")
+    save_file(vars(made), sys.argv[3])
 """
 LONG = changed(SMALL, outer_steps=130)
 
@@ -321,13 +351,15 @@ def test_distilled_rows_train_better_policies_than_the_rows_they_were(
     policy = MLP.build(states.shape[1], actions.shape[1], config.layers, config.width)
     fresh = policy.initial_parameters([torch_generator(0, "fresh", k) for k in range(8)])
 
-    def losses(x: Tensor, y: Tensor) -> Tensor:
-        equal, rates = torch.full((8, 32), 1 / 32), torch.full((8, policy.layers), 0.3)
-        trained = clone(policy, fresh, x.expand(8, -1, -1), y.expand(8, -1, -1), equal, rates, 20)
+    def losses(x: Tensor, y: Tensor, rates: Tensor) -> Tensor:
+        rows, equal = (x.expand(8, -1, -1), y.expand(8, -1, -1)), torch.full((8, 32), 1 / 32)
+        trained = clone(policy, fresh, *rows, equal, rates.expand(8, -1), 20)
         return (policy(trained, states.expand(8, -1, -1)) - actions).square().mean((1, 2))
 
     start, end = initial_rows(task, config, 0), distill(task, config, 0)
     for stream in range(config.seeds):
-        before = losses(start[0][stream], start[1][stream])
-        after = losses(end.observations[stream], end.actions[stream])
+        same = torch.full((policy.layers,), config.inner_lr)
+        before = losses(start[0][stream], start[1][stream], same)
+        rates = end.learning_rates[stream]
+        after = losses(end.observations[stream], end.actions[stream], rates)
         assert (after < 0.9 * before).all()

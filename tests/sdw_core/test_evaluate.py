@@ -1,0 +1,248 @@
+"""Evaluation in real environments, against plain loops of one policy and one episode."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sdw_core.errors import DivergenceError
+from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
+from sdw_core.policy import MLP, clone
+from sdw_core.seeds import derive_seed, torch_generator
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def arena(environment: str = "Hopper-v5", **changes: Any) -> Arena:
+    env = gymnasium.make(environment, **changes.get("kwargs", {}))
+    space, box = env.observation_space, env.action_space
+    env.close()
+    size = space.shape[0]
+    fields = {
+        "environment": environment,
+        "kwargs": {},
+        "observation_mean": np.linspace(-0.2, 0.3, size, dtype=np.float32),
+        "observation_scale": np.linspace(0.5, 2.0, size, dtype=np.float32),
+        "action_low": box.low,
+        "action_high": box.high,
+        "reference_scores": (-20.0, 3000.0),
+    }
+    return Arena(**{**fields, **changes})
+
+
+HOPPER = arena()
+PENDULUM = arena("Pendulum-v1", reference_scores=(-1500.0, -150.0))
+RECIPE = Recipe(layers=3, width=16, steps=25, learning_rates=(0.3, 0.2, 0.1))
+
+
+def rows(sets: int = 2, size: int = 8, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    observations = torch.randn(sets, size, 11, generator=generator)
+    return observations, torch.randn(sets, size, 3, generator=generator).tanh()
+
+
+def one_by_one(of: Arena, act: Any, policies: int, episodes: int, seed: int, stage: str) -> Array:
+    """Returns [K, M], an episode at a time; act: (policy, observation) -> environment action."""
+    returns = np.zeros((policies, episodes))
+    for k in range(policies):
+        for m in range(episodes):
+            env = gymnasium.make(of.environment, **of.kwargs)
+            start = derive_seed(seed, f"{stage}/episode", k, m) % 2**31
+            observation, _ = env.reset(seed=start)
+            ended = False
+            while not ended:
+                action = act(k, np.asarray(observation, np.float32))
+                observation, reward, terminated, truncated, _ = env.step(action)
+                returns[k, m] += float(reward)
+                ended = terminated or truncated
+            env.close()
+    return returns
+
+
+# Rollouts
+
+
+def hop(k: int, observation: Array) -> Array:
+    """A feedback law, different for each policy; exact in whatever batch it is computed."""
+    return np.sin((k + 1) * observation[..., 2:5] + observation[..., 5:8]).astype(np.float32)
+
+
+def test_returns_are_those_of_a_plain_loop() -> None:
+    def act(observations: Array) -> Array:
+        return np.stack([hop(k, observations[k]) for k in range(3)])
+
+    together = rollout(act, HOPPER, 3, 2, 7, "evaluate")
+    assert together.shape == (3, 2)
+    np.testing.assert_array_equal(together, one_by_one(HOPPER, hop, 3, 2, 7, "evaluate"))
+    assert len(np.unique(together)) == 6
+
+
+def swing(k: int, observation: Array) -> Array:
+    """Energy control of a pendulum, [-1, 1]."""
+    cosine, sine, speed = np.moveaxis(observation, -1, 0)
+    torque = np.where(cosine > 0.9, -4 * sine - speed, np.sign(speed) * (k + 1))
+    return np.clip(torque, -1, 1)[..., None].astype(np.float32)
+
+
+def test_unit_actions_fill_the_bounds_of_the_environment() -> None:
+    """Pendulum takes [-2, 2]; its episodes end by truncation, after 200 steps."""
+    seen: list[Array] = []
+
+    def policy(states: Tensor) -> Tensor:
+        raw = states.numpy() * PENDULUM.observation_scale + PENDULUM.observation_mean
+        actions = np.stack([swing(k, raw[k]) for k in range(2)])
+        seen.append(actions)
+        return torch.from_numpy(actions)
+
+    act = PENDULUM.actor(policy, "cpu")
+    together = rollout(act, PENDULUM, 2, 2, 0, "evaluate")
+    alone = one_by_one(PENDULUM, lambda k, o: 2 * swing(k, o), 2, 2, 0, "evaluate")
+    np.testing.assert_allclose(together, alone, rtol=0.02)
+    assert len(seen) == 200
+    half_the_torque = one_by_one(PENDULUM, swing, 2, 2, 0, "evaluate")
+    assert not np.isclose(together, half_the_torque, rtol=0.02).any()
+    assert np.abs(seen).max() == 1
+
+
+class Countdown(gymnasium.Env[Array, Array]):
+    """Ends after 1 to 30 steps, as its seed says; a step after the end is an error."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(np.float32([-1, 2]), np.float32([3, 4]))
+    open = 0
+
+    def __init__(self, bonus: float = 0.0) -> None:
+        self.bonus, self.closed = bonus, False
+        type(self).open += 1
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(1, 31))
+        self.truncates = bool(self.np_random.integers(2))
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        assert self.left > 0, "stepped after its end"
+        self.left -= 1
+        ended, reward = self.left == 0, float(action[0] + 10 * action[1]) + self.bonus
+        state = np.zeros(2, np.float32)
+        return state, reward, ended and not self.truncates, ended and self.truncates, {}
+
+    def close(self) -> None:
+        type(self).open -= 1
+
+
+gymnasium.register("SdwTest/Countdown-v0", entry_point=Countdown)
+
+
+def test_an_episode_that_has_ended_is_not_stepped_and_all_are_closed() -> None:
+    countdown = arena("SdwTest/Countdown-v0", kwargs={"bonus": 1.0})
+    Countdown.open = 0
+    fractions: list[float] = []
+    act = countdown.actor(lambda states: torch.ones(*states.shape[:2], 2), "cpu")
+    returns = rollout(act, countdown, 4, 5, 0, "evaluate", fractions.append)
+    steps = returns / (3 + 10 * 4 + 1.0)  # the upper bounds and the keyword argument's bonus
+    np.testing.assert_array_equal(steps, steps.round())
+    assert steps.min() >= 1
+    assert steps.max() <= 30
+    assert len(np.unique(steps)) > 5
+    assert Countdown.open == 0
+    assert fractions
+    assert all(0 < fraction <= 1 for fraction in fractions)
+
+
+def test_environments_are_closed_after_an_error_too() -> None:
+    Countdown.open = 0
+    with pytest.raises(ZeroDivisionError):
+        rollout(lambda states: 1 / 0, arena("SdwTest/Countdown-v0"), 2, 2, 0, "evaluate")  # type: ignore[arg-type,return-value]
+    assert Countdown.open == 0
+
+
+def test_bounds_are_mapped_element_by_element_and_back() -> None:
+    countdown = arena("SdwTest/Countdown-v0")
+    unit = np.array([[-1, -1], [0, 0], [1, 1], [0.5, -0.5]], np.float32)
+    expected = np.array([[-1, 2], [1, 3], [3, 4], [2, 2.5]], np.float32)
+    np.testing.assert_allclose(countdown.environment_actions(unit), expected)
+    np.testing.assert_allclose(countdown.unit_actions(expected), unit)
+    states = np.random.default_rng(0).normal(size=(5, 11)).astype(np.float32)
+    normalized = HOPPER.normalized_states(states)
+    expected = (states - HOPPER.observation_mean) / HOPPER.observation_scale
+    np.testing.assert_array_equal(normalized, expected)
+    np.testing.assert_allclose(HOPPER.environment_states(normalized), states, rtol=1e-5, atol=1e-6)
+    assert normalized.dtype == HOPPER.environment_actions(unit[:, :1]).dtype == np.float32
+
+
+def test_unit_bounds_change_no_bit() -> None:
+    actions = np.random.default_rng(0).uniform(-1, 1, (50, 3)).astype(np.float32)
+    np.testing.assert_array_equal(HOPPER.environment_actions(actions), actions)
+    np.testing.assert_array_equal(HOPPER.unit_actions(actions), actions)
+
+
+def test_normalised_returns_follow_the_formula_and_may_leave_its_range() -> None:
+    returns = np.array([[-20.0, 3000.0], [1490.0, 6020.0], [-3040.0, -20.0]])
+    expected = [[0, 100], [50, 200], [-100, 0]]
+    np.testing.assert_allclose(HOPPER.normalized(returns), expected)
+
+
+# Policies trained on rows
+
+
+def test_evaluation_is_cloning_followed_by_episodes() -> None:
+    x, y = rows()
+    recipes = [RECIPE, Recipe(3, 16, 25, (0.1, 0.2, 0.3))]
+    together = evaluate_rows(x, y, recipes, HOPPER, 2, 2, 5, "evaluate")
+    network = MLP((11, 16, 16, 3))
+    trained = []
+    for k in range(4):
+        initial = network.initial_parameters([torch_generator(5, "evaluate", k)])
+        rates = torch.tensor([recipes[k // 2].learning_rates])
+        at, equal = slice(k // 2, k // 2 + 1), torch.full((1, 8), 1 / 8)
+        trained.append(clone(network, initial, x[at], y[at], equal, rates, 25))
+
+    def act(k: int, observation: Array) -> Array:
+        state = (observation - HOPPER.observation_mean) / HOPPER.observation_scale
+        return np.asarray(network(trained[k], torch.from_numpy(state)[None, None])[0, 0])
+
+    alone = one_by_one(HOPPER, act, 4, 2, 5, "evaluate")
+    np.testing.assert_allclose(together, 100 * (alone + 20) / 3020, rtol=1e-3)
+
+
+def test_a_policy_that_diverges_is_an_error_and_no_score() -> None:
+    x, y = rows(1)
+    y[0, 0, 0] = 1e38
+    with pytest.raises(DivergenceError, match=r"2 of 2 policies .* lower `distill.inner_lr`"):
+        evaluate_rows(x, y, [RECIPE], HOPPER, 2, 2, 0, "evaluate")
+
+
+def test_the_same_seed_gives_the_same_returns_and_another_or_stage_others() -> None:
+    x, y = rows(1)
+
+    def returns(seed: int, stage: str) -> Array:
+        return evaluate_rows(x, y, [RECIPE], HOPPER, 2, 2, seed, stage)
+
+    first = returns(0, "evaluate")
+    np.testing.assert_array_equal(first, returns(0, "evaluate"))
+    for other in (returns(1, "evaluate"), returns(0, "confirm")):
+        assert not np.isin(other, first).any()
+
+
+def test_more_policies_and_episodes_begin_with_the_same_ones() -> None:
+    x, y = rows(1)
+    few = evaluate_rows(x, y, [RECIPE], HOPPER, 2, 2, 0, "evaluate")
+    many = evaluate_rows(x, y, [RECIPE], HOPPER, 3, 4, 0, "evaluate")
+    np.testing.assert_allclose(many[:2, :2], few, rtol=1e-3)
+
+
+def test_different_rows_are_compared_on_common_starts() -> None:
+    """Two trials' policies differ by their rows alone: untrained, they are the same."""
+    untrained = Recipe(3, 16, 0, (0.1, 0.1, 0.1))
+    one, two = (
+        evaluate_rows(*rows(1, seed=seed), [untrained], HOPPER, 2, 2, 0, "evaluate")
+        for seed in (0, 1)
+    )
+    np.testing.assert_array_equal(one, two)
