@@ -32,7 +32,7 @@ CARD = """\
 license: apache-2.0
 pretty_name: "{rows} synthetic rows for {environment}"
 task_categories: [reinforcement-learning]
-size_categories: [n<1K]
+size_categories: [{size}]
 tags: [offline-rl, dataset-distillation, behavioural-cloning, sdw-obd]
 configs:
   - config_name: default
@@ -116,6 +116,7 @@ def write_card(
     weighting = config["weighting"]
     text = CARD.format(
         rows=manifest["rows"],
+        size="n<1K" if manifest["rows"] < 1000 else "1K<n<10K",
         environment=artifact.arena.environment,
         source=manifest["source"]["name"],
         transitions=manifest["source"]["transitions"],

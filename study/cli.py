@@ -2,6 +2,8 @@
 
 Every command that prints results takes `--json`: one document on stdout and nothing else. Exit
 status: 0 success, 1 the work failed, 2 the input was wrong.
+
+What is slow to import (torch, ray, optuna, minari) is imported by the commands that need it.
 """
 
 import json
@@ -11,28 +13,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sdw_core.dataset import OfflineDataset, available, describe, import_file, load
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_spec
-from study.folder import StudyFolder, check_writable
+
+if TYPE_CHECKING:
+    from sdw_core.dataset import OfflineDataset
+    from study.folder import StudyFolder
 
 app = typer.Typer(
     name="sdw",
     help="Distil an offline-RL dataset into a few dozen rows, and search for the best settings.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Datasets: list, describe, import.", no_args_is_help=True)
+data_app = typer.Typer(help="Datasets: list, describe, import.")
 app.add_typer(data_app, name="data")
 
 Spec = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped spec.")]
@@ -64,11 +67,17 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export the best synthetic dataset."""
+    from study.folder import StudyFolder
+
     loaded = _load(spec, overrides, name, trials)
     _check(loaded)
     folder = StudyFolder.create(loaded, storage)
     _say(log, f"study {folder.name} in {folder.path}")
-    _drive(folder, address, as_json)
+    try:
+        _drive(folder, address, as_json)
+    except InputError:
+        folder.remove_if_untouched()
+        raise
 
 
 @app.command()
@@ -79,13 +88,13 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
-    _drive(StudyFolder.find(study, storage), address, as_json)
+    _drive(_find(study, storage), address, as_json)
 
 
 @app.command()
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     """Ask a running study to stop: its trials write a checkpoint, then end."""
-    folder = StudyFolder.find(study, storage)
+    folder = _find(study, storage)
     if not folder.driven():
         raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
     folder.stop_flag.touch()
@@ -146,7 +155,7 @@ def status(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False
     """Show a study's trials and whether it is running."""
     from study.display import trial_table
 
-    folder = StudyFolder.find(study, storage)
+    folder = _find(study, storage)
     document = _status(folder)
     if as_json:
         _print_json(document)
@@ -168,7 +177,7 @@ def export(
     """Re-evaluate the best trials on fresh seeds and write their synthetic datasets."""
     from study.export import export as write
 
-    folder = StudyFolder.find(study, storage)
+    folder = _find(study, storage)
     book = folder.book()
     several = len(book.spec.study.objectives) > 1
     if pareto and not several:
@@ -200,8 +209,10 @@ def distill(
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import CONFIRM, Artifact, score, write_artifact
+    from sdw_core.dataset import load
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import source_states
+    from study.folder import check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
     if to and to.exists():
@@ -291,12 +302,14 @@ def dashboard(
     """Serve optuna-dashboard on the study's trials, on loopback, and TensorBoard beside it."""
     from study.dashboard import serve
 
-    serve(StudyFolder.find(study, storage), port, log)
+    serve(_find(study, storage), port, log)
 
 
 @data_app.command("list")
 def data_list(as_json: AsJson = False) -> None:
     """Datasets that can be used by name, without a network."""
+    from sdw_core.dataset import available
+
     found = available()
     if as_json:
         _print_json([asdict(dataset) for dataset in found])
@@ -319,6 +332,8 @@ def data_describe(
     as_json: AsJson = False,
 ) -> None:
     """Size, returns and reference scores of a dataset."""
+    from sdw_core.dataset import describe, load
+
     document = describe(load(reference))
     if as_json:
         _print_json(document)
@@ -341,6 +356,8 @@ def data_import(
     as_json: AsJson = False,
 ) -> None:
     """Turn own data into a named local Minari dataset."""
+    from sdw_core.dataset import import_file
+
     made = import_file(file, env, reference, name)
     if as_json:
         _print_json({"dataset": made})
@@ -349,12 +366,18 @@ def data_import(
 
 
 def main() -> None:
-    """The entry point: one sentence and an exit status for every error of ours."""
+    """The entry point: one sentence and an exit status for every error of ours or of usage."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except SDWError as error:
-        print(f"sdw: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        _fail(f"{error.format_message().rstrip('.')}; see `sdw --help`.", error.exit_code)
+
+
+def _fail(sentence: str, status: int) -> NoReturn:
+    print(f"sdw: {sentence}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _load(
@@ -368,8 +391,15 @@ def _load(
     return load_spec(spec, given)
 
 
-def _check(spec: StudySpec) -> OfflineDataset:
+def _find(study: str, storage: Path) -> "StudyFolder":
+    from study.folder import StudyFolder
+
+    return StudyFolder.find(study, storage)
+
+
+def _check(spec: StudySpec) -> "OfflineDataset":
     """Refuse, before anything is written, what could not run."""
+    from sdw_core.dataset import load
     from sdw_core.pipeline import check_fit, resolve_device
 
     dataset = load(spec.pipeline.dataset)
@@ -380,7 +410,7 @@ def _check(spec: StudySpec) -> OfflineDataset:
     return dataset
 
 
-def _drive(folder: StudyFolder, address: str | None, as_json: bool) -> None:
+def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     """Run a study to its end; confirm and export the winner; say how to go on."""
     from study.display import Display, trial_table
     from study.export import export as write
@@ -422,7 +452,7 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _confirmed(folder: StudyFolder, number: int) -> dict[str, Any]:
+def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
     scores = read_json(folder.trial(number) / "confirmed.json")
     return {
         "normalized_return": scores["synthetic"],
@@ -431,7 +461,7 @@ def _confirmed(folder: StudyFolder, number: int) -> dict[str, Any]:
     }
 
 
-def _status(folder: StudyFolder) -> dict[str, Any]:
+def _status(folder: "StudyFolder") -> dict[str, Any]:
     book = folder.book()
     state = "running" if folder.driven() else "stopped" if book.remaining() else "finished"
     return {

@@ -1,7 +1,9 @@
 """Dashboards of a study: optuna-dashboard and TensorBoard, both on loopback."""
 
-import subprocess
-import sys
+import contextlib
+import logging
+import signal
+from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna_dashboard import wsgi
@@ -11,6 +13,12 @@ from sdw_core.errors import InputError
 from study.folder import StudyFolder
 
 HOST = "127.0.0.1"
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """One thread a request: a browser opens connections that it sends nothing over at first."""
+
+    daemon_threads = True
 
 
 class _Quiet(WSGIRequestHandler):
@@ -23,43 +31,40 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
 
     Args:
         folder: the study.
-        port: of optuna-dashboard; 0 takes a free one.
+        port: of optuna-dashboard; 0 takes a free one. TensorBoard takes a free one.
         console: told the addresses.
 
     Raises:
         InputError: the port is taken.
     """
-    folder.book()
+    storage = folder.book().study._storage
     try:
-        server: WSGIServer = make_server(
-            HOST, port, wsgi(folder.optuna_storage()), handler_class=_Quiet
-        )
+        server = make_server(HOST, port, wsgi(storage), _Server, _Quiet)
     except OSError as error:
         raise InputError(
             f"Port {port} on {HOST} cannot be used ({error.strerror}); choose another `--port`."
         ) from None
-    place = ["--host", HOST, "--port", str(server.server_port + 1)]
-    board = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder.tune), *place],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     ray_dashboard = folder.driver().get("ray_dashboard") if folder.driven() else None
     lines = {
         "trials (optuna-dashboard)": f"http://{HOST}:{server.server_port}/",
-        "curves (TensorBoard)": f"http://{HOST}:{server.server_port + 1}/",
+        "curves (TensorBoard)": _tensorboard(folder),
         "processes (Ray dashboard)": f"http://{ray_dashboard}/"
         if ray_dashboard
         else "only while the study runs",
     }
     for name, address in lines.items():
-        console.print(f"{name:28}{address}", highlight=False)
+        console.print(f"{name:28}{address}", highlight=False, soft_wrap=True)
     console.print("Ctrl-C ends it.")
-    try:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        board.terminate()
-        board.wait()
-        server.server_close()
+
+
+def _tensorboard(folder: StudyFolder) -> str:
+    """The address of a TensorBoard in a thread of this process, which it ends with."""
+    from tensorboard import default, program
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    board = program.TensorBoard(default.get_plugins())
+    board.configure(logdir=str(folder.tune), host=HOST, port=0, load_fast="false")
+    return str(board.launch())

@@ -11,6 +11,7 @@ tune/              Ray Tune's own records, for TensorBoard
 exports/           exported synthetic datasets
 """
 
+import shutil
 import sqlite3
 import tempfile
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from optuna.study import StudyDirection
 from sqlalchemy import event
 
 from sdw_core.config import nearest
-from sdw_core.errors import InputError, SDWError
+from sdw_core.errors import InputError
 from sdw_core.files import created_folder, read_json, write_json, write_text
 from search_spaces import StudySpec, parse_spec
 from study.book import TrialBook
@@ -49,6 +50,7 @@ class StudyFolder:
         folder = cls((storage / spec.study.name).resolve())
         if folder.path.exists():
             raise InputError(folder._occupied(spec))
+        _require_unused(spec.study.database, folder.name)
         try:
             with created_folder(folder.path) as scratch:
                 text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
@@ -73,6 +75,12 @@ class StudyFolder:
         known = [path.parent.name for path in storage.glob("*/study.yaml")]
         hint = nearest(reference, known) if known else f"{str(storage)!r} holds no study yet."
         raise InputError(f"There is no study {reference!r} in {str(storage)!r}: {hint}")
+
+    def remove_if_untouched(self) -> None:
+        """Take back a folder in which no trial was begun."""
+        if not (self.path / "trials").exists():
+            optuna.delete_study(study_name=self.name, storage=self.book().study._storage)
+            shutil.rmtree(self.path)
 
     def _occupied(self, spec: StudySpec) -> str:
         try:
@@ -130,13 +138,7 @@ class StudyFolder:
         """The database that is the truth about trials."""
         url = self.spec().study.database
         if url != "auto":
-            try:
-                return optuna.storages.RDBStorage(url)
-            except Exception as error:
-                raise SDWError(
-                    f"The study's database cannot be opened ({type(error).__name__}); check "
-                    "`study.database` and that the server runs."
-                ) from error
+            return _opened(url)
         path = self.path / "study.db"
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -187,6 +189,26 @@ class StudyFolder:
     def write_driver(self, document: dict[str, Any]) -> None:
         """Say who drives the study."""
         write_json(self.path / "driver.json", document)
+
+
+def _opened(url: str) -> optuna.storages.RDBStorage:
+    try:
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:  # a driver may raise anything
+        raise InputError(
+            f"`study.database` cannot be opened ({type(error).__name__}); give `auto`, or the URL "
+            "of a server that runs, like postgresql://USER@HOST/NAME, with its driver installed."
+        ) from None
+
+
+def _require_unused(database: str, name: str) -> None:
+    """A shared database must not hold the trials of another study of the same name."""
+    if database == "auto":
+        return
+    if name in optuna.study.get_all_study_names(_opened(database)):
+        raise InputError(
+            f"`study.database` holds a study named {name!r} already; choose another `--name`."
+        )
 
 
 def check_writable(folder: Path) -> None:

@@ -26,6 +26,8 @@ from study.trial import run_trial
 
 WORKER_DEATHS = 1
 """How often a trial whose process died is started again before it counts as failed."""
+LOCK_PATIENCE = 2.0
+"""Seconds that a driver waits for its lock: `sdw status` holds it for a moment to look at it."""
 
 
 def trainable(config: dict[str, Any], folder: str, spec_document: dict[str, Any]) -> None:
@@ -65,7 +67,7 @@ def drive(folder: StudyFolder, address: str | None, display: Display) -> bool:
     """
     lock = folder.driver_lock()
     try:
-        lock.acquire()
+        lock.acquire(timeout=LOCK_PATIENCE)
     except Timeout:
         driver = folder.driver()
         raise InputError(
@@ -151,7 +153,7 @@ def _ray(address: str | None) -> Iterator[Any]:
 
     try:
         context = ray.init(
-            address=address,
+            address=address or "local",
             include_dashboard=None if address else True,
             log_to_driver=False,
             logging_level=logging.ERROR,

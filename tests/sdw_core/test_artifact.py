@@ -1,0 +1,293 @@
+"""The exported folder: written whole, read exactly, checked before it is trusted."""
+
+import dataclasses
+import json
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
+from sdw_core.config import PipelineConfig
+from sdw_core.errors import InputError
+from sdw_core.evaluate import Arena, Recipe
+from sdw_core.files import sha256_of_file
+from sdw_core.policy import MLP, clone
+from tests.sdw_core.processes import run
+
+ENVIRONMENTS = ["Hopper-v5", "Pendulum-v1"]  # bounds of [-1, 1], and of [-2, 2]
+FILES = ["README.md", "card.png", "synthetic.parquet", "synthetic.safetensors"]
+ROWS = 12
+SOURCE_STATES = np.random.default_rng(1).normal(size=(200, 11)).astype(np.float32)
+
+
+def make(environment: str) -> Artifact:
+    """Random rows, with the evidence that the pipeline would give."""
+    env = gymnasium.make(environment)
+    inputs, box = env.observation_space.shape[0], env.action_space
+    env.close()
+    generator = torch.Generator().manual_seed(0)
+    arena = Arena(
+        environment,
+        {},
+        np.linspace(-3, 7, inputs, dtype=np.float32),
+        np.linspace(0.3, 5, inputs, dtype=np.float32),
+        box.low,
+        box.high,
+        (-20.5, 3000.25),
+    )
+    recipe = Recipe(3, 16, 20, (0.3, 0.123456789, 1e-7))
+    config = PipelineConfig(dataset="some/source-v0", evaluation={"policies": 3, "episodes": 2})
+    evidence: dict[str, Any] = {
+        "source": {"name": "some/source-v0", "content_hash": "ab" * 32, "episodes": 9}
+        | {"transitions": 54321},
+        "config": config.model_dump(mode="json"),
+        "distillation_seed": 0,
+        "evaluation": {"policies": 3, "episodes": 2, "seed": 7, "stage": CONFIRM},
+        "scores": {},
+    }
+    artifact = Artifact.distilled(
+        torch.randn(ROWS, inputs, generator=generator),
+        torch.randn(ROWS, box.shape[0], generator=generator).tanh(),
+        arena,
+        recipe,
+        evidence,
+    )
+    synthetic = score(artifact.evaluate(3, 2, 7), 7)
+    evidence["scores"].update(synthetic=synthetic, random_subset=synthetic, expert=synthetic)
+    return artifact
+
+
+@pytest.fixture(params=ENVIRONMENTS, scope="module")
+def written(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Artifact, Path]:
+    artifact = make(request.param)
+    folder = tmp_path_factory.mktemp("exports") / "nested" / request.param
+    write_artifact(artifact, folder, SOURCE_STATES[:, : artifact.observations.shape[1]])
+    return artifact, folder
+
+
+@pytest.fixture
+def copy(written: tuple[Artifact, Path], tmp_path: Path) -> Path:
+    """A folder that may be damaged."""
+    return Path(shutil.copytree(written[1], tmp_path / "copy"))
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
+
+
+# Exactness
+
+
+def test_what_is_read_is_what_was_written(written: tuple[Artifact, Path]) -> None:
+    artifact, folder = written
+    read = read_artifact(folder)
+    for field in ("observations", "actions"):
+        np.testing.assert_array_equal(getattr(read, field), getattr(artifact, field))
+    for name, value in vars(artifact.arena).items():
+        np.testing.assert_array_equal(getattr(read.arena, name), value)
+    assert read.recipe == artifact.recipe
+    assert read.evidence == artifact.evidence
+
+
+def test_evaluating_it_gives_the_manifests_score_exactly(written: tuple[Artifact, Path]) -> None:
+    read = read_artifact(written[1])
+    stated = read.evidence["evaluation"]
+    returns = read.evaluate(stated["policies"], stated["episodes"], stated["seed"], stated["stage"])
+    assert score(returns, stated["seed"]) == manifest_of(written[1])["scores"]["synthetic"]
+
+
+def test_rows_are_in_environment_units(written: tuple[Artifact, Path]) -> None:
+    artifact, folder = written
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(artifact.observations.shape, generator=generator).numpy()
+    y = torch.randn(artifact.actions.shape, generator=generator).tanh().numpy()
+    rows = load_file(folder / "synthetic.safetensors")
+    np.testing.assert_allclose(
+        (rows["observations"] - rows["observation_mean"]) / rows["observation_scale"], x, atol=1e-5
+    )
+    bound = artifact.arena.action_high  # the bounds of both environments are symmetric
+    np.testing.assert_allclose(rows["actions"], bound * y, rtol=1e-6)
+    assert {array.dtype for array in rows.values()} == {np.dtype(np.float32)}
+
+
+def test_parquet_holds_the_same_rows(written: tuple[Artifact, Path]) -> None:
+    rows = load_file(written[1] / "synthetic.safetensors")
+    table = pd.read_parquet(written[1] / "synthetic.parquet")
+    states, actions = rows["observations"].shape[1], rows["actions"].shape[1]
+    assert list(table.columns) == [f"observation_{i}" for i in range(states)] + [
+        f"action_{i}" for i in range(actions)
+    ]
+    np.testing.assert_array_equal(
+        table.to_numpy(), np.concatenate([rows["observations"], rows["actions"]], axis=1)
+    )
+
+
+def test_the_manifest_says_all_that_is_needed_to_use_and_to_judge_it(
+    written: tuple[Artifact, Path],
+) -> None:
+    artifact, folder = written
+    manifest = manifest_of(folder)
+    assert manifest["schema_version"] == 1
+    assert manifest["rows"] == ROWS
+    assert manifest["environment"]["id"] == artifact.arena.environment
+    assert manifest["environment"]["reference_scores"] == [-20.5, 3000.25]
+    assert manifest["recipe"] == {
+        "layers": 3,
+        "width": 16,
+        "steps": 20,
+        "learning_rates": [0.3, 0.123456789, 1e-7],
+    }
+    assert manifest["source"]["content_hash"] == "ab" * 32
+    assert PipelineConfig(**manifest["config"]).model_dump(mode="json") == manifest["config"]
+    assert manifest["distillation_seed"] == 0
+    assert manifest["evaluation"]["seed"] == 7
+    assert set(manifest["scores"]["synthetic"]) == {"mean", "iqm", "low", "high", "per_policy"}
+    assert len(manifest["scores"]["synthetic"]["per_policy"]) == 3
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert {"python", "sdw-obd", "numpy", "gymnasium", "mujoco"} <= set(manifest["versions"])
+    assert manifest["files"] == {name: sha256_of_file(folder / name) for name in FILES}
+
+
+# The card
+
+
+def test_the_card_begins_with_the_front_matter_of_dataset_hubs(
+    written: tuple[Artifact, Path],
+) -> None:
+    _, front, text = (written[1] / "README.md").read_text().split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    assert metadata["license"] == "apache-2.0"
+    assert metadata["size_categories"] == ["n<1K"]
+    assert metadata["configs"] == [{"config_name": "default", "data_files": "synthetic.parquet"}]
+    assert written[0].arena.environment in metadata["pretty_name"]
+    pictures = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert pictures == ["card.png"]
+    height, width, _ = matplotlib.image.imread(written[1] / "card.png").shape
+    assert width > 2 * height > 600
+    score = written[0].evidence["scores"]["synthetic"]
+    assert f"**{score['mean']:.1f}**" in text
+    assert f"| these rows | {score['mean']:.1f} | {score['iqm']:.1f} |" in text
+
+
+def test_the_cards_code_trains_the_policy_that_the_recipe_trains(
+    written: tuple[Artifact, Path], tmp_path: Path
+) -> None:
+    artifact, folder = written
+    code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert len(code) == 1
+    seed = "import torch; torch.manual_seed(0)\n"
+    keep = "import sys; torch.save([p.detach() for p in policy.parameters()], sys.argv[1])"
+    run(seed + code[0] + keep, tmp_path / "policy", cwd=folder)  # the code as printed
+
+    recipe, arena = artifact.recipe, artifact.arena
+    x = torch.from_numpy(arena.normalized_states(artifact.observations))[None]
+    y = torch.from_numpy(arena.unit_actions(artifact.actions))[None]
+    network = MLP.build(x.shape[2], y.shape[2], recipe.layers, recipe.width)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = network.sizes
+        layers = [torch.nn.Linear(i, o) for i, o in pairwise(sizes)]
+        for layer, gain in zip(layers, [2**0.5, 2**0.5, 1.0], strict=True):
+            torch.nn.init.orthogonal_(layer.weight, gain)
+            torch.nn.init.zeros_(layer.bias)
+    initial = [
+        p.detach() for layer in layers for p in (layer.weight.T[None], layer.bias[None, None])
+    ]
+    rates, equal = torch.tensor([recipe.learning_rates]), torch.full((1, ROWS), 1 / ROWS)
+    trained = clone(network, initial, x, y, equal, rates, recipe.steps)
+    assert (network(trained, x) - network(initial, x)).abs().max() > 0.05
+    for mine, cards in zip(trained, torch.load(tmp_path / "policy"), strict=True):
+        torch.testing.assert_close(mine[0].T.reshape(cards.shape), cards, rtol=1e-4, atol=1e-6)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0], ids=["first", "middle", "last"])
+def test_any_changed_file_is_named(copy: Path, name: str, place: float) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[round(place * (len(content) - 1))] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"^{name} of .* was changed after its export; export"):
+        read_artifact(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(InputError, match=f"^{name} of .* is missing; export the dataset again"):
+        read_artifact(copy)
+
+
+def test_a_damaged_manifest_is_refused_or_readable_but_never_a_crash(copy: Path) -> None:
+    sound, refusals = (copy / "manifest.json").read_bytes(), 0
+    for position in range(0, len(sound), 9):
+        damaged = bytearray(sound)
+        damaged[position] ^= 1 << position % 7
+        (copy / "manifest.json").write_bytes(damaged)
+        try:
+            read_artifact(copy)
+        except InputError as error:
+            refusals += str(error).count("\n") == 0
+    assert refusals > len(sound) / 9 / 4
+
+
+@pytest.mark.parametrize(
+    "key", ["environment", "recipe", "files", "source", "config", "evaluation", "scores"]
+)
+@pytest.mark.parametrize("value", [None, 3, [], {}, "gone"])
+def test_a_manifest_without_a_part_is_refused(copy: Path, key: str, value: Any) -> None:
+    manifest = manifest_of(copy)
+    evidence = key in ("source", "config", "evaluation", "scores")
+    if value == "gone" or evidence:
+        del manifest[key]
+    else:
+        manifest[key] = value
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest.json of .* is damaged; export"):
+        read_artifact(copy)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema_version": 2}', "\udcff"])
+def test_what_is_no_export_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=r"not an exported synthetic dataset|manifest schema"):
+        read_artifact(tmp_path)
+
+
+def test_a_folder_is_never_overwritten(written: tuple[Artifact, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "taken"
+    folder.mkdir()
+    (folder / "precious").write_text("mine")
+    with pytest.raises(InputError, match=r"never overwrites, and .*taken' exists: remove it, or"):
+        write_artifact(written[0], folder, SOURCE_STATES)
+    assert [path.name for path in tmp_path.rglob("*")] == ["taken", "precious"]
+
+
+def test_a_failure_leaves_nothing_half_written(
+    written: tuple[Artifact, Path], tmp_path: Path
+) -> None:
+    artifact = written[0]
+    scores = {**artifact.evidence["scores"], "search": {"mean": float("nan")}}  # no JSON
+    broken = dataclasses.replace(artifact, evidence={**artifact.evidence, "scores": scores})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_artifact(
+            broken, tmp_path / "export", SOURCE_STATES[:, : len(artifact.observations.T)]
+        )
+    assert list(tmp_path.iterdir()) == []

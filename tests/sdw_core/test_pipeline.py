@@ -1,0 +1,310 @@
+"""The whole pipeline, small, on the bundled dataset."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdw_core.artifact import Artifact, read_artifact, write_artifact
+from sdw_core.config import PipelineConfig, parse
+from sdw_core.dataset import load
+from sdw_core.errors import InputError, StopRequested
+from sdw_core.evaluate import evaluate_rows
+from sdw_core.normalizer import Normalizer
+from sdw_core.pipeline import (
+    STAGES,
+    Pipeline,
+    PipelineResult,
+    build_arena,
+    check_fit,
+    random_subset,
+    resolve_device,
+)
+from sdw_core.statistics import summarize
+from tests.sdw_core.processes import ROOT, run
+
+BUNDLED = "sdw/hopper-replay-mini-v0"
+TINY = {
+    "dataset": BUNDLED,
+    "density": {"transforms": 1, "hidden_features": 8, "steps": 20},
+    "expert": {"layers": 2, "width": 16, "steps": 40, "value_steps": 40},
+    "distill": {
+        "synthetic_size": 10,
+        "seeds": 2,
+        "layers": 2,
+        "width": 8,
+        "inner_steps": 5,
+        "outer_steps": 6,
+        "meta_batch_size": 32,
+    },
+    "evaluation": {"policies": 2, "episodes": 2},
+}
+
+
+def tiny(**changes: Any) -> PipelineConfig:
+    return parse(PipelineConfig, {**TINY, **changes}, "pipeline")
+
+
+class Story(list[tuple[str, float]]):
+    """What a progress callback is told."""
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        self.append((stage, fraction))
+
+    def worked(self) -> set[str]:
+        """Stages that reported a fraction above 0: nothing of theirs came from the cache."""
+        return {stage for stage, fraction in self if fraction > 0}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def story() -> Story:
+    return Story()
+
+
+@pytest.fixture(scope="module")
+def result(cache: Path, story: Story) -> PipelineResult:
+    return Pipeline(tiny(), cache, story).run()
+
+
+def assert_equal(one: PipelineResult, other: PipelineResult) -> None:
+    assert torch.equal(one.observations, other.observations)
+    assert torch.equal(one.actions, other.actions)
+    assert torch.equal(one.losses, other.losses)
+    assert one.recipes == other.recipes
+    np.testing.assert_array_equal(one.returns, other.returns)
+    np.testing.assert_array_equal(one.expert_returns, other.expert_returns)
+    assert one.log_likelihood == other.log_likelihood
+    assert one.effective_sample_size_percent == other.effective_sample_size_percent
+
+
+# One run from end to end
+
+
+def test_a_run_yields_rows_and_how_good_they_are(result: PipelineResult) -> None:
+    assert result.observations.shape == (2, 10, 11)
+    assert result.actions.shape == (2, 10, 3)
+    assert result.losses.shape == (2, 6)
+    assert (result.losses > 0).all()
+    assert result.returns.shape == (4, 2)
+    assert np.isfinite(result.returns).all()
+    assert result.expert_returns.shape == (10, 1)
+    assert 0 < result.effective_sample_size_percent < 100
+    assert result.log_likelihood is not None
+    assert result.dataset == {
+        "name": BUNDLED,
+        "content_hash": load(BUNDLED).content_hash,
+        "episodes": len(load(BUNDLED).episode_ends),
+        "transitions": len(load(BUNDLED)),
+    }
+    assert len(result.recipes) == 2
+    assert result.recipes[0].steps == 5
+    assert len(result.recipes[0].learning_rates) == 2
+
+
+def test_its_json_has_the_keys_that_scripts_rely_on(result: PipelineResult) -> None:
+    document = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert {
+        "normalized_return",
+        "expert",
+        "effective_sample_size_percent",
+        "log_likelihood",
+        "seconds",
+        "outer_steps",
+        "seconds_per_outer_step",
+    } <= set(document)
+    keys = {"mean", "iqm", "low", "high", "per_policy"}
+    assert set(document["normalized_return"]) == set(document["expert"]) == keys
+    assert document["normalized_return"]["mean"] == pytest.approx(result.returns.mean())
+    assert len(document["normalized_return"]["per_policy"]) == 4
+    assert document["outer_steps"] == 6
+    assert set(document["seconds"]) == set(STAGES)
+    assert document["seconds_per_outer_step"] == document["seconds"]["distill"] / 6
+
+
+def test_progress_tells_the_stages_in_order(result: PipelineResult, story: Story) -> None:
+    told = list(dict.fromkeys(stage for stage, _ in story))
+    assert told == list(STAGES)
+    assert all(0 <= fraction <= 1 for _, fraction in story)
+    assert {"density", "expert", "distill"} <= story.worked()
+    assert story[-1][0] == "evaluate"
+
+
+def test_the_scores_are_those_of_the_rows(result: PipelineResult) -> None:
+    again = evaluate_rows(
+        result.observations, result.actions, result.recipes, result.arena, 2, 2, 0, "evaluate"
+    )
+    np.testing.assert_array_equal(again, result.returns)
+    assert result.summary == summarize(result.returns, 0)
+    means = [result.returns[:2].mean(), result.returns[2:].mean()]
+    assert result.best_seed == int(np.argmax(means))
+
+
+def test_its_rows_can_be_exported(result: PipelineResult, tmp_path: Path) -> None:
+    best = result.best_seed
+    synthetic = result.summary.to_json()
+    evidence = {
+        "source": result.dataset,
+        "config": result.config.model_dump(mode="json"),
+        "distillation_seed": best,
+        "evaluation": {"policies": 2, "episodes": 2, "seed": 0, "stage": "evaluate"},
+        "scores": {"synthetic": synthetic},
+    }
+    artifact = Artifact.distilled(
+        result.observations[best],
+        result.actions[best],
+        result.arena,
+        result.recipes[best],
+        evidence,
+    )
+    states = np.random.default_rng(0).normal(size=(50, 11)).astype(np.float32)
+    write_artifact(artifact, tmp_path / "export", states)
+    read = read_artifact(tmp_path / "export")
+    np.testing.assert_array_equal(read.evaluate(1, 2, 3), artifact.evaluate(1, 2, 3))
+
+
+# The cache, and going on
+
+
+def test_a_second_run_takes_density_and_expert_from_the_cache(
+    result: PipelineResult, cache: Path
+) -> None:
+    story = Story()
+    assert_equal(Pipeline(tiny(), cache, story).run(), result)
+    assert not {"density", "expert"} & story.worked()
+
+
+def test_a_run_without_a_cache_gives_the_same(result: PipelineResult) -> None:
+    assert_equal(Pipeline(tiny()).run(), result)
+
+
+def test_another_temperature_shares_the_density_and_the_expert(
+    result: PipelineResult, cache: Path
+) -> None:
+    story = Story()
+    prepared = Pipeline(tiny(weighting={"temperature": 0.7}), cache, story).prepare()
+    assert not {"density", "expert"} & story.worked()
+    assert prepared.log_likelihood == result.log_likelihood
+
+
+@pytest.mark.parametrize(
+    ("changes", "recomputed"),
+    [
+        ({"density": {**TINY["density"], "steps": 21}}, {"density"}),
+        ({"expert": {**TINY["expert"], "value_steps": 60}}, {"expert"}),
+        ({"seed": 1}, {"density", "expert"}),
+    ],
+)
+def test_another_setting_computes_again_what_depends_on_it(
+    result: PipelineResult, cache: Path, changes: dict[str, Any], recomputed: set[str]
+) -> None:
+    story = Story()
+    Pipeline(tiny(**changes), cache, story).prepare()
+    assert story.worked() & {"density", "expert"} == recomputed
+
+
+def test_temperature_zero_needs_no_density() -> None:
+    story = Story()
+    config = tiny(weighting={"temperature": 0}, distill={**TINY["distill"], "objective": "pbc"})
+    prepared = Pipeline(config, None, story).prepare()
+    assert "density" not in story.worked()
+    assert prepared.log_likelihood is None
+    assert (prepared.weights == 1).all()
+    assert (prepared.task.weights == 1).all()
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(
+    result: PipelineResult, cache: Path, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(StopRequested, match="Stopped after 1 of 6 outer steps"):
+        Pipeline(tiny(), cache, checkpoint=checkpoint, should_stop=lambda: True).run()
+    story = Story()
+    assert_equal(Pipeline(tiny(), cache, story, checkpoint).run(), result)
+    assert ("distill", 1 / 6) not in story
+
+
+def test_other_reference_scores_are_used_although_the_content_is_cached(
+    result: PipelineResult, cache: Path, tmp_path: Path
+) -> None:
+    """The content hash leaves the scores out, so nothing that is cached may depend on them."""
+    folder = Path(shutil.copytree(ROOT / "sdw_core/data" / BUNDLED, tmp_path / "own-v0"))
+    path = folder / "data" / "metadata.json"
+    metadata = json.loads(path.read_text()) | {"ref_min_score": 0.0, "ref_max_score": 1000.0}
+    path.write_text(json.dumps(metadata))
+    story = Story()
+    prepared = Pipeline(tiny(dataset=str(folder)), cache, story).prepare()
+    assert not {"density", "expert"} & story.worked()
+    low, high = load(BUNDLED).required_scores
+    returns = low + (high - low) * result.expert_returns / 100
+    np.testing.assert_allclose(prepared.expert_returns, returns / 10)
+
+
+# The random subset
+
+
+def test_the_random_subset_is_rows_of_the_dataset_as_many(result: PipelineResult) -> None:
+    dataset = load(BUNDLED)
+    recipe = result.recipes[0]
+    returns = random_subset(dataset, result.config, result.arena, recipe, "evaluate")
+    assert returns.shape == (2, 2)
+    again = random_subset(dataset, result.config, result.arena, recipe, "evaluate")
+    np.testing.assert_array_equal(returns, again)
+    other = random_subset(dataset, result.config, result.arena, recipe, "confirm")
+    assert not np.isin(other, returns).any()
+
+
+# What is refused
+
+
+def test_more_rows_than_the_dataset_has_are_refused() -> None:
+    dataset = load(BUNDLED)
+    count = len(dataset)
+    check_fit(tiny(distill={"synthetic_size": count}), dataset)
+    with pytest.raises(InputError, match=f"cannot exceed the {count} transitions of {BUNDLED}"):
+        Pipeline(tiny(distill={"synthetic_size": count + 1})).run()
+
+
+def test_a_dataset_without_reference_scores_is_refused() -> None:
+    dataset = dataclasses.replace(load(BUNDLED), reference_scores=None)
+    with pytest.raises(InputError, match=r"has no reference scores: give .* --reference LOW HIGH"):
+        check_fit(tiny(), dataset)
+    with pytest.raises(InputError, match="has no reference scores"):
+        build_arena(dataset, Normalizer.fit(dataset.observations))
+
+
+def test_an_unknown_dataset_is_refused() -> None:
+    with pytest.raises(InputError, match="hopper-replay-mini"):
+        Pipeline(tiny(dataset="sdw/hopper-replay-mimi-v0")).run()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_a_gpu_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(InputError, match=f"`pipeline.device` is '{device}', but .* use `auto`"):
+        Pipeline(tiny(device=device))
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+def test_the_method_loads_neither_ray_nor_optuna() -> None:
+    loaded = run(
+        """if True:
+        import importlib, pkgutil, sys, sdw_core
+        modules = list(pkgutil.walk_packages(sdw_core.__path__, "sdw_core."))
+        for module in modules:
+            importlib.import_module(module.name)
+        print(len(modules), sorted({"ray", "optuna", "study", "search_spaces"} & set(sys.modules)))
+        """
+    )
+    count, names = loaded.split(maxsplit=1)
+    assert int(count) > 15
+    assert names.strip() == "[]"
