@@ -128,8 +128,8 @@ class DistillConfig(Config):
         0.98,
         ge=0,
         lt=1,
-        description="decay of the moving average of the rows, which is what is returned; 0: the "
-        "last rows",
+        description="decay of the moving average of the rows, which is what is returned (the plain "
+        "average at first); 0: the last rows",
     )
     max_gradient_norm: PositiveFloat | None = Field(
         None, description="the hypergradient is scaled down to this norm; null: never"

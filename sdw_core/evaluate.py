@@ -182,7 +182,7 @@ def rollout(
         returns = np.zeros(len(environments))
         active = list(range(len(environments)))
         step = 0
-        while active:
+        while active and step < limit:
             actions = act(observations.reshape(policies, episodes, -1))
             actions = actions.reshape(len(environments), -1)
             still_active = []

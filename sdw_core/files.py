@@ -24,6 +24,7 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
     scratch = Path(name)
     try:
         yield scratch
+        scratch.chmod(0o644)
         _fsync(scratch)
         scratch.replace(path)
         _fsync(path.parent)
@@ -56,7 +57,6 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with replaced_atomically(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
-        scratch.chmod(0o644)
 
 
 def write_json(path: Path, document: Any) -> None:

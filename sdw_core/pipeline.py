@@ -50,7 +50,8 @@ class PipelineResult:
         dataset: name, content hash and size of the source.
         arena: where policies are judged.
         recipes: how policies are trained on the rows of each distillation seed.
-        observations: x [S, n, O], normalised, of S distillation seeds.
+        seeds: the S distillation seeds that did not diverge.
+        observations: x [S, n, O], normalised, of those seeds.
         actions: y [S, n, A], in units of the action range.
         returns: normalised returns [S * K, M], the policies of a distillation seed together.
         losses: meta-losses [S, outer steps].
@@ -64,6 +65,7 @@ class PipelineResult:
     dataset: dict[str, Any]
     arena: Arena
     recipes: tuple[Recipe, ...]
+    seeds: tuple[int, ...]
     observations: Tensor
     actions: Tensor
     returns: Returns
@@ -79,8 +81,8 @@ class PipelineResult:
         return summarize(self.returns, self.config.seed)
 
     @property
-    def best_seed(self) -> int:
-        """The distillation seed with the highest mean return."""
+    def best(self) -> int:
+        """Index, among `seeds`, of the one with the highest mean return."""
         per_seed = self.returns.reshape(len(self.observations), -1).mean(axis=1)
         return int(per_seed.argmax())
 
@@ -198,6 +200,7 @@ class Pipeline:
             },
             arena=arena,
             recipes=recipes,
+            seeds=tuple(sound),
             observations=observations.cpu(),
             actions=actions.cpu(),
             returns=returns,

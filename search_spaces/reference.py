@@ -1,6 +1,6 @@
 """Every key of a spec, its type, its default and its meaning, as Markdown.
 
-    python -m search_spaces.reference > docs/configuration.md
+python -m search_spaces.reference > docs/configuration.md
 """
 
 from types import NoneType, UnionType

@@ -227,15 +227,16 @@ def distill(
     with _progress() as progress:
         result = Pipeline(loaded.pipeline, cache, progress).run()
         dataset = load(loaded.pipeline.dataset)
-        recipe = result.recipes[result.best_seed]
+        recipe = result.recipes[result.best]
         subset = random_subset(dataset, result.config, result.arena, recipe, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
     document["random_subset"] = score(subset, seed)
     document["artifact"] = str(to) if to else None
     if to:
+        _threads(1)  # as `sdw evaluate` does, so that it finds the same numbers
         evaluation = loaded.pipeline.evaluation
-        best = result.best_seed
+        best = result.best
         artifact = Artifact.distilled(
             result.observations[best], result.actions[best], result.arena, recipe, {}
         )
@@ -244,7 +245,7 @@ def distill(
         artifact.evidence.update(
             source=result.dataset,
             config=result.config.model_dump(mode="json"),
-            distillation_seed=best,
+            distillation_seed=result.seeds[best],
             evaluation=evaluation.model_dump() | {"seed": seed, "stage": CONFIRM},
             scores={
                 "synthetic": score(confirmed, seed),

@@ -47,14 +47,14 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     arena = build_arena(dataset, Normalizer.fit(dataset.observations))
     distill = config.distill
     rows = load_file(trial / "rows.safetensors")
-    best = result["best_seed"]
+    best = result["best"]
     recipe = Recipe(
         distill.layers, distill.width, distill.inner_steps, tuple(result["learning_rates"][best])
     )
     evidence = {
         "source": result["dataset"],
         "config": config.model_dump(mode="json"),
-        "distillation_seed": best,
+        "distillation_seed": result["distillation_seeds"][best],
         "evaluation": config.evaluation.model_dump() | {"seed": config.seed, "stage": CONFIRM},
         "scores": {},
     }

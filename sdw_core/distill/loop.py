@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine, Shape, memory_bytes
 from sdw_core.errors import DivergenceError, InputError, StopRequested
-from sdw_core.files import replaced_atomically
+from sdw_core.files import replaced_atomically, sha256_of_json
 from sdw_core.policy import MLP
 from sdw_core.seeds import torch_generator
 
@@ -49,8 +49,8 @@ class Distilled:
         actions: y [S, n, A], in units of the action range.
         learning_rates: inner learning rates alpha [S, L], one a layer.
         losses: meta-loss of every outer step [S, steps].
-        diverged: distillation seed -> what became non-finite, and when. Its rows are the last good
-            ones and are not to be used.
+        diverged: distillation seed -> what became non-finite, and when. Its rows are not to be
+            used.
     """
 
     observations: Tensor
@@ -90,7 +90,8 @@ def distill(
     policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
     require_memory(config, policy, task.states.device)
     state = _State.start(task, config, seed)
-    first = state.restore(checkpoint) if checkpoint and checkpoint.exists() else 0
+    key = sha256_of_json([config.model_dump(mode="json"), seed, *task.states.shape])
+    first = state.restore(checkpoint, key) if checkpoint and checkpoint.exists() else 0
     engine = build_engine(policy)
     row_weights = torch.full_like(state.actions[..., 0], 1 / config.synthetic_size)
 
@@ -116,7 +117,7 @@ def distill(
         if done % CHECK_EVERY == 0 or done == config.outer_steps or stopping:
             state.require_sound(config)
             if checkpoint:
-                state.save(checkpoint, done)
+                state.save(checkpoint, key, done)
         if progress:
             progress(done / config.outer_steps)
         if stopping:
@@ -209,9 +210,10 @@ class _State:
         )
         self.optimizer.step()
         self.rate_optimizer.step()
-        self.mean_log_rates.lerp_(self.log_rates, 1 - config.averaging)
-        self.mean_observations.lerp_(self.observations, 1 - config.averaging)
-        self.mean_actions.lerp_(self.actions, 1 - config.averaging)
+        share = max(1 - config.averaging, 1 / (step + 1))
+        self.mean_observations.lerp_(self.observations, share)
+        self.mean_actions.lerp_(self.actions, share)
+        self.mean_log_rates.lerp_(self.log_rates, share)
 
     def diverged(self) -> dict[int, str]:
         """Distillation seed -> what became non-finite, and at which step."""
@@ -233,30 +235,42 @@ class _State:
                 f"{config.inner_lr:g}) or `distill.outer_lr` (now {config.outer_lr:g})."
             )
 
-    def save(self, path: Path, step: int) -> None:
+    def save(self, path: Path, key: str, step: int) -> None:
         tensors = {name: getattr(self, name) for name in _TENSORS}
         for optimizer in ("optimizer", "rate_optimizer"):
             for index, state in getattr(self, optimizer).state_dict()["state"].items():
                 tensors |= {f"{optimizer}.{index}.{name}": value for name, value in state.items()}
         with replaced_atomically(path) as scratch:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, scratch, {"step": str(step)})
+            save_file(
+                {k: v.contiguous() for k, v in tensors.items()},
+                scratch,
+                {"key": key, "step": str(step)},
+            )
 
-    def restore(self, path: Path) -> int:
-        """Take everything over from a checkpoint; returns the outer steps that are done."""
-        with safe_open(path, framework="pt", device=str(self.losses.device)) as file:
-            moments: dict[str, dict[int, dict[str, Tensor]]] = {}
-            for key in file.keys():  # noqa: SIM118 (a safetensors handle is not a mapping)
-                if key in _TENSORS:
-                    getattr(self, key).copy_(file.get_tensor(key))
-                else:
-                    owner, index, name = key.split(".")
-                    slot = moments.setdefault(owner, {}).setdefault(int(index), {})
-                    slot[name] = file.get_tensor(key)
-            step = int(file.metadata()["step"])
+    def restore(self, path: Path, key: str) -> int:
+        """Take everything over from a checkpoint; returns the outer steps that are done.
+
+        A checkpoint that is damaged or of other settings is not used: nothing is done yet then.
+        """
+        moments: dict[str, dict[int, dict[str, Tensor]]] = {}
+        try:
+            with safe_open(path, framework="pt", device=str(self.losses.device)) as file:
+                metadata = file.metadata() or {}
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return 0
+        if metadata.get("key") != key:
+            return 0
+        for name, tensor in stored.items():
+            if name in _TENSORS:
+                getattr(self, name).copy_(tensor)
+            else:
+                owner, index, moment = name.split(".")
+                moments.setdefault(owner, {}).setdefault(int(index), {})[moment] = tensor
         for owner, state in moments.items():
             optimizer = getattr(self, owner)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        return step
+        return int(metadata["step"])
 
 
 _TENSORS = (

@@ -132,8 +132,9 @@ def outer_twin(task: Task, config: DistillConfig, seed: int) -> list[Tensor]:
             y = y - config.outer_lr * optimizers[1].move(dy, step)
             slope = result.learning_rates[0] * log_alpha.exp()
             log_alpha = log_alpha - config.rate_lr * rate_optimizer.move(slope, step)
+            share = max(1 - config.averaging, 1 / step)
             means = [
-                config.averaging * mean + (1 - config.averaging) * last
+                (1 - share) * mean + share * last
                 for mean, last in zip(means, (x, y, log_alpha), strict=True)
             ]
             losses.append(result.loss[0])
@@ -363,3 +364,17 @@ def test_distilled_rows_train_better_policies_than_the_rows_they_were(
         rates = end.learning_rates[stream]
         after = losses(end.observations[stream], end.actions[stream], rates)
         assert (after < 0.9 * before).all()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other settings"])
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_not_used(tmp_path, damage):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(StopRequested):
+        distill(small_task(), SMALL, 0, checkpoint=checkpoint, should_stop=lambda: True)
+    seed = 0
+    if damage == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    else:
+        seed = 1
+    resumed = distill(small_task(), SMALL, seed, checkpoint=checkpoint)
+    assert_same_bits(resumed, distill(small_task(), SMALL, seed))

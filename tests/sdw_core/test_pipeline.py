@@ -146,11 +146,11 @@ def test_the_scores_are_those_of_the_rows(result: PipelineResult) -> None:
     np.testing.assert_array_equal(again, result.returns)
     assert result.summary == summarize(result.returns, 0)
     means = [result.returns[:2].mean(), result.returns[2:].mean()]
-    assert result.best_seed == int(np.argmax(means))
+    assert result.best == int(np.argmax(means))
 
 
 def test_its_rows_can_be_exported(result: PipelineResult, tmp_path: Path) -> None:
-    best = result.best_seed
+    best = result.best
     synthetic = result.summary.to_json()
     evidence = {
         "source": result.dataset,
