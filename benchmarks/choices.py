@@ -43,8 +43,12 @@ HELD = 2048
 """States of the batch that every row's meta-loss is on."""
 
 
-def initialised(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the product starts: rows x, y and inner learning rates [S, L]."""
+Start = tuple[Tensor, Tensor, Tensor]
+"""Rows x, y and inner learning rates [S, L]."""
+
+
+def initialised(task: Task, config: DistillConfig, seed: int) -> Start:
+    """Where the product starts."""
     x, y = initial_rows(task, config, seed)
     return x, y, x.new_full((config.seeds, config.layers), config.inner_lr)
 
@@ -65,8 +69,9 @@ def outer_loop(
     task: Task,
     config: DistillConfig,
     seed: int,
-    start: Callable[..., tuple[Tensor, Tensor, Tensor]] = initialised,
-    draw: Callable[..., tuple[Tensor, Tensor]] = uniform,
+    *,
+    start: Callable[[Task, DistillConfig, int], Start] = initialised,
+    draw: Callable[[Task, int, torch.Generator], tuple[Tensor, Tensor]] = uniform,
     build: Callable[[MLP], Engine] = FusedEngine,
     initialisations: int = 1,
     scalar_rate: bool = False,
@@ -74,24 +79,25 @@ def outer_loop(
 ) -> Distilled:
     """The product's default loop, open to choices that it does not have."""
     policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
-    engine, problems = build(policy), config.seeds
+    engine = build(policy)
     x, y, rates = start(task, config, seed)
     log_rates = rates[:, :1].log() if scalar_rate else rates.log()
-    optimizer = torch.optim.Adam([x, y], lr=config.outer_lr)
-    rate_optimizer = torch.optim.Adam([log_rates], lr=config.rate_lr)
-    variables = (x, y, log_rates)
-    means = [variable.clone() for variable in variables]
-    losses = x.new_zeros(problems, config.outer_steps)
+    means = [variable.clone() for variable in (x, y, log_rates)]
+    optimizers = [
+        torch.optim.Adam([x, y], lr=config.outer_lr),
+        torch.optim.Adam([log_rates], lr=config.rate_lr),
+    ]
+    losses = x.new_zeros(config.seeds, config.outer_steps)
 
     def repeated(value: Tensor) -> Tensor:
         return value.repeat_interleave(initialisations, 0)
 
     def averaged(value: Tensor) -> Tensor:
-        return value.unflatten(0, (problems, initialisations)).mean(1)
+        return value.unflatten(0, (config.seeds, initialisations)).mean(1)
 
     for step in range(first, config.outer_steps):
         streams = [
-            [torch_generator(seed, f"distill{'/more' * k}", s, step + 1) for s in range(problems)]
+            [torch_generator(seed, f"distill{'/more' * k}", s, step + 1) for s in range(len(x))]
             for k in range(initialisations)
         ]
         interleaved = [generator for each in zip(*streams, strict=True) for generator in each]
@@ -109,14 +115,15 @@ def outer_loop(
         x.grad, y.grad = averaged(gradient.observations), averaged(gradient.actions)
         by_rate = averaged(gradient.learning_rates) * log_rates.exp()
         log_rates.grad = by_rate.sum(1, keepdim=True) if scalar_rate else by_rate
-        optimizer.step()
-        rate_optimizer.step()
-        for mean, variable in zip(means, variables, strict=True):
-            mean.lerp_(variable, 1 - config.averaging)
+        for optimizer in optimizers:
+            optimizer.step()
+        share = max(1 - config.averaging, 1 / (step + 1))
+        for mean, variable in zip(means, (x, y, log_rates), strict=True):
+            mean.lerp_(variable, share)
     return Distilled(means[0], means[1], means[2].exp().expand(-1, config.layers), losses)
 
 
-def plus_plus(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def plus_plus(task: Task, config: DistillConfig, seed: int) -> Start:
     """k-means++: each state in proportion to its squared distance from those before it."""
     x, y, rates = initialised(task, config, seed)
     for stream in range(config.seeds):
@@ -154,54 +161,44 @@ class HeavyBall:
     def __init__(self, policy: MLP) -> None:
         self.policy = policy
 
-    def hypergradient(
+    def hypergradient(  # noqa: D102
         self,
-        parameters: Parameters,
+        theta: Parameters,
         rows: Rows,
-        learning_rates: Tensor,
+        rates: Tensor,
         batch: MetaBatch,
         steps: int,
         window: int,
     ) -> Hypergradient:
         """See `Engine.hypergradient`."""
-        leaves = [
-            v.detach().clone().requires_grad_()
-            for v in (rows.observations, rows.actions, learning_rates)
-        ]
-        theta = _heavy_ball(self.policy, parameters, *leaves, rows.weights, steps, window)
+        given = (rows.observations, rows.actions, learning_rates)
+        x, y, rates = (v.detach().clone().requires_grad_() for v in given)
+        theta = heavy_ball(self.policy, parameters, x, y, rows.weights, rates, steps, window)
         weights = batch.weights / batch.weights.shape[1]
         loss = cloning_loss(self.policy(theta, batch.states), batch.targets, weights)
-        return Hypergradient(loss.detach(), *torch.autograd.grad(loss.sum(), leaves))
+        return Hypergradient(loss.detach(), *torch.autograd.grad(loss.sum(), (x, y, rates)))
 
 
-def clone_heavy_ball(
-    policy: MLP, parameters: Parameters, x: Tensor, y: Tensor, r: Tensor, rates: Tensor, steps: int
-) -> Parameters:
-    """`clone` with momentum."""
-    return _heavy_ball(policy, parameters, x, y, rates, r, steps, 0)
-
-
-def _heavy_ball(
+def heavy_ball(
     policy: MLP,
     theta: Parameters,
     x: Tensor,
     y: Tensor,
-    rates: Tensor,
     r: Tensor,
+    rates: Tensor,
     steps: int,
-    window: int,
+    window: int = 0,
 ) -> Parameters:
-    """Parameters after `steps`, of which the last `window` are in the graph."""
+    """`clone` with momentum; the last `window` steps are in the graph."""
     momentum = [torch.zeros_like(p) for p in theta]
-    theta = [p.detach().requires_grad_() for p in theta]
     for step in range(steps):
         inside = step >= steps - window
+        if step <= steps - window:
+            theta = [p.detach().requires_grad_() for p in theta]
         loss = cloning_loss(policy(theta, x), y, r).sum()
         gradient = torch.autograd.grad(loss, theta, create_graph=inside)
         momentum = [BETA * m + g for m, g in zip(momentum, gradient, strict=True)]
         theta = [p - rates[:, i // 2, None, None] * momentum[i] for i, p in enumerate(theta)]
-        if not inside:
-            theta = [p.detach().requires_grad_() for p in theta]
     return theta
 
 
@@ -232,7 +229,7 @@ CHOICES = {
     "fixed inner rates": Choice({"distill.rate_lr": 0.0}),
     "scalar inner rate": Choice(loop=partial(outer_loop, scalar_rate=True)),
     "inner momentum 0.9": Choice(
-        {"distill.inner_lr": 0.02}, partial(outer_loop, build=HeavyBall), clone_heavy_ball
+        {"distill.inner_lr": 0.02}, partial(outer_loop, build=HeavyBall), heavy_ball
     ),
     "100 inner steps": Choice({"distill.inner_steps": 100}),
     "two initialisations": Choice(loop=partial(outer_loop, initialisations=2)),
