@@ -219,6 +219,10 @@ def _sentence(
     if len(rules) == 1 and kind == "literal_error":
         choices = _literal_choices(details["ctx"]["expected"])
         return f"`{place}` cannot be {received}: {nearest(str(details['input']), choices)}"
+    if kind == "union_tag_invalid":
+        tag, choices = details["ctx"]["tag"], _literal_choices(details["ctx"]["expected_tags"])
+        key = details["ctx"]["discriminator"].strip("'")
+        return f"`{place}.{key}` cannot be {tag!r}: {nearest(tag, choices)}"
     if kind == "string_pattern_mismatch":
         field = _fields(model, path[:-1])[str(path[-1])]
         return f"`{place}` cannot be {received}: it is {field.description}."
@@ -248,7 +252,6 @@ _RULES = {
     "tuple_type": "a list",
     "too_short": "a list of {min_length} or more",
     "union_tag_not_found": "a mapping with the key {discriminator}",
-    "union_tag_invalid": "a mapping whose {discriminator} is one of {expected_tags}",
 }
 
 

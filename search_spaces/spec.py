@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from math import pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,8 +69,8 @@ class StudyConfig(Config):
     """How a study runs."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="the folder under the storage: letters, digits, `.`, `_` and `-`",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="the folder under the storage: letters, digits, `.`, `_` and `-`, 100 at most",
     )
     objectives: tuple[Objective, ...] = Field(
         (Objective(metric="normalized_return", mode="max"),),
@@ -111,10 +112,12 @@ class StudySpec(Config):
         return sha256_of_json(document)
 
     def extremes(self) -> Iterator[PipelineConfig]:
-        """The pipeline's settings at either end of every searched range."""
+        """The pipeline's settings at either end of every searched range, or all there are."""
+        first = {path: _probes(distribution)[0] for path, distribution in self.search.items()}
+        yield self.pipeline_with(first)
         for path, distribution in self.search.items():
-            for value in _extremes(distribution):
-                yield self.pipeline_with({path: value})
+            for value in _probes(distribution)[1:]:
+                yield self.pipeline_with(first | {path: value})
 
     def pipeline_with(self, params: Mapping[str, Any]) -> PipelineConfig:
         """The pipeline's settings of a trial: the defaults, with searched values in their place."""
@@ -175,7 +178,7 @@ def parse_spec(document: Document) -> StudySpec:
     for path, distribution in spec.search.items():
         _check_path(path)
         _check_distribution(path, distribution)
-        for value in _extremes(distribution):
+        for value in _probes(distribution):
             try:
                 spec.pipeline_with({path: value})
             except InputError as error:
@@ -185,17 +188,27 @@ def parse_spec(document: Document) -> StudySpec:
     return spec
 
 
+# What PyYAML raises: its own errors, and Python's for 2001-99-99 and for a thousand brackets.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
 def _read(path: Path) -> Document:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"There is no spec file {str(path)!r}.") from None
+        raise InputError(f"There is no spec file {str(path)!r}; check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The spec file {str(path)!r} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
+        raise InputError(
+            f"The spec file {str(path)!r} must be UTF-8 text, and cannot be read ({error})."
+        ) from None
+    try:
+        document = yaml.safe_load(text)
+    except _NOT_YAML as error:
         place = getattr(error, "problem_mark", None)
         where = f" at line {place.line + 1}, column {place.column + 1}" if place else ""
-        raise InputError(f"The spec file {str(path)!r} is not valid YAML{where}.") from None
+        raise InputError(
+            f"The spec file {str(path)!r} is not valid YAML{where}; correct it."
+        ) from None
     if not isinstance(document, dict):
         raise InputError(
             f"The spec file {str(path)!r} must hold the mappings `study`, `pipeline` and `search`, "
@@ -210,17 +223,14 @@ def _override(document: Document, override: str, searched_is_fixed: bool) -> Non
         raise InputError(f"`--set` takes key=value, not {override!r}.")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"The value of `--set {key}` must be YAML, not {text!r}.") from None
+    except _NOT_YAML:
+        raise InputError(f"The value of `--set {key}` must be YAML, not {text[:80]!r}.") from None
     root, _, below = key.partition(".")
     search = document.get("search") or {}
     if root == "search" and below:
-        document["search"] = search
         known = next((path for path in search if below.startswith(f"{path}.")), None)
-        if known:
-            _place(search[known], below[len(known) + 1 :].split("."), value)
-        else:
-            search[below] = value
+        keys = [known, *below[len(known) + 1 :].split(".")] if known else [below]
+        _place(document, ["search", *keys], value)
         return
     if root == "pipeline" and below in search:
         if not searched_is_fixed:
@@ -233,13 +243,14 @@ def _override(document: Document, override: str, searched_is_fixed: bool) -> Non
 
 
 def _place(document: Any, path: Sequence[str], value: Any) -> None:
-    for depth, part in enumerate(path[:-1]):
+    *parents, last = path
+    for depth, part in enumerate(parents):
         if document.get(part) is None:
             document[part] = {}
         document = document[part]
         if not isinstance(document, dict):
             raise InputError(f"`{'.'.join(path[: depth + 1])}` is a value and has no key below it.")
-    document[path[-1]] = value
+    document[last] = value
 
 
 def leaves(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[str]:
@@ -279,7 +290,14 @@ def _check_distribution(path: str, distribution: Distribution) -> None:
         raise InputError(f"`search.{path}` can have `log` or `step`, not both; drop one.")
 
 
-def _extremes(distribution: Distribution) -> Sequence[Any]:
+def _probes(distribution: Distribution) -> Sequence[Any]:
+    """Values that are valid if all are: every choice; both ends and, of real numbers, one between.
+
+    The one between tells a setting that takes whole numbers only.
+    """
     if isinstance(distribution, Choice):
         return distribution.choices
-    return distribution.low, distribution.high
+    low, high = distribution.low, distribution.high
+    if isinstance(distribution, IntRange):
+        return low, high
+    return low, min(low + (distribution.step or (high - low) / pi), high), high

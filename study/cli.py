@@ -404,7 +404,7 @@ def _check(spec: StudySpec) -> "OfflineDataset":
     from sdw_core.pipeline import check_fit, resolve_device
 
     dataset = load(spec.pipeline.dataset)
-    for config in (spec.pipeline, *spec.extremes()):
+    for config in spec.extremes():
         check_fit(config, dataset)
     if not spec.study.resources.gpu:
         resolve_device(spec.pipeline.device)

@@ -23,13 +23,16 @@ def validate_cluster(path: Path) -> None:
     except FileNotFoundError:
         raise InputError(f"There is no cluster file {str(path)!r}.") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = str(getattr(error, "problem", None) or getattr(error, "strerror", error))
         raise InputError(
-            f"The cluster file {str(path)!r} cannot be read as YAML: {error}."
+            f"The cluster file {str(path)!r} is not readable YAML: {reason}."
         ) from None
     try:
         validate_config(prepare_config(document))
     except Exception as error:
-        reason = str(getattr(error, "message", error)).splitlines()[0]
+        reason = str(getattr(error, "message", error)).splitlines()[0].rstrip(".")
+        if isinstance(error, KeyError):
+            reason = f"it has no key {reason}"
         raise InputError(
             f"The cluster file {str(path)!r} is not valid for the Ray cluster launcher: {reason}."
         ) from None

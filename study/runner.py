@@ -124,13 +124,17 @@ def _tune(folder: StudyFolder, book: TrialBook) -> None:
 
 
 def concurrency(spec: StudySpec) -> int:
-    """Trials at a time: what the spec says, or what the connected cluster holds.
+    """Trials at a time: what the spec says, or what the connected cluster holds now.
+
+    A number in the spec may exceed what there is: that is what an autoscaler makes room for.
 
     Raises:
-        InputError: the cluster cannot hold a single trial.
+        InputError: it is `auto`, and the cluster cannot hold a single trial.
     """
     import ray
 
+    if spec.study.concurrency != "auto":
+        return spec.study.concurrency
     have, need = ray.cluster_resources(), spec.study.resources
     fits = int(have.get("CPU", 0) // need.cpu)
     if need.gpu:
@@ -138,9 +142,11 @@ def concurrency(spec: StudySpec) -> int:
     if fits < 1:
         raise InputError(
             f"A trial needs {need.cpu} CPU and {need.gpu:g} GPU, and there are "
-            f"{have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU; lower `study.resources`."
+            f"{have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU; lower `study.resources`, "
+            "or, on a cluster that grows, say with `study.concurrency` how many trials it shall "
+            "hold."
         )
-    return fits if spec.study.concurrency == "auto" else spec.study.concurrency
+    return fits
 
 
 @contextmanager

@@ -91,7 +91,11 @@ def test_identity_is_what_makes_trials_comparable():
     spec = load_spec("quickstart")
     for same in ("study.trials=99", "study.concurrency=1", "study.name=b", "pipeline.device=cpu"):
         assert load_spec("quickstart", [same]).identity == spec.identity
-    for other in ("study.seed=1", "pipeline.distill.width=64", "search.weighting.temperature.low=0.1"):
+    for other in (
+        "study.seed=1",
+        "pipeline.distill.width=64",
+        "search.weighting.temperature.low=0.1",
+    ):
         assert load_spec("quickstart", [other]).identity != spec.identity
 
 
@@ -164,8 +168,10 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -180,7 +186,9 @@ def test_parsing_never_fails_in_any_other_way(part, value):
 
 
 @settings(max_examples=150, deadline=None)
-@given(key=st.text(alphabet="abcdefghijklmnopqrstuvwxyz._ ", max_size=30), value=st.text(max_size=8))
+@given(
+    key=st.text(alphabet="abcdefghijklmnopqrstuvwxyz._ ", max_size=30), value=st.text(max_size=8)
+)
 def test_overrides_never_fail_in_any_other_way(key, value):
     for root in ("", "study.", "pipeline.distill.", "search.", f"search.{TEMPERATURE}."):
         try:

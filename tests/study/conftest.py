@@ -1,0 +1,43 @@
+"""Small studies for the tests of this folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from search_spaces import StudySpec, load_spec
+from study.folder import StudyFolder
+
+SMALL = (
+    "pipeline.density.model=gaussian",
+    "pipeline.expert.steps=20",
+    "pipeline.expert.value_steps=20",
+    "pipeline.expert.width=16",
+    "pipeline.distill.outer_steps=6",
+    "pipeline.distill.inner_steps=5",
+    "pipeline.distill.window=3",
+    "pipeline.distill.width=16",
+    "pipeline.evaluation.policies=2",
+    "pipeline.evaluation.episodes=1",
+    "search.distill.synthetic_size.high=24",
+)
+"""Seconds instead of minutes: the whole pipeline, real in every part."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def small_spec(*overrides: str, name: str = "quickstart") -> StudySpec:
+    return load_spec(name, [*SMALL, *overrides])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    return StudyFolder.create(small_spec(), tmp_path)
+
+
+@pytest.fixture
+def pareto(tmp_path: Path) -> StudyFolder:
+    return StudyFolder.create(small_spec(name="pareto"), tmp_path)

@@ -1,0 +1,260 @@
+"""The command line: one sentence, exit status 2 and nothing on disk for everything that is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from study.cli import main
+from tests.study.conftest import SMALL
+
+SETS = [part for setting in SMALL for part in ("--set", setting)]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Nothing of the user's is read or written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.delenv("SDW_STORAGE", raising=False)
+
+
+def sdw(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of the command."""
+    capsys.readouterr()
+    before, sys.argv = sys.argv, ["sdw", *arguments]
+    try:
+        main()
+        status = 0
+    except SystemExit as leaving:
+        status = int(leaving.code or 0)
+    finally:
+        sys.argv = before
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def write_d4rl(path: Path, **changes: object) -> Path:
+    """Two episodes of Hopper's shape."""
+    generator = np.random.default_rng(0)
+    arrays: dict[str, object] = {
+        "observations": generator.normal(size=(40, 11)).astype(np.float32),
+        "actions": generator.uniform(-1, 1, size=(40, 3)).astype(np.float32),
+        "rewards": np.ones(40, np.float32),
+        "terminals": np.arange(40) % 20 == 19,
+        "timeouts": np.zeros(40, bool),
+    } | changes
+    with h5py.File(path, "w") as file:
+        file.attrs["env_id"] = "Hopper-v5"
+        for name, array in arrays.items():
+            file[name] = array
+    return path
+
+
+REFUSED = {
+    "unknown spec": (["launch", "quikstart"], "`quickstart`"),
+    "unknown key": (["launch", "quickstart", "--set", "study.trails=2"], "`trials`"),
+    "searched key": (
+        ["launch", "quickstart", "--set", "pipeline.weighting.temperature=1"],
+        "search",
+    ),
+    "low above high": (
+        ["launch", "quickstart", "--set", "search.weighting.temperature.low=3"],
+        "low",
+    ),
+    "unknown dataset": (
+        ["launch", "quickstart", "--set", "pipeline.dataset=sdw/hopper-replay-mimi-v0"],
+        "sdw/hopper-replay-mini-v0",
+    ),
+    "too many rows": (
+        ["launch", "quickstart", "--set", "search.distill.synthetic_size.high=99999"],
+        "49756",
+    ),
+    "no gpu": (["launch", "quickstart", "--set", "pipeline.device=cuda"], "GPU"),
+    "bad name": (["launch", "quickstart", "--name", "../up"], "study.name"),
+    "no trials": (["launch", "quickstart", "--trials", "0"], "study.trials"),
+    "storage is a file": (["launch", "quickstart", "--storage", "afile"], "--storage"),
+    "storage under a file": (["launch", "quickstart", "--storage", "afile/below"], "--storage"),
+    "validate": (["validate", "quickstart", "--set", "pipeline.seed=-1"], "pipeline.seed"),
+    "cluster file": (["validate", "quickstart", "--cluster", "none.yaml"], "none.yaml"),
+    "no study": (["status", "nothing"], "nothing"),
+    "no study to export": (["export", "nothing"], "nothing"),
+    "no study to resume": (["resume", "nothing"], "nothing"),
+    "no study to stop": (["stop", "nothing"], "nothing"),
+    "no study to watch": (["dashboard", "nothing"], "nothing"),
+    "no export to evaluate": (["evaluate", "nothing"], "nothing"),
+    "distil unknown": (["distill", "quickstart", "--set", "pipeline.distill.width=0"], "width"),
+    "cache is a file": (["distill", "quickstart", "--cache", "afile"], "afile"),
+    "describe unknown": (["data", "describe", "sdw/hoper-replay-mini-v0"], "mini"),
+    "import missing": (
+        ["data", "import", "none.hdf5", "--env", "Hopper-v5", "--name", "my/a-v0"],
+        "none.hdf5",
+    ),
+    "import no hdf5": (
+        ["data", "import", "afile", "--env", "Hopper-v5", "--name", "my/a-v0"],
+        "afile",
+    ),
+    "import unknown environment": (
+        ["data", "import", "data.hdf5", "--env", "Hoper-v5", "--name", "my/a-v0"],
+        "Hopper-v5",
+    ),
+    "import wrong shapes": (
+        ["data", "import", "data.hdf5", "--env", "HalfCheetah-v5", "--name", "my/a-v0"],
+        "17",
+    ),
+    "import discrete": (
+        ["data", "import", "data.hdf5", "--env", "CartPole-v1", "--name", "my/a-v0"],
+        "iscrete",
+    ),
+    "import bad name": (
+        ["data", "import", "data.hdf5", "--env", "Hopper-v5", "--name", "my a"],
+        "my a",
+    ),
+    "import reversed reference": (
+        "data import data.hdf5 --env Hopper-v5 --name my/a-v0 --reference 5 1".split(),
+        "5",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_sentence_and_leaves_nothing(case, capsys, tmp_path):
+    arguments, word = REFUSED[case]
+    (tmp_path / "afile").write_text("text")
+    write_d4rl(tmp_path / "data.hdf5")
+    before = sorted(tmp_path.rglob("*"))
+    status, out, err = sdw(capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("sdw: ")
+    assert err.count("\n") == 1, err
+    assert word in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+BROKEN_DATA = {
+    "observation": ({"observations": np.full((40, 11), np.nan, np.float32)}, "observation"),
+    "reward": ({"rewards": np.full(40, np.inf, np.float32)}, "reward"),
+    "action": ({"actions": np.full((40, 3), np.nan, np.float32)}, "action"),
+    "out of bounds": ({"actions": np.full((40, 3), 2.0, np.float32)}, "bounds"),
+    "lengths": ({"rewards": np.ones(39, np.float32)}, "39"),
+    "one episode": ({"terminals": np.arange(40) == 39}, "episode"),
+    "empty": (
+        {
+            "observations": np.zeros((0, 11), np.float32),
+            "actions": np.zeros((0, 3), np.float32),
+            "rewards": np.zeros(0, np.float32),
+            "terminals": np.zeros(0, bool),
+            "timeouts": np.zeros(0, bool),
+        },
+        "two episodes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_DATA)
+def test_a_broken_dataset_is_refused_before_a_study_is_made(case, capsys, tmp_path):
+    changes, word = BROKEN_DATA[case]
+    path = write_d4rl(tmp_path / "data.hdf5", **changes)
+    setting = f"pipeline.dataset={path}"
+    status, out, err = sdw(capsys, "launch", "quickstart", "--set", setting)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert word in err
+    assert not (tmp_path / "sdw-studies").exists()
+
+
+def test_without_reference_scores_the_way_to_give_them_is_named(capsys, tmp_path):
+    path = tmp_path / "data.hdf5"
+    generator = np.random.default_rng(0)
+    write_d4rl(
+        path,
+        observations=generator.normal(size=(40, 3)).astype(np.float32),
+        actions=generator.uniform(-2, 2, size=(40, 1)).astype(np.float32),
+    )
+    with h5py.File(path, "a") as file:
+        file.attrs["env_id"] = "Pendulum-v1"
+    setting = f"pipeline.dataset={path}"
+    sizes = "search.distill.synthetic_size.high=20"
+    status, _, err = sdw(capsys, "launch", "quickstart", "--set", setting, "--set", sizes)
+    assert status == 2
+    assert "--reference" in err
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["launch"], ["status", "a", "--nonsense"]])
+def test_wrong_usage_exits_with_2(arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "study.cli", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_help_loads_neither_ray_nor_torch():
+    code = (
+        "import sys; sys.argv = ['sdw', '--help']\n"
+        "from study.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(sorted({'ray', 'torch', 'optuna', 'minari'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_data_can_be_imported_listed_and_described(capsys, tmp_path):
+    path = write_d4rl(tmp_path / "data.hdf5")
+    command = ["data", "import", str(path), "--env", "Hopper-v5", "--name", "my/hopper-v0"]
+    assert sdw(capsys, *command, "--json")[:2] == (0, '{\n  "dataset": "my/hopper-v0"\n}\n')
+    status, out, _ = sdw(capsys, "data", "list", "--json")
+    assert status == 0
+    assert {d["id"]: d["where"] for d in json.loads(out)}["my/hopper-v0"] == "local"
+    status, out, _ = sdw(capsys, "data", "describe", "my/hopper-v0", "--json")
+    described = json.loads(out)
+    assert (described["transitions"], described["episodes"]) == (40, 2)
+    assert sdw(capsys, *command)[0] == 2
+
+
+def test_distill_exports_and_evaluate_finds_the_same_score(capsys, tmp_path):
+    command = ["distill", "quickstart", *SETS, "--to", "rows", "--threads", "1", "--json"]
+    status, out, _ = sdw(capsys, *command)
+    assert status == 0
+    document = json.loads(out)
+    assert set(document) == {
+        "normalized_return", "random_subset", "expert", "effective_sample_size_percent",
+        "log_likelihood", "seconds", "outer_steps", "seconds_per_outer_step", "artifact",
+    }  # fmt: skip
+    for scores in ("normalized_return", "random_subset", "expert"):
+        assert set(document[scores]) == {"mean", "iqm", "low", "high", "per_policy"}
+    assert (document["outer_steps"], document["artifact"]) == (6, "rows")
+    status, out, _ = sdw(capsys, "evaluate", "rows", "--json")
+    assert status == 0
+    manifest = json.loads((tmp_path / "rows" / "manifest.json").read_text())
+    assert json.loads(out) == manifest["scores"]["synthetic"]
+    status, _, err = sdw(capsys, *command)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "never overwrites" in err
+
+
+def test_validate_says_what_would_run(capsys):
+    root = Path(__file__).parents[2]
+    cluster = str(root / "cluster.yaml")
+    status, out, _ = sdw(capsys, "validate", "quickstart", "--cluster", cluster, "--json")
+    assert status == 0
+    document = json.loads(out)
+    assert document["dataset"]["transitions"] == 49756
+    assert set(document["search"]) == {"weighting.temperature", "distill.synthetic_size"}
+    assert document["cluster"] == cluster
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("a: [", "YAML"), ("available_node_types: {}", "key"), ("[]", "valid")]
+)
+def test_a_cluster_file_that_the_launcher_would_refuse_is_refused(capsys, tmp_path, text, word):
+    (tmp_path / "cluster.yaml").write_text(text)
+    status, _, err = sdw(capsys, "validate", "quickstart", "--cluster", "cluster.yaml")
+    assert (status, err.count("\n")) == (2, 1), err
+    assert word in err or "cannot be read" in err

@@ -1,0 +1,79 @@
+"""A trial: every end is an outcome, and a result that exists is returned."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sdw_core.config import PipelineConfig
+from study.trial import run_trial
+from tests.study.conftest import small_spec
+
+
+def run(root: Path, config: PipelineConfig | None = None, stop: bool = False) -> dict[str, object]:
+    root.mkdir(exist_ok=True)
+    flag = root / "stop"
+    flag.unlink(missing_ok=True)
+    if stop:
+        flag.touch()
+    config = config or small_spec().pipeline
+    return run_trial(4, config, root / "trials" / "4", root / "cache", flag, threads=1)
+
+
+def changed(**distill: object) -> PipelineConfig:
+    document = small_spec().pipeline.model_dump()
+    document["distill"] |= distill
+    return PipelineConfig(**document)
+
+
+def test_a_complete_trial_leaves_rows_and_a_result_and_no_checkpoint(tmp_path):
+    document = run(tmp_path)
+    folder = tmp_path / "trials" / "4"
+    assert document["outcome"] == "COMPLETE"
+    assert document == json.loads((folder / "result.json").read_text())
+    assert set(document["stages"]) == {
+        "dataset", "density", "weights", "expert", "distill", "evaluate",
+    }  # fmt: skip
+    assert load_file(folder / "rows.safetensors")["observations"].shape == (1, 64, 11)
+    assert not (folder / "checkpoint.safetensors").exists()
+    progress = json.loads((folder / "progress.json").read_text())
+    assert progress["stage"] == "evaluate"
+
+
+def test_a_result_that_exists_is_returned_and_not_computed_again(tmp_path):
+    folder = tmp_path / "trials" / "4"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"outcome": "COMPLETE", "number": 4}')
+    assert run(tmp_path) == {"outcome": "COMPLETE", "number": 4}
+    assert not (folder / "rows.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("distill", "reason"),
+    [
+        ({"inner_lr": 1e30}, "divergence"),
+        ({"synthetic_size": 10**6}, "configuration"),
+        ({"synthetic_size": 40_000, "inner_steps": 10**6, "window": None}, "configuration"),
+    ],
+)
+def test_a_failure_is_an_outcome_with_a_reason_class(tmp_path, distill, reason):
+    document = run(tmp_path, changed(**distill))
+    assert document["outcome"] == "FAILED"
+    assert document["reason"].startswith(f"{reason}: ")
+    assert "Traceback" in (tmp_path / "trials" / "4" / "error.txt").read_text()
+    assert run(tmp_path, changed(**distill)) == document
+
+
+def test_a_stopped_trial_goes_on_to_the_rows_of_an_uninterrupted_one(tmp_path):
+    stopped = run(tmp_path / "a", stop=True)
+    folder = tmp_path / "a" / "trials" / "4"
+    assert stopped["outcome"] == "STOPPED"
+    assert (folder / "checkpoint.safetensors").exists()
+    assert not (folder / "result.json").exists()
+    assert run(tmp_path / "a")["outcome"] == "COMPLETE"
+    assert run(tmp_path / "b")["outcome"] == "COMPLETE"
+    rows = [load_file(tmp_path / n / "trials" / "4" / "rows.safetensors") for n in "ab"]
+    for name in rows[0]:
+        assert torch.equal(rows[0][name], rows[1][name])
