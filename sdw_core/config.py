@@ -135,6 +135,11 @@ class DistillConfig(Config):
         None, description="the hypergradient is scaled down to this norm; null: never"
     )
     meta_batch_size: PositiveInt = Field(1024, description="dataset states an outer step")
+    tf32: bool = Field(
+        False,
+        description="on a GPU, matrix products in TF32: faster, with 10 bits of mantissa instead "
+        "of 23",
+    )
     initial_actions: Literal["dataset", "expert"] = Field(
         "expert", description="actions of the rows that the optimisation starts from"
     )

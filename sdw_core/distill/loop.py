@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdw_core.config import DistillConfig
-from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
+from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine, Shape, memory_bytes
 from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.files import replaced_atomically, sha256_of_json
@@ -92,7 +92,7 @@ def distill(
     state = _State.start(task, config, seed)
     key = sha256_of_json([config.model_dump(mode="json"), seed, *task.states.shape])
     first = state.restore(checkpoint, key) if checkpoint and checkpoint.exists() else 0
-    engine = build_engine(policy)
+    engine = FusedEngine(policy, config.tf32)
     row_weights = torch.full_like(state.actions[..., 0], 1 / config.synthetic_size)
 
     for step in range(first, config.outer_steps):

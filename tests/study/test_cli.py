@@ -1,4 +1,4 @@
-"""The command line: one sentence, exit status 2 and nothing on disk for everything that is wrong."""
+"""The command line: one sentence, exit status 2 and nothing on disk for what is wrong."""
 
 import json
 import subprocess
@@ -55,6 +55,7 @@ def write_d4rl(path: Path, **changes: object) -> Path:
     return path
 
 
+IMPORT = ["data", "import", "data.hdf5"]
 REFUSED = {
     "unknown spec": (["launch", "quikstart"], "`quickstart`"),
     "unknown key": (["launch", "quickstart", "--set", "study.trails=2"], "`trials`"),
@@ -115,7 +116,7 @@ REFUSED = {
         "my a",
     ),
     "import reversed reference": (
-        "data import data.hdf5 --env Hopper-v5 --name my/a-v0 --reference 5 1".split(),
+        [*IMPORT, "--env", "Hopper-v5", "--name", "my/a-v0", "--reference", "5", "1"],
         "5",
     ),
 }
