@@ -336,8 +336,3 @@ def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, 
     ).to(task.states.device)
     actions = task.targets if config.initial_actions == "expert" else task.actions
     return task.states[picks].clone(), actions[picks].clone()
-
-
-def build_engine(policy: MLP) -> Engine:
-    """The fastest engine for the policy."""
-    return FusedEngine(policy)
