@@ -89,8 +89,7 @@ def outer_loop(
             for k in range(initialisations)
         ]
         parameters = policy.initial_parameters(generators)
-        firsts = generators[::initialisations]
-        drawn = [draw(task, config.meta_batch_size, generator) for generator in firsts]
+        drawn = [draw(task, config.meta_batch_size, g) for g in generators[::initialisations]]
         picks, weights = (repeated(torch.stack(each)) for each in zip(*drawn, strict=True))
         gradient = engine.hypergradient(
             parameters,
@@ -106,8 +105,7 @@ def outer_loop(
         share = max(1 - config.averaging, 1 / (step + 1))
         for mean, variable in zip(means, (x, y, log_rates), strict=True):
             mean.lerp_(variable, share)
-    rates = means[2].exp().expand(-1, config.layers)
-    return Distilled(means[0], means[1], rates, losses=x.new_zeros(0))
+    return Distilled(means[0], means[1], means[2].exp().expand(-1, config.layers), x.new_zeros(0))
 
 
 def plus_plus(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor]:
@@ -278,14 +276,10 @@ def score(
 
 
 def markdown(report: dict[str, Any]) -> str:
-    lines = [
-        ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in report["about"].items()),
-        "",
-        "| choice | seconds | meta-loss | return | spread | against the default |",
-        "|---|---:|---:|---:|---:|---:|",
-        *(row(name, report["rows"]) for name in report["rows"]),
-    ]
-    return "\n".join(lines)
+    about = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in report["about"].items())
+    columns = ["choice", "seconds", "meta-loss", "return", "spread", "against the default"]
+    head = f"| {' | '.join(columns)} |\n|---{'|---:' * 5}|"
+    return "\n".join([about, "", head, *(row(name, report["rows"]) for name in report["rows"])])
 
 
 def row(name: str, rows: dict[str, dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ steps; the return is that of 10 policies x 5 episodes for each distillation seed
 
 import argparse
 import contextlib
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -73,24 +74,16 @@ def curve(
 ) -> list[dict[str, Any]]:
     """Seconds, meta-loss and return at each checkpoint; measuring is not counted."""
     seconds, points = 0.0, []
+    asked = itertools.count(1)  # once an outer step
     for target in CHECKPOINTS:
-        steps = [0]
-
-        def reached_target(target: int = target, steps: list[int] = steps) -> bool:
-            return steps[0] >= target
-
-        def count(fraction: float, steps: list[int] = steps) -> None:
-            steps[0] = round(fraction * CHECKPOINTS[-1])
-
         begun = perf_counter()
         with contextlib.suppress(StopRequested):
             distill(
                 task,
                 config.model_copy(update={"outer_steps": CHECKPOINTS[-1]}),
                 0,
-                count,
-                checkpoint,
-                reached_target,
+                checkpoint=checkpoint,
+                should_stop=lambda target=target: next(asked) >= target,
             )
         seconds += perf_counter() - begun
         rows = load_file(checkpoint)

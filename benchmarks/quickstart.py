@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks import machine
+from sdw_core.config import STAGES
 from sdw_core.files import read_json
-from sdw_core.pipeline import STAGES
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import torch
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from sdw_core.card import write_card
+from sdw_core.config import nearest
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
 from sdw_core.files import created_folder, read_json, sha256_of_file
@@ -180,6 +182,11 @@ def _verify(folder: Path, checksums: dict[str, str]) -> None:
 
 def _artifact(manifest: dict[str, Any], rows: dict[str, NDArray[np.float32]]) -> Artifact:
     environment, recipe = manifest["environment"], manifest["recipe"]
+    if environment["id"] not in gymnasium.registry:  # and no "module:id", which would be imported
+        raise InputError(
+            f"The rows are for the environment {environment['id']!r}, which Gymnasium does not "
+            "know here: " + nearest(str(environment["id"]), gymnasium.registry)
+        )
     low, high = environment["reference_scores"]
     arena = Arena(
         environment["id"],

@@ -16,6 +16,8 @@ from pydantic_core import ErrorDetails
 
 from sdw_core.errors import InputError
 
+STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
+"""The stages of a pipeline, in order."""
 Model = TypeVar("Model", bound=BaseModel)
 
 

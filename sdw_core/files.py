@@ -44,8 +44,8 @@ def created_folder(path: Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield scratch
-        for file in scratch.iterdir():
-            _fsync(file)
+        for entry in scratch.rglob("*"):
+            _fsync(entry)
         scratch.chmod(0o755)
         scratch.rename(path)
         _fsync(path.parent)

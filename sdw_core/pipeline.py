@@ -32,7 +32,6 @@ from sdw_core.seeds import numpy_generator
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.weights import effective_sample_size_percent, state_weights
 
-STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""
 
@@ -78,7 +77,7 @@ class PipelineResult:
     @property
     def summary(self) -> ReturnSummary:
         """Of all policies of all distillation seeds: the objective of a search."""
-        return summarize(self.returns, self.config.seed)
+        return summarize(self.returns, self.config.seed, len(self.seeds))
 
     @property
     def best(self) -> int:
@@ -346,13 +345,17 @@ def resolve_device(name: str) -> torch.device:
 
 
 def random_subset(
-    dataset: OfflineDataset, config: PipelineConfig, arena: Arena, recipe: Recipe, stage: str
+    dataset: OfflineDataset, config: PipelineConfig, arena: Arena, stage: str
 ) -> Returns:
     """Normalised returns [K, M] of policies trained on as many random rows of the dataset.
 
     Every policy gets rows of its own, with the dataset's actions, so that the spread includes the
-    luck of the draw.
+    luck of the draw. The learning rate is `inner_lr`: learned rates belong to the rows that they
+    were learned with.
     """
+    distill = config.distill
+    rates = (distill.inner_lr,) * distill.layers
+    recipe = Recipe(distill.layers, distill.width, distill.inner_steps, rates)
     generator = numpy_generator(config.seed, "random_subset")
     picks = np.stack(
         [

@@ -30,9 +30,9 @@ class ReturnSummary:
     Attributes:
         mean: over all episodes.
         iqm: interquartile mean over all episodes.
-        low, high: 95 % percentile-bootstrap interval of the mean; policies are resampled, each with
-            all of its episodes, because the episodes of one policy are not independent draws of the
-            training's randomness.
+        low, high: 95 % percentile-bootstrap interval of the mean. Distillation seeds are resampled,
+            within them policies, each with all of its episodes: what shares rows or weights is no
+            independent draw.
         per_policy: mean of each policy.
     """
 
@@ -53,19 +53,22 @@ class ReturnSummary:
         }
 
 
-def summarize(returns: Returns, seed: int, resamples: int = 2000) -> ReturnSummary:
-    """Summarise normalised returns [K, M].
+def summarize(returns: Returns, seed: int, sets: int = 1, resamples: int = 2000) -> ReturnSummary:
+    """Summarise normalised returns [S * K, M].
 
     Args:
-        returns: one row a policy, one column an episode.
+        returns: one row a policy, those of a set of synthetic rows together; a column an episode.
         seed: root of the bootstrap's random stream.
+        sets: S, sets of synthetic rows: distillation seeds.
         resamples: bootstrap resamples.
     """
     per_policy = returns.mean(axis=1)
-    picks = numpy_generator(seed, "bootstrap").integers(
-        len(returns), size=(resamples, len(returns))
-    )
-    low, high = np.quantile(per_policy[picks].mean(axis=1), [0.025, 0.975])
+    policies = len(per_policy) // sets
+    generator = numpy_generator(seed, "bootstrap")
+    drawn_sets = generator.integers(sets, size=(resamples, sets, 1))
+    drawn_policies = generator.integers(policies, size=(resamples, sets, policies))
+    means = per_policy.reshape(sets, policies)[drawn_sets, drawn_policies].mean(axis=(1, 2))
+    low, high = np.quantile(means, [0.025, 0.975])
     return ReturnSummary(
         mean=float(returns.mean()),
         iqm=interquartile_mean(returns),

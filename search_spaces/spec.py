@@ -53,7 +53,8 @@ class Objective(Config):
     """A metric of a trial, and its better direction."""
 
     metric: Literal["normalized_return", "iqm", "synthetic_size", "seconds"] = Field(
-        description="mean or interquartile mean of the normalised return, rows, or wall seconds"
+        description="mean or interquartile mean of the normalised return, rows, or seconds of "
+        "distillation and evaluation"
     )
     mode: Literal["max", "min"] = Field(description="which is better")
 
@@ -285,8 +286,8 @@ def _check_distribution(path: str, distribution: Distribution) -> None:
         raise InputError(f"`search.{path}` needs low <= high, not low {low} and high {high}.")
     if distribution.log and low <= 0:
         raise InputError(f"`search.{path}` is logarithmic and needs low > 0, not {low}.")
-    stepped = distribution.step not in (None, 1)
-    if distribution.log and stepped:
+    unstepped = type(distribution).model_fields["step"].default
+    if distribution.log and distribution.step != unstepped:
         raise InputError(f"`search.{path}` can have `log` or `step`, not both; drop one.")
 
 

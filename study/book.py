@@ -5,16 +5,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
-import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sdw_core.files import read_json
 from search_spaces import StudySpec
-from study.trial import COMPLETE, FAILED
+from study.outcomes import COMPLETE, FAILED, finished_result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ATTRIBUTE = "trial"
 """The one user attribute of an Optuna trial: a JSON record of how it went."""
@@ -101,9 +102,10 @@ class TrialBook:
             trials: the folder of the trials' folders.
         """
         for trial in self.trials(TrialState.RUNNING):
-            result = trials / str(trial.number) / "result.json"
-            if result.exists():
-                self.record(trial._trial_id, read_json(result))
+            config = self.spec.pipeline_with(trial.params)
+            result = finished_result(trials / str(trial.number), config)
+            if result:
+                self.record(trial._trial_id, result)
             else:
                 self.requeue(trial._trial_id)
 
@@ -144,8 +146,10 @@ class TrialBook:
             )
         return rows
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> "pd.DataFrame":
         """One row a trial: number, outcome, reason, parameters, objectives and seconds."""
+        import pandas as pd
+
         metrics: Sequence[str] = [objective.metric for objective in self.spec.study.objectives]
         return pd.DataFrame(
             [

@@ -7,12 +7,12 @@ What is slow to import (torch, ray, optuna, minari) is imported by the commands 
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -69,10 +69,9 @@ def launch(
     """Run a new study to its end and export the best synthetic dataset."""
     from study.folder import StudyFolder
 
-    loaded = _load(spec, overrides, name, trials)
+    loaded = with_absolute_dataset(_load(spec, overrides, name, trials))
     _check(loaded)
     folder = StudyFolder.create(loaded, storage)
-    _say(log, f"study {folder.name} in {folder.path}")
     try:
         _drive(folder, address, as_json)
     except InputError:
@@ -98,7 +97,10 @@ def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     if not folder.driven():
         raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
     folder.stop_flag.touch()
-    _say(log, f"stopping; go on later with `sdw resume {folder.name}`")
+    with log.status("stopping: running trials write a checkpoint"):
+        while folder.driven():
+            sleep(0.5)
+    _say(log, f"stopped; go on with `sdw resume {folder.name}`")
 
 
 @app.command()
@@ -168,8 +170,12 @@ def status(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False
 @app.command()
 def export(
     study: StudyName,
-    top: Annotated[int, typer.Option(help="How many of the best trials.", min=1)] = 1,
-    pareto: Annotated[bool, typer.Option(help="The whole Pareto front.")] = False,
+    top: Annotated[
+        int | None, typer.Option(help="How many of the best trials.", min=1, show_default="1")
+    ] = None,
+    pareto: Annotated[
+        bool, typer.Option(help="The whole Pareto front; so it is of two objectives anyway.")
+    ] = False,
     to: Annotated[Path | None, typer.Option(help="Folder; default: exports in the study.")] = None,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
@@ -184,9 +190,12 @@ def export(
         raise InputError(
             f"`--pareto` needs a study of two objectives, and {folder.name!r} has one; use `--top`."
         )
-    numbers = book.best(top)
-    if several and not pareto:
-        numbers = numbers[:top]
+    if several and top is not None:
+        raise InputError(
+            f"`--top` needs a study of one objective, and {folder.name!r} has two, so that no "
+            "trial is the best; use `--pareto`."
+        )
+    numbers = book.best(top or 1)
     with log.status("re-evaluating on fresh seeds"):
         folders = write(folder, numbers, to or folder.exports)
     if as_json:
@@ -202,8 +211,8 @@ def distill(
     overrides: Set = None,
     to: Annotated[Path | None, typer.Option(help="Export folder; left out: no export.")] = None,
     threads: Annotated[
-        int, typer.Option(help="Torch threads.", min=1, show_default="all cores")
-    ] = os.cpu_count() or 1,
+        int, typer.Option(help="Torch threads; more than one pays from width 256 on.", min=1)
+    ] = 1,
     cache: Annotated[Path, typer.Option(help="Stage cache.")] = STUDIES / "cache",
     as_json: AsJson = False,
 ) -> None:
@@ -220,6 +229,7 @@ def distill(
             f"An export never overwrites, and {str(to)!r} exists: remove it, or choose another "
             "folder with `--to`."
         )
+    _check(loaded)
     check_writable(cache)
     if to:
         check_writable(to.resolve().parent)
@@ -228,7 +238,7 @@ def distill(
         result = Pipeline(loaded.pipeline, cache, progress).run()
         dataset = load(loaded.pipeline.dataset)
         recipe = result.recipes[result.best]
-        subset = random_subset(dataset, result.config, result.arena, recipe, "evaluate")
+        subset = random_subset(dataset, result.config, result.arena, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
     document["random_subset"] = score(subset, seed)
@@ -241,7 +251,7 @@ def distill(
             result.observations[best], result.actions[best], result.arena, recipe, {}
         )
         confirmed = artifact.evaluate(evaluation.policies, evaluation.episodes, seed)
-        baseline = random_subset(dataset, result.config, result.arena, recipe, CONFIRM)
+        baseline = random_subset(dataset, result.config, result.arena, CONFIRM)
         artifact.evidence.update(
             source=result.dataset,
             config=result.config.model_dump(mode="json"),
@@ -392,6 +402,16 @@ def _load(
     return load_spec(spec, given)
 
 
+def with_absolute_dataset(spec: StudySpec) -> StudySpec:
+    """A dataset that is a file or a folder, by its absolute path: trials may run elsewhere."""
+    path, mark, environment = spec.pipeline.dataset.partition("?env=")
+    if not Path(path).exists():
+        return spec
+    dataset = f"{Path(path).resolve()}{mark}{environment}"
+    pipeline = spec.pipeline.model_copy(update={"dataset": dataset})
+    return spec.model_copy(update={"pipeline": pipeline})
+
+
 def _find(study: str, storage: Path) -> "StudyFolder":
     from study.folder import StudyFolder
 
@@ -506,7 +526,7 @@ def _returns_table(scores: dict[str, Any]) -> Table:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """A progress bar a stage, on stderr."""
-    from sdw_core.pipeline import STAGES
+    from sdw_core.config import STAGES
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeRemainingColumn(), console=log, transient=True) as bars:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import signal
 from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna_dashboard import wsgi
@@ -11,6 +12,10 @@ from rich.console import Console
 
 from sdw_core.errors import InputError
 from study.folder import StudyFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 HOST = "127.0.0.1"
 
@@ -39,7 +44,7 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
     """
     storage = folder.book().study._storage
     try:
-        server = make_server(HOST, port, wsgi(storage), _Server, _Quiet)
+        server = make_server(HOST, port, _for_own_host(wsgi(storage)), _Server, _Quiet)
     except OSError as error:
         raise InputError(
             f"Port {port} on {HOST} cannot be used ({error.strerror}); choose another `--port`."
@@ -58,6 +63,18 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server, contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
+
+
+def _for_own_host(app: "WSGIApplication") -> "WSGIApplication":
+    """Refuse requests that name another host: a page elsewhere whose name was bound to loopback."""
+
+    def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
+        if environ.get("HTTP_HOST", "").partition(":")[0] not in (HOST, "localhost"):
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [b"This dashboard answers on loopback only.\n"]
+        return app(environ, start_response)
+
+    return guarded
 
 
 def _tensorboard(folder: StudyFolder) -> str:

@@ -12,11 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sdw_core.config import STAGES
 from sdw_core.files import read_json
-from sdw_core.pipeline import STAGES
 from study.book import TrialBook, TrialRow
 from study.folder import StudyFolder
 
+AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 REFRESH = 1.0
 """Seconds between looks at the trials' folders."""
 
@@ -47,13 +48,14 @@ class Display:
         self._console = console
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._shown: set[int] = set()
 
     def __enter__(self) -> "Display":
         self._begun = monotonic()
         if self._console:
             self._book = self._folder.book()
-            self._final_before = sum(row.outcome in FINAL for row in self._book.rows())
+            self._shown = {row.number for row in self._book.rows() if row.outcome in FINAL}
+            self._final_before = len(self._shown)
+            self._console.print(f"study {self._folder.name} in {self._folder.path}", **AS_IT_IS)
             self._thread.start()
         return self
 
@@ -84,7 +86,7 @@ class Display:
             if row.outcome in FINAL and row.number not in self._shown:
                 self._shown.add(row.number)
                 detail = row.reason or ", ".join(f"{value:.4g}" for value in row.values or [])
-                console.print(f"trial {row.number}: {row.outcome} {detail}", highlight=False)
+                console.print(f"trial {row.number}: {row.outcome} {detail}", **AS_IT_IS)
 
     def _view(self) -> RenderableType:
         rows = self._book.rows()
@@ -102,9 +104,9 @@ class Display:
         done = len(final) + sum(map(trial_fraction, running))
         bar = Table.grid()
         bar.add_row(ProgressBar(total=total, completed=done, width=60))
-        table = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
+        table = Table(box=None, padding=(0, 1), header_style="dim")
         for column in ("trial", "stage", "", "seconds", "settings"):
-            table.add_column(column)
+            table.add_column(column, justify="right" if column in ("trial", "seconds") else "left")
         for trial in running:
             table.add_row(
                 str(trial.number),
@@ -181,26 +183,29 @@ def _best(book: TrialBook, rows: list[TrialRow]) -> str:
 def trial_table(book: TrialBook, best: list[int]) -> Table:
     """One row a trial: its settings, its objectives, seconds and outcome; the best in bold."""
     spec = book.spec
-    metrics = [objective.metric for objective in spec.study.objectives]
+    searched = {path: path.rpartition(".")[2] for path in spec.search}
+    metrics = {
+        index: objective.metric
+        for index, objective in enumerate(spec.study.objectives)
+        if objective.metric not in searched.values()
+    }
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("trial", justify="right")
-    searched = [path.rpartition(".")[2] for path in spec.search]
-    for column in (*searched, *metrics, "95 % interval", "seconds"):
-        table.add_column(column.replace("_", " "), justify="right", overflow="fold")
+    headings = ["trial", *searched.values(), *metrics.values(), "95 %_interval", "trial_seconds"]
+    for heading in headings:
+        table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
     table.add_column("outcome")
     for row in book.rows():
         table.add_row(
             str(row.number),
-            *[
-                f"{row.params.get(path, ''):.4g}"
-                if isinstance(row.params.get(path), float)
-                else str(row.params.get(path, ""))
-                for path in spec.search
-            ],
-            *[f"{value:.4g}" for value in row.values or [float("nan")] * len(metrics)],
+            *[_cell(row.params.get(path)) for path in searched],
+            *[_cell(row.values[index] if row.values else None) for index in metrics],
             f"{row.interval[0]:.1f} to {row.interval[1]:.1f}" if row.interval else "",
             f"{row.seconds:.0f}" if row.seconds is not None else "",
             row.outcome if not row.reason else f"{row.outcome} ({row.reason})",
             style="bold" if row.number in best else None,
         )
     return table
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -64,7 +64,7 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     kept = trial / "confirmed.json"
     if not kept.exists():
         policies, episodes = config.evaluation.policies, config.evaluation.episodes
-        subset = random_subset(dataset, config, arena, recipe, CONFIRM)
+        subset = random_subset(dataset, config, arena, CONFIRM)
         scores = {
             "synthetic": score(artifact.evaluate(policies, episodes, config.seed), config.seed),
             "random_subset": score(subset, config.seed),
@@ -102,7 +102,7 @@ def export(folder: StudyFolder, numbers: list[int], to: Path) -> list[Path]:
                 f"An export never overwrites, and {str(target)!r} exists: remove it, or choose "
                 "another folder with `--to`."
             )
-    torch.set_num_threads(folder.spec().study.resources.cpu)
+    torch.set_num_threads(1)  # as `sdw evaluate` does, so that it finds the same numbers
     for number, target in zip(numbers, targets, strict=True):
         confirmed = confirm(folder, number)
         write_artifact(confirmed.artifact, target, confirmed.source_states)

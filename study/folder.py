@@ -151,6 +151,7 @@ class StudyFolder:
         def _relaxed(connection: sqlite3.Connection, record: Any) -> None:
             connection.execute("PRAGMA synchronous=NORMAL")
 
+        storage.engine.dispose()  # the connection that it was made with has no such setting
         return storage
 
     def book(self) -> TrialBook:
@@ -164,6 +165,14 @@ class StudyFolder:
         study = optuna.create_study(
             study_name=self.name, storage=storage, directions=directions, load_if_exists=True
         )
+        identity = study.user_attrs.get("identity")
+        if identity is None:
+            study.set_user_attr("identity", spec.identity)
+        elif identity != spec.identity:
+            raise InputError(
+                f"The trials of {self.name!r} were made with another spec than its study.yaml now "
+                "holds; put the old one back, or launch the new one under another `--name`."
+            )
         return TrialBook(spec, study, storage)
 
     def driver_lock(self) -> FileLock:

@@ -22,33 +22,43 @@ from search_spaces import StudySpec
 from study.book import TrialBook
 from study.display import Display
 from study.folder import StudyFolder
+from study.outcomes import FAILED
 from study.trial import run_trial
 
-WORKER_DEATHS = 1
+WORKER_DEATHS = 3
 """How often a trial whose process died is started again before it counts as failed."""
 LOCK_PATIENCE = 2.0
 """Seconds that a driver waits for its lock: `sdw status` holds it for a moment to look at it."""
 
 
-def trainable(config: dict[str, Any], folder: str, spec_document: dict[str, Any]) -> None:
+def trainable(config: dict[str, Any], folder: str, metrics: list[str]) -> None:
     """What a Ray worker runs: one trial, and one report of its outcome."""
     from ray import tune
 
-    spec = StudySpec.model_validate(spec_document)
-    study = StudyFolder(Path(folder))
-    document = run_trial(
-        config["number"],
-        spec.pipeline_with(config["params"]),
-        study.trial(config["number"]),
+    document = _outcome(StudyFolder(Path(folder)), config["number"], config["params"])
+    values = document.get("metrics", {})
+    report = {metric: values.get(metric, math.nan) for metric in metrics}
+    tune.report({**report, "document": json.dumps(document)})
+
+
+def _outcome(study: StudyFolder, number: int, params: dict[str, Any]) -> dict[str, Any]:
+    try:
+        spec = study.spec()
+    except FileNotFoundError:
+        reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
+        return {"outcome": FAILED, "reason": reason + "on storage that all nodes share"}
+    pipeline = spec.pipeline
+    if pipeline.device == "auto" and not spec.study.resources.gpu:
+        pipeline = pipeline.model_copy(update={"device": "cpu"})  # a GPU is not this trial's to use
+        spec = spec.model_copy(update={"pipeline": pipeline})
+    return run_trial(
+        number,
+        spec.pipeline_with(params),
+        study.trial(number),
         study.cache,
         study.stop_flag,
         spec.study.resources.cpu,
     )
-    metrics = document.get("metrics", {})
-    report: dict[str, Any] = {"document": json.dumps(document)}
-    for objective in spec.study.objectives:
-        report[objective.metric] = metrics.get(objective.metric, math.nan)
-    tune.report(report)
 
 
 def drive(folder: StudyFolder, address: str | None, display: Display) -> bool:
@@ -103,7 +113,11 @@ def _tune(folder: StudyFolder, book: TrialBook) -> None:
 
     spec = book.spec
     resources = spec.study.resources
-    bound = partial(trainable, folder=str(folder.path), spec_document=spec.model_dump(mode="json"))
+    bound = partial(
+        trainable,
+        folder=str(folder.path),
+        metrics=[objective.metric for objective in spec.study.objectives],
+    )
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
@@ -155,16 +169,19 @@ def _ray(address: str | None) -> Iterator[Any]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     import ray
 
     try:
+        if address not in (None, "auto"):
+            _knock(address)
         context = ray.init(
             address=address or "local",
             include_dashboard=None if address else True,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         if address is None:
             raise
         raise InputError(
@@ -179,13 +196,21 @@ def _ray(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raises if nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), timeout=10).close()
+
+
 @contextmanager
 def _stop_on_interrupt(folder: StudyFolder) -> Iterator[None]:
     """Ctrl-C asks the study to stop in order; a second one ends the driver at once."""
+    asked: list[int] = []
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if folder.stop_flag.exists():
+        if asked:
             raise KeyboardInterrupt
+        asked.append(signum)
         folder.stop_flag.touch()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -24,7 +24,7 @@ from ray.tune.search.optuna import OptunaSearch
 from sdw_core.seeds import derive_seed
 from search_spaces import Choice, Distribution, FloatRange
 from study.book import TrialBook
-from study.trial import FAILED, STOPPED
+from study.outcomes import FAILED, STOPPED
 
 
 class SeededTPE(optuna.samplers.BaseSampler):

@@ -6,6 +6,7 @@ result is written before it is reported, so a worker that dies in between loses 
 attempt finds the result and returns it.
 """
 
+import math
 import os
 import socket
 import traceback
@@ -15,14 +16,15 @@ from time import monotonic, time
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from sdw_core.config import PipelineConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError, StopRequested
-from sdw_core.files import read_json, replaced_atomically, sha256_of_json, write_json
+from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.pipeline import Pipeline, PipelineResult
+from study.outcomes import COMPLETE, FAILED, STOPPED, config_hash, finished_result
 
-COMPLETE, FAILED, STOPPED = "COMPLETE", "FAILED", "STOPPED"
 PROGRESS_EVERY = 0.5
 """Seconds between two writes of a trial's progress."""
 
@@ -35,7 +37,11 @@ def run_trial(
     stop_flag: Path,
     threads: int,
 ) -> dict[str, Any]:
-    """Run a trial to an outcome; no exception leaves here.
+    """Run a trial to an outcome.
+
+    Whatever goes wrong inside the trial is an outcome; only a folder that cannot be written raises.
+    A trial that still runs elsewhere, because its driver died, keeps the folder's lock: this one
+    waits, and then finds its result.
 
     Args:
         number: the trial's Optuna number.
@@ -48,42 +54,45 @@ def run_trial(
     Returns:
         `outcome`, `reason`, and for a COMPLETE trial the metrics: scalars only.
     """
-    finished = folder / "result.json"
-    if finished.exists():
-        document: dict[str, Any] = read_json(finished)
-        return document
-    torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.safetensors"
-    begun = monotonic()
-    try:
-        pipeline = Pipeline(
-            config, cache, _Progress(folder), checkpoint, _throttled(stop_flag.exists)
-        )
-        result = pipeline.run()
-        _write_rows(result, folder / "rows.safetensors")
-        document = _complete(number, result, monotonic() - begun)
-    except StopRequested as stop:
-        return {"number": number, "outcome": STOPPED, "reason": str(stop)}
-    except Exception as error:
-        trace = traceback.format_exc()
-        (folder / "error.txt").write_text(trace, encoding="utf-8")
-        document = {
+    with FileLock(folder / "lock"):
+        finished = finished_result(folder, config)
+        if finished is not None:
+            return finished
+        torch.set_num_threads(threads)
+        checkpoint = folder / "checkpoint.safetensors"
+        common = {
             "number": number,
-            "outcome": FAILED,
-            "reason": f"{_reason_class(error)}: {_first_line(error)}",
-            "seconds": monotonic() - begun,
-            "stages": {},
+            "config_hash": config_hash(config),
+            "node": socket.gethostname(),
         }
-    write_json(finished, document)
-    checkpoint.unlink(missing_ok=True)
-    return document
+        begun = monotonic()
+        try:
+            stopping = _throttled(stop_flag.exists)
+            progress = _Progress(folder, stopping)
+            result = Pipeline(config, cache, progress, checkpoint, stopping).run()
+            _write_rows(result, folder / "rows.safetensors")
+            outcome = _complete(result, monotonic() - begun)
+        except StopRequested as stop:
+            return {**common, "outcome": STOPPED, "reason": str(stop)}
+        except Exception as error:
+            write_text(folder / "error.txt", traceback.format_exc())
+            outcome = {
+                "outcome": FAILED,
+                "reason": f"{_reason_class(error)}: {_first_line(error)}",
+                "seconds": monotonic() - begun,
+                "stages": {},
+            }
+        write_json(folder / "result.json", common | outcome)
+        checkpoint.unlink(missing_ok=True)
+        return common | outcome
 
 
-def _complete(number: int, result: PipelineResult, seconds: float) -> dict[str, Any]:
+def _complete(result: PipelineResult, seconds: float) -> dict[str, Any]:
     document = result.to_json()
+    if not math.isfinite(result.summary.mean):
+        raise DivergenceError("the return of the trained policies is not finite.")
     return {
-        "number": number,
         "outcome": COMPLETE,
         "reason": None,
         "seconds": seconds,
@@ -92,7 +101,7 @@ def _complete(number: int, result: PipelineResult, seconds: float) -> dict[str, 
             "normalized_return": result.summary.mean,
             "iqm": result.summary.iqm,
             "synthetic_size": result.config.distill.synthetic_size,
-            "seconds": seconds,
+            "seconds": result.seconds["distill"] + result.seconds["evaluate"],
         },
         "normalized_return": document["normalized_return"],
         "expert": document["expert"],
@@ -100,8 +109,6 @@ def _complete(number: int, result: PipelineResult, seconds: float) -> dict[str, 
         "log_likelihood": document["log_likelihood"],
         "best": result.best,
         "distillation_seeds": list(result.seeds),
-        "config_hash": sha256_of_json(result.config.model_dump(mode="json")),
-        "node": socket.gethostname(),
         "dataset": result.dataset,
         "learning_rates": [list(recipe.learning_rates) for recipe in result.recipes],
     }
@@ -114,15 +121,22 @@ def _write_rows(result: PipelineResult, path: Path) -> None:
 
 
 class _Progress:
-    """Writes where a trial is, at most every half second and at every new stage."""
+    """Writes where a trial is, at most every half second and at every new stage.
 
-    def __init__(self, folder: Path) -> None:
+    It also ends a trial that is asked to stop, except in its distillation, which writes a
+    checkpoint first and ends itself.
+    """
+
+    def __init__(self, folder: Path, stopping: Callable[[], bool]) -> None:
+        self._stopping = stopping
         self._path = folder / "progress.json"
         self._begun = time()
         self._stage = ""
         self._written = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
+        if stage != "distill" and self._stopping():
+            raise StopRequested(f"Stopped in the stage {stage!r}.")
         if stage == self._stage and monotonic() - self._written < PROGRESS_EVERY:
             return
         self._stage, self._written = stage, monotonic()

@@ -256,10 +256,12 @@ class _Program:
         if self.memory.is_cuda:
             precision = torch.get_float32_matmul_precision()
             torch.set_float32_matmul_precision("high" if tf32 else "highest")
-            with torch.cuda.device(self.memory.device):
-                self.before.capture()
-                self.window.capture()
-            torch.set_float32_matmul_precision(precision)
+            try:
+                with torch.cuda.device(self.memory.device):
+                    self.before.capture()
+                    self.window.capture()
+            finally:
+                torch.set_float32_matmul_precision(precision)
 
     def load(
         self, parameters: Parameters, rows: Rows, learning_rates: Tensor, batch: MetaBatch
@@ -326,7 +328,7 @@ class _Program:
             self._step(window, self.theta[slot], passes[slot], g[slot], self.theta[slot + 1])
         meta = self._meta_pass()
         self._forward(window, self.theta[-1], meta)
-        window.add(self._loss, meta)
+        window.add(_meta_loss, meta.delta[self.last], meta.c, self.buffers["loss"])
         self._gradient(window, self.theta[-1], meta, v)
 
         window.add(buffer["dx"].zero_)
@@ -336,7 +338,8 @@ class _Program:
             window.add(gv.flat.addcmul_, g[slot].flat, v.flat)
             window.add(torch.mul, v.flat, self.rates.flat, out=u.flat)
             self._backward(slot, passes[slot], u, v)
-        window.add(self._finish, gv)
+        window.add(_row_gradients, buffer["K"], buffer["Ra"], buffer["dy"])
+        window.add(_rate_gradients, gv, buffer["dalpha"])
 
     def _step(self, tape: _Tape, theta: _Layers, at: _Pass, g: _Layers, following: _Layers) -> None:
         self._forward(tape, theta, at)
@@ -403,12 +406,18 @@ class _Program:
             if layer:
                 tape.mask(into, at.h[layer])
 
-    def _loss(self, meta: _Pass) -> None:
-        error = meta.delta[self.last]
-        torch.sum(error.square() * meta.c, (1, 2), out=self.buffers["loss"]).mul_(0.5)
 
-    def _finish(self, gv: _Layers) -> None:
-        """dH/dy and dH/dalpha from what the steps left."""
-        torch.sum(self.buffers["K"].mul_(self.buffers["Ra"]), 0, out=self.buffers["dy"]).neg_()
-        for layer, (weight, bias) in enumerate(zip(gv.W, gv.b, strict=True)):
-            torch.neg(weight.sum((1, 2)) + bias.sum((1, 2)), out=self.buffers["dalpha"][layer])
+# The ends of the tape. They hold buffers and not the program, which dies with its last reference.
+
+
+def _meta_loss(error: Tensor, weight: Tensor, loss: Tensor) -> None:
+    torch.sum(error.square() * weight, (1, 2), out=loss).mul_(0.5)
+
+
+def _row_gradients(K: Tensor, Ra: Tensor, dy: Tensor) -> None:
+    torch.sum(K.mul_(Ra), 0, out=dy).neg_()
+
+
+def _rate_gradients(gv: _Layers, dalpha: Tensor) -> None:
+    for layer, (weight, bias) in enumerate(zip(gv.W, gv.b, strict=True)):
+        torch.neg(weight.sum((1, 2)) + bias.sum((1, 2)), out=dalpha[layer])

@@ -1,5 +1,6 @@
 """The outer loop: rows follow their hypergradient, for several distillation seeds at once."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import log
@@ -15,7 +16,7 @@ from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine, Shape, memory_bytes
 from sdw_core.errors import DivergenceError, InputError, StopRequested
-from sdw_core.files import replaced_atomically, sha256_of_json
+from sdw_core.files import replaced_atomically
 from sdw_core.policy import MLP
 from sdw_core.seeds import torch_generator
 
@@ -90,7 +91,7 @@ def distill(
     policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
     require_memory(config, policy, task.states.device)
     state = _State.start(task, config, seed)
-    key = sha256_of_json([config.model_dump(mode="json"), seed, *task.states.shape])
+    key = _key(task, config, seed) if checkpoint else ""
     first = state.restore(checkpoint, key) if checkpoint and checkpoint.exists() else 0
     engine = FusedEngine(policy, config.tf32)
     row_weights = torch.full_like(state.actions[..., 0], 1 / config.synthetic_size)
@@ -141,7 +142,7 @@ class _State:
         mean_observations, mean_actions, mean_log_rates: moving averages over the steps.
         losses: [S, steps].
         diverged_at: [S] the step at which a problem became non-finite; 0: it is sound.
-        lost_loss: [S] whether it was the loss that did, and not only the gradient.
+        lost_loss: [S] whether its loss was not finite then, or only its gradient was not.
         optimizer, rate_optimizer: of the rows and of the log rates; element by element, so
             problems stay apart.
     """
@@ -254,7 +255,7 @@ class _State:
         """
         moments: dict[str, dict[int, dict[str, Tensor]]] = {}
         try:
-            with safe_open(path, framework="pt", device=str(self.losses.device)) as file:
+            with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError):
@@ -280,6 +281,15 @@ _TENSORS = (
 )
 
 
+def _key(task: Task, config: DistillConfig, seed: int) -> str:
+    """Hash of all that a checkpoint depends on."""
+    digest = hashlib.sha256(f"{config.model_dump_json()} {seed}".encode())
+    for tensor in (task.states, task.actions, task.targets, task.weights):
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _draw_rows(count: int, size: int, generator: torch.Generator) -> Tensor:
     return torch.randint(count, (size,), generator=generator, device=generator.device)
 
@@ -294,7 +304,8 @@ def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> 
     shape = Shape(config.seeds, config.synthetic_size, config.meta_batch_size, window)
     need = memory_bytes(policy, shape)
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
+        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + reusable
     else:
         free = psutil.virtual_memory().available
     if need > free:

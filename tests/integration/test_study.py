@@ -1,1 +1,237 @@
-"""(The study helper is writing this file; written by 05:40.)"""
+"""Studies from end to end: real Ray, real Optuna, real files, and processes that die."""
+
+import json
+import signal
+from typing import Any
+
+import pytest
+
+from sdw_core.files import read_json
+from study.folder import StudyFolder
+from tests.integration.processes import World, ended, signal_group, wait_until
+
+TINY = """
+study: {name: one, trials: 3, concurrency: 2, startup_trials: 2}
+pipeline:
+  dataset: sdw/hopper-replay-mini-v0
+  density: {transforms: 1, hidden_features: 8, steps: 20}
+  expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
+  distill: {layers: 2, width: 8, inner_steps: 4, outer_steps: 6, meta_batch_size: 64}
+  evaluation: {policies: 2, episodes: 1}
+search:
+  weighting.temperature: {type: float, low: 0.01, high: 1.0, log: true}
+  distill.synthetic_size: {type: int, low: 8, high: 16}
+"""
+TWO_OBJECTIVES = (
+    "study.objectives=[{metric: normalized_return, mode: max}, {metric: synthetic_size, mode: min}]"
+)
+LONG = 1500
+"""Outer steps of a trial that is under way long enough to be interrupted."""
+KEYS = {"study", "state", "trials", "best"}
+TRIAL_KEYS = {
+    *("number", "outcome", "reason", "params", "values", "interval", "seconds", "stages"),
+}
+SEARCHED = {"weighting.temperature", "distill.synthetic_size"}
+SCORE_KEYS = {"mean", "iqm", "low", "high", "per_policy"}
+
+
+@pytest.fixture(scope="module")
+def spec(world: World) -> str:
+    path = world.path / "tiny.yaml"
+    path.write_text(TINY)
+    return str(path)
+
+
+def by_number(document: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    trials = {trial["number"]: trial for trial in document["trials"]}
+    assert len(trials) == len(document["trials"])
+    return trials
+
+
+# A study that runs to its end
+
+
+@pytest.fixture(scope="module")
+def launched(world: World, spec: str) -> dict[str, Any]:
+    status, out, err = world.run("launch", spec, "--json")
+    assert status == 0, err
+    assert [line for line in err.splitlines() if line.startswith("trial ")], err
+    assert "Traceback" not in err
+    assert "Warning" not in err
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+@pytest.fixture(scope="module")
+def folder(world: World, launched: dict[str, Any]) -> StudyFolder:
+    return StudyFolder(world.path / "sdw-studies" / "one")
+
+
+def test_stdout_is_one_document_of_complete_trials(launched: dict[str, Any]) -> None:
+    assert set(launched) == {*KEYS, "exports"}
+    assert (launched["study"], launched["state"]) == ("one", "finished")
+    trials = by_number(launched)
+    assert set(trials) == {0, 1, 2}
+    for trial in trials.values():
+        assert set(trial) == TRIAL_KEYS
+        assert (trial["outcome"], trial["reason"]) == ("COMPLETE", None)
+        assert set(trial["params"]) == SEARCHED
+        assert trial["interval"][0] <= trial["values"][0] <= trial["interval"][1]
+        assert trial["seconds"] >= sum(trial["stages"].values()) * 0.99
+    (best,) = launched["best"]
+    assert trials[best]["values"][0] == max(t["values"][0] for t in trials.values())
+
+
+def test_trials_share_one_density_and_one_expert(folder: StudyFolder) -> None:
+    stages = sorted(path.name.split("-")[0] for path in folder.cache.glob("*.safetensors"))
+    assert stages == ["density", "expert"]
+
+
+def test_what_each_trial_was_is_on_its_record(folder: StudyFolder) -> None:
+    for trial in folder.book().trials():
+        record = json.loads(trial.user_attrs["trial"])
+        assert record["ray_trial_id"]
+        assert record["config_hash"] == read_json(
+            folder.trial(trial.number) / "result.json"
+        )["config_hash"]  # fmt: skip
+
+
+def test_status_is_the_same_document(world: World, launched: dict[str, Any]) -> None:
+    status, out, err = world.run("status", "one", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out) == {key: launched[key] for key in KEYS}
+
+
+def test_resume_of_a_finished_study_changes_nothing(world: World, launched: dict[str, Any]) -> None:
+    status, out, _ = world.run("resume", "one", "--json")
+    assert (status, json.loads(out)) == (0, launched)
+
+
+def test_the_winner_is_exported_and_evaluates_to_what_its_manifest_says(
+    world: World, launched: dict[str, Any]
+) -> None:
+    (exported,) = launched["exports"]
+    status, out, _ = world.run("evaluate", exported, "--json")
+    assert (status, set(json.loads(out))) == (0, SCORE_KEYS)
+    manifest = json.loads((world.path / exported / "manifest.json").read_text())
+    assert json.loads(out) == manifest["scores"]["synthetic"]
+    assert manifest["scores"]["search"]["mean"] == pytest.approx(
+        by_number(launched)[launched["best"][0]]["values"][0]
+    )
+
+
+def test_export_writes_the_best_and_never_overwrites(
+    world: World, launched: dict[str, Any]
+) -> None:
+    status, out, _ = world.run("export", "one", "--top", 2, "--to", "best", "--json")
+    assert status == 0
+    document = json.loads(out)
+    assert set(document) == {"study", "folders"}
+    assert [path.split("/")[0] for path in document["folders"]] == ["best", "best"]
+    assert document["folders"][0].endswith(f"trial-{launched['best'][0]}")
+    status, out, err = world.run("export", "one", "--to", "best", "--json")
+    assert (status, out) == (2, "")
+    assert err.startswith("sdw: An export never overwrites")
+
+
+def test_a_front_is_not_exported_where_there_is_one_objective(
+    world: World, launched: dict[str, Any]
+) -> None:
+    status, _, err = world.run("export", "one", "--pareto", "--to", "front")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert not (world.path / "front").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "which"),
+    [("study.trials=4", "with this very spec"), ("study.seed=1", "with another spec")],
+)
+def test_launching_it_again_is_refused(
+    world: World, spec: str, folder: StudyFolder, override: str, which: str
+) -> None:
+    before = sorted(folder.path.rglob("*"))
+    status, out, err = world.run("launch", spec, "--set", override, "--json")
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("sdw: ")
+    assert which in line
+    assert "sdw resume one" in line
+    assert sorted(folder.path.rglob("*")) == before
+
+
+def test_a_cluster_that_is_not_there_is_refused_and_leaves_no_study(
+    world: World, spec: str
+) -> None:
+    command = ("launch", spec, "--name", "far", "--address", "127.0.0.1:1")
+    status, out, err = world.run(*command)
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert "127.0.0.1:1" in line
+    assert not (world.path / "sdw-studies" / "far").exists()
+
+
+# A study that is interrupted
+
+
+def test_an_interrupted_study_goes_on_and_has_every_number_once(world: World, spec: str) -> None:
+    """Two objectives; killed, gone on with, stopped by Ctrl-C, and gone on with to its end."""
+    folder = StudyFolder(world.path / "sdw-studies" / "two")
+
+    def checkpoint_written() -> bool:
+        return any(folder.path.glob("trials/*/checkpoint.safetensors"))
+
+    def trials() -> dict[int, dict[str, Any]]:
+        status, out, _ = world.run("status", "two", "--json")
+        assert status == 0
+        return by_number(json.loads(out))
+
+    settings = ("study.trials=4", TWO_OBJECTIVES, f"pipeline.distill.outer_steps={LONG}")
+    sets = [part for setting in settings for part in ("--set", setting)]
+    driver = world.start("launch", spec, "--name", "two", *sets, "--json")
+    wait_until(checkpoint_written, driver)
+    signal_group(driver, signal.SIGKILL)
+    ended(driver)
+    killed = trials()
+    unfinished = {n: t["params"] for n, t in killed.items() if t["outcome"] == "RUNNING"}
+    assert unfinished
+
+    driver = world.start("resume", "two", "--json")
+    wait_until(lambda: folder.driver().get("pid") == driver.pid and checkpoint_written(), driver)
+    status, out, err = world.run("resume", "two")
+    assert (status, out) == (2, "")
+    assert f"is being run by process {driver.pid}" in err
+    status, out, _ = world.run("status", "two", "--json")
+    assert json.loads(out)["state"] == "running"
+    signal_group(driver, signal.SIGINT)
+    status, out, err = ended(driver)
+    assert status == 0, err
+    assert "sdw resume" in err
+    stopped = json.loads(out)
+    assert stopped["state"] == "stopped"
+    waiting = {n: t for n, t in by_number(stopped).items() if t["outcome"] == "WAITING"}
+    assert waiting
+    assert any((folder.trial(n) / "checkpoint.safetensors").exists() for n in waiting)
+
+    status, out, err = world.run("resume", "two", "--json")
+    assert status == 0, err
+    finished = json.loads(out)
+    assert finished["state"] == "finished"
+    trials_at_the_end = by_number(finished)
+    assert set(trials_at_the_end) == {0, 1, 2, 3}
+    assert {trial["outcome"] for trial in trials_at_the_end.values()} == {"COMPLETE"}
+    for number, params in unfinished.items():
+        assert trials_at_the_end[number]["params"] == params
+    assert len({tuple(trial["params"].values()) for trial in trials_at_the_end.values()}) == 4
+    assert len(folder.book().trials()) == 4
+
+    points = {n: trial["values"] for n, trial in trials_at_the_end.items()}
+    front = {
+        n
+        for n, (score, size) in points.items()
+        if not any(s >= score and z <= size and (s, z) != (score, size) for s, z in points.values())
+    }
+    assert set(finished["best"]) == front
+    status, out, _ = world.run("export", "two", "--pareto", "--to", "front", "--json")
+    assert status == 0
+    exported = json.loads(out)["folders"]
+    assert {path.rpartition("-")[2] for path in exported} == {str(n) for n in front}

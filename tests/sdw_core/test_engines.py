@@ -1,6 +1,7 @@
 """One conformance suite for every hypergradient engine."""
 
 import dataclasses
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -289,3 +290,12 @@ def test_cuda_never_waits_for_the_host() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(getattr(first, name), getattr(again, name)) for name in NAMES)
+
+
+def test_a_program_is_freed_as_soon_as_another_takes_its_place() -> None:
+    engine = FusedEngine(POLICY)
+    theta, rows, rates, batch = problem(POLICY)
+    engine.hypergradient(theta, rows, rates, batch, 3, 2)
+    old = weakref.ref(engine._program)
+    engine.hypergradient(theta, rows, rates, batch, 3, 1)
+    assert old() is None

@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from sdw_core.artifact import Artifact, read_artifact, write_artifact
-from sdw_core.config import PipelineConfig, parse
+from sdw_core.config import STAGES, PipelineConfig, parse
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.evaluate import evaluate_rows
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import (
-    STAGES,
     Pipeline,
     PipelineResult,
     build_arena,
@@ -144,7 +143,7 @@ def test_the_scores_are_those_of_the_rows(result: PipelineResult) -> None:
         result.observations, result.actions, result.recipes, result.arena, 2, 2, 0, "evaluate"
     )
     np.testing.assert_array_equal(again, result.returns)
-    assert result.summary == summarize(result.returns, 0)
+    assert result.summary == summarize(result.returns, 0, sets=2)
     means = [result.returns[:2].mean(), result.returns[2:].mean()]
     assert result.best == int(np.argmax(means))
 
@@ -254,12 +253,11 @@ def test_other_reference_scores_are_used_although_the_content_is_cached(
 
 def test_the_random_subset_is_rows_of_the_dataset_as_many(result: PipelineResult) -> None:
     dataset = load(BUNDLED)
-    recipe = result.recipes[0]
-    returns = random_subset(dataset, result.config, result.arena, recipe, "evaluate")
+    returns = random_subset(dataset, result.config, result.arena, "evaluate")
     assert returns.shape == (2, 2)
-    again = random_subset(dataset, result.config, result.arena, recipe, "evaluate")
+    again = random_subset(dataset, result.config, result.arena, "evaluate")
     np.testing.assert_array_equal(returns, again)
-    other = random_subset(dataset, result.config, result.arena, recipe, "confirm")
+    other = random_subset(dataset, result.config, result.arena, "confirm")
     assert not np.isin(other, returns).any()
 
 

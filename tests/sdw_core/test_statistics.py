@@ -58,7 +58,7 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
     returns = policies + 3 * rng.standard_normal((600, 20, 5))
     covered = [
         summary.low <= 50 <= summary.high
-        for summary in (summarize(trial, seed, 400) for seed, trial in enumerate(returns))
+        for summary in (summarize(trial, seed, resamples=400) for seed, trial in enumerate(returns))
     ]
     assert 0.89 <= np.mean(covered) <= 0.97
 
@@ -86,3 +86,21 @@ def test_json_has_the_keys_that_scripts_rely_on() -> None:
     document = summarize(np.array([[1.0, 2.0], [3.0, 4.0]]), seed=0).to_json()
     assert list(document) == ["mean", "iqm", "low", "high", "per_policy"]
     assert document["per_policy"] == [1.5, 3.5]
+
+
+def test_the_interval_knows_that_policies_of_one_set_of_rows_are_not_independent() -> None:
+    generator = np.random.default_rng(0)
+    sets, policies, trials = 5, 10, 200
+    seeds = generator.normal(0, 10, size=(trials, sets, 1))
+    returns = (seeds + generator.normal(0, 3, size=(trials, sets, policies))).reshape(trials, -1, 1)
+    covered = {
+        count: sum(
+            summary.low <= 0 <= summary.high
+            for summary in (
+                summarize(trial, seed, count, resamples=400) for seed, trial in enumerate(returns)
+            )
+        )
+        for count in (1, sets)
+    }
+    assert covered[1] < 0.6 * trials
+    assert covered[sets] > 0.75 * trials  # five sets are few: a percentile bootstrap is narrow

@@ -1,1 +1,148 @@
-"""(The study helper is writing this file; written by 05:40.)"""
+"""What a person sees of a study: its running trials, the best, the time left, and the table."""
+
+import io
+import re
+from time import time
+
+import pytest
+from rich.console import Console
+
+from sdw_core.files import write_json
+from study.display import Display, minutes, running_trials, settings, trial_table
+from study.folder import StudyFolder
+from study.search import StudySearch
+from tests.study.conftest import small_spec
+from tests.study.test_search import report
+
+
+def console(terminal: bool, width: int = 80) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+
+
+def shown(console: Console) -> str:
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def study(folder: StudyFolder) -> StudyFolder:
+    """One trial COMPLETE, one FAILED, one distilling, one that has said nothing yet."""
+    search = StudySearch(folder.book())
+    for name in "abcd":
+        search.suggest(name)
+    search.on_trial_complete("a", report(normalized_return=41.26))
+    search.on_trial_complete("b", report("FAILED"))
+    said = {"stage": "distill", "fraction": 0.5, "begun": time(), "pid": 1}
+    write_json(folder.trial(2) / "progress.json", said)
+    return folder
+
+
+def view(folder: StudyFolder) -> str:
+    """What the live display of a terminal holds at this moment."""
+    terminal = console(terminal=True)
+    with Display(folder, terminal) as display:
+        terminal.print(display._view())
+    return shown(terminal)
+
+
+def test_a_terminal_shows_each_running_trial_with_its_stage_and_a_bar(study):
+    lines = view(study).splitlines()
+    (distilling,) = [line for line in lines if "distill" in line]
+    assert re.search(r"\b2\b.*distill \(5/6\).*━", distilling)
+    assert re.search(r"temperature 0\.\d+", distilling)
+    (silent,) = [line for line in lines if "dataset (1/6)" in line]
+    assert re.search(r"\b3\b", silent)
+
+
+def test_a_terminal_shows_how_far_the_study_is_and_its_best(study):
+    text = view(study)
+    assert f"2 of {study.spec().study.trials} trials" in text
+    assert "best 41.3 (trial 0)" in text
+
+
+def test_the_time_left_is_told_once_there_is_enough_to_go_by(study):
+    display = Display(study, None)
+    display._final_before, display._begun = 2, 0.0
+    rows = study.book().rows()
+    final = [row for row in rows if row.outcome in ("COMPLETE", "FAILED")]
+    running = running_trials(study, rows)
+    total = study.spec().study.trials
+    assert display._seconds_left(final, [], total) is None
+    assert display._seconds_left(final, running, total) > 0
+
+
+def test_a_study_that_is_asked_to_stop_says_so(study):
+    study.stop_flag.touch()
+    assert "stopping: running trials write a checkpoint" in view(study)
+
+
+def test_elsewhere_each_trial_that_ends_is_one_line_and_told_once(folder):
+    search = StudySearch(folder.book())
+    for name in "abc":
+        search.suggest(name)
+    search.on_trial_complete("a", report(normalized_return=1.0))
+    pipe = console(terminal=False, width=20)
+    with Display(folder, pipe):
+        search.on_trial_complete("b", report(normalized_return=41.26))
+        search.on_trial_complete("c", report("FAILED"))
+    assert shown(pipe).splitlines() == [
+        f"study {folder.name} in {folder.path}",
+        "trial 1: COMPLETE 41.26",
+        "trial 2: FAILED why",
+    ]
+
+
+def test_without_a_console_nothing_is_followed(folder):
+    with Display(folder, None):
+        pass
+
+
+def test_the_table_is_legible_in_80_columns(study):
+    book = study.book()
+    narrow = console(terminal=False)
+    narrow.print(trial_table(book, book.best()))
+    above, below, *rows = shown(narrow).rstrip().splitlines()
+    assert (above.split(), below.split()) == (
+        ["synthetic", "normalized", "95", "%", "trial"],
+        ["trial", "temperature", "size", "return", "interval", "seconds", "outcome"],
+    )
+    assert [row.split()[0] for row in rows] == ["0", "1", "2", "3"]
+    assert rows[0].split()[3:] == ["41.26", "2", "COMPLETE"]
+    assert rows[1].split()[3:] == ["2", "FAILED", "(why)"]
+    assert "nan" not in shown(narrow)
+
+
+def test_an_objective_that_is_searched_has_one_column(pareto):
+    search = StudySearch(pareto.book())
+    size = search.suggest("a")["params"]["distill.synthetic_size"]
+    search.on_trial_complete("a", report(normalized_return=3.5, synthetic_size=size))
+    narrow = console(terminal=False)
+    narrow.print(trial_table(pareto.book(), [0]))
+    *_, row = shown(narrow).rstrip().splitlines()
+    assert row.split().count(str(size)) == 1
+
+
+def test_a_long_reason_leaves_the_other_columns_as_they_are(folder):
+    book = folder.book()
+    search = StudySearch(book)
+    search.suggest("a")
+    reason = "divergence: " + "the hypergradient became non-finite at outer step 40; " * 3
+    book.record(search._ot_trials["a"]._trial_id, {"outcome": "FAILED", "reason": reason.strip()})
+    narrow = console(terminal=False)
+    narrow.print(trial_table(book, []))
+    lines = shown(narrow).splitlines()
+    assert "temperature" in lines[1]
+    assert "non-finite" in shown(narrow)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (75, "1 min 15 s")]
+)
+def test_times_are_minutes_and_seconds(seconds, text):
+    assert minutes(seconds) == text
+
+
+def test_settings_are_short():
+    params = {"weighting.temperature": 0.012345, "distill.synthetic_size": 64}
+    assert settings(params) == "temperature 0.0123, synthetic_size 64"
+    assert small_spec().search.keys() == params.keys()

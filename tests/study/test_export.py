@@ -1,1 +1,74 @@
-"""(The study helper is writing this file; written by 05:40.)"""
+"""Exports: whole folders, written once, with scores on seeds that the search never used."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sdw_core.artifact import read_artifact, score
+from sdw_core.errors import InputError
+from study.export import export
+from study.folder import StudyFolder
+from study.search import StudySearch
+from study.trial import run_trial
+from tests.study.conftest import small_spec
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    """A study of two real trials, one after the other, without Ray."""
+    folder = StudyFolder.create(small_spec("study.trials=2"), tmp_path_factory.mktemp("studies"))
+    search = StudySearch(folder.book())
+    for name in "ab":
+        trial = search.suggest(name)
+        config = folder.spec().pipeline_with(trial["params"])
+        number = trial["number"]
+        document = run_trial(
+            number, config, folder.trial(number), folder.cache, folder.stop_flag, threads=1
+        )
+        search.on_trial_complete(name, {"document": json.dumps(document)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(finished: StudyFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (path,) = export(finished, [1], tmp_path_factory.mktemp("exports"))
+    return path
+
+
+def test_an_export_holds_the_trials_rows_and_both_of_its_scores(finished, exported):
+    manifest = json.loads((exported / "manifest.json").read_text())
+    (_, row) = finished.book().rows()
+    assert manifest["rows"] == row.params["distill.synthetic_size"]
+    assert manifest["config"]["weighting"]["temperature"] == row.params["weighting.temperature"]
+    assert manifest["scores"]["search"]["mean"] == pytest.approx(row.values[0])
+    assert set(manifest["scores"]) == {"synthetic", "random_subset", "expert", "search"}
+
+
+def test_the_score_of_an_export_is_of_fresh_seeds_and_can_be_computed_again(exported):
+    artifact = read_artifact(exported)
+    scores, stated = artifact.evidence["scores"], artifact.evidence["evaluation"]
+    assert scores["synthetic"]["per_policy"] != scores["search"]["per_policy"]
+    again = artifact.evaluate(
+        stated["policies"], stated["episodes"], stated["seed"], stated["stage"]
+    )
+    assert score(again, stated["seed"]) == scores["synthetic"]
+
+
+def test_a_second_export_has_the_same_rows_and_scores(finished, exported, tmp_path):
+    (again,) = export(finished, [1], tmp_path)
+    for name in ("synthetic.safetensors", "synthetic.parquet", "README.md"):
+        assert (again / name).read_bytes() == (exported / name).read_bytes()
+
+
+def test_one_folder_that_exists_refuses_the_whole_export(finished, tmp_path):
+    (tmp_path / "trial-1").mkdir()
+    with pytest.raises(InputError, match="never overwrites"):
+        export(finished, [0, 1], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["trial-1"]
+
+
+def test_a_study_without_a_complete_trial_has_nothing_to_export(folder, tmp_path):
+    with pytest.raises(InputError, match="no COMPLETE trial"):
+        export(folder, folder.book().best(), tmp_path / "exports")
+    assert not (tmp_path / "exports").exists()

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from study.book import TrialBook
 from study.search import StudySearch
+from study.trial import config_hash
 
 
 def report(outcome: str = "COMPLETE", **metrics: object) -> dict[str, object]:
@@ -110,6 +111,7 @@ import sys
 from pathlib import Path
 from study.folder import StudyFolder
 from study.search import StudySearch
+from study.trial import config_hash
 search = StudySearch(StudyFolder(Path(sys.argv[1])).book())
 for i in range(8):
     params = search.suggest(str(i))["params"]
@@ -141,15 +143,19 @@ def test_the_same_study_seed_draws_the_same_in_fresh_processes(tmp_path):
 
 def test_reconcile_records_what_has_a_result_and_queues_the_rest(folder):
     search = StudySearch(folder.book())
-    for name in "abc":
-        search.suggest(name)
-    result = folder.trial(1) / "result.json"
-    result.parent.mkdir(parents=True)
-    document = {"outcome": "COMPLETE", "metrics": {"normalized_return": 7.0}, "seconds": 2.0}
-    result.write_text(json.dumps(document))
+    asked = [search.suggest(name) for name in "abc"]
+    for number, params in ((1, asked[1]["params"]), (2, asked[0]["params"])):
+        result = folder.trial(number) / "result.json"
+        result.parent.mkdir(parents=True)
+        document = {
+            "outcome": "COMPLETE",
+            "metrics": {"normalized_return": 7.0},
+            "config_hash": config_hash(folder.spec().pipeline_with(params)),
+        }
+        result.write_text(json.dumps(document))
     book = folder.book()
     book.reconcile(folder.path / "trials")
-    assert outcomes(book) == ["WAITING", "COMPLETE", "WAITING"]
+    assert outcomes(book) == ["WAITING", "COMPLETE", "WAITING"]  # 2 has another trial's settings
     assert book.remaining() == folder.spec().study.trials - 1
 
 

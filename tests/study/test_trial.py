@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdw_core.config import PipelineConfig
-from study.trial import run_trial
+from study.trial import config_hash, run_trial
 from tests.study.conftest import small_spec
 
 
@@ -45,9 +45,20 @@ def test_a_complete_trial_leaves_rows_and_a_result_and_no_checkpoint(tmp_path):
 def test_a_result_that_exists_is_returned_and_not_computed_again(tmp_path):
     folder = tmp_path / "trials" / "4"
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text('{"outcome": "COMPLETE", "number": 4}')
-    assert run(tmp_path) == {"outcome": "COMPLETE", "number": 4}
+    document = {"outcome": "COMPLETE", "config_hash": config_hash(small_spec().pipeline)}
+    (folder / "result.json").write_text(json.dumps(document))
+    assert run(tmp_path) == document
     assert not (folder / "rows.safetensors").exists()
+
+
+def test_a_result_of_other_settings_or_a_torn_one_is_computed_again(tmp_path):
+    folder = tmp_path / "trials" / "4"
+    folder.mkdir(parents=True)
+    for text in ('{"outcome": "COMPLETE", "config_hash": "of another"}', '{"outcome": "COMPL'):
+        (folder / "result.json").write_text(text)
+        document = run(tmp_path)
+        assert document["outcome"] == "COMPLETE"
+        assert document["config_hash"] == config_hash(small_spec().pipeline)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +81,6 @@ def test_a_stopped_trial_goes_on_to_the_rows_of_an_uninterrupted_one(tmp_path):
     stopped = run(tmp_path / "a", stop=True)
     folder = tmp_path / "a" / "trials" / "4"
     assert stopped["outcome"] == "STOPPED"
-    assert (folder / "checkpoint.safetensors").exists()
     assert not (folder / "result.json").exists()
     assert run(tmp_path / "a")["outcome"] == "COMPLETE"
     assert run(tmp_path / "b")["outcome"] == "COMPLETE"

@@ -1,0 +1,83 @@
+"""Real `sdw` processes with a home and a Ray of their own; none outlives its test."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import sleep
+
+import psutil
+
+SDW = Path(sys.executable).with_name("sdw")
+
+
+class World:
+    """A home and a temporary folder, short enough for Ray's sockets, and what was started there."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="sdw", dir="/tmp"))
+        self.env = os.environ | {
+            "HOME": str(self.path),
+            "TMPDIR": str(self.path),
+            "RAY_TMPDIR": str(self.path),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "80",
+        }
+        self.env.pop("RAY_ADDRESS", None)
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """`sdw ARGUMENTS` as the leader of its own process group."""
+        return subprocess.Popen(
+            [SDW, *map(str, arguments)],
+            env=self.env,
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: object) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr of `sdw ARGUMENTS`."""
+        return ended(self.start(*arguments))
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything alive that was started here, by whomever: it has this world's home."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and process.environ().get("HOME") == str(self.path):
+                    found.append(process)
+        return found
+
+    def end(self) -> None:
+        """Kill what is left, by its id, and remove the folder."""
+        for process in self.processes():
+            with suppress(psutil.Error):
+                process.kill()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a process, at its end."""
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait for a condition for as long as the process lives."""
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(f"{process.args} ended early: {ended(process)}")
+        sleep(0.05)
+
+
+def signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """What Ctrl-C (SIGINT) or a lost machine (SIGKILL) does: to the whole process group."""
+    os.killpg(process.pid, number)
