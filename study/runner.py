@@ -6,10 +6,11 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -191,7 +192,8 @@ def _ray(address: str | None) -> Iterator[Any]:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"ray\.")
     try:
-        yield context
+        with redirect_stdout(sys.stderr):  # Ray prints about dead workers on stdout
+            yield context
     finally:
         ray.shutdown()
 

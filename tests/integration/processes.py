@@ -78,6 +78,12 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) 
         sleep(0.05)
 
 
+def wait_until_gone(present: Callable[[], object]) -> None:
+    """Wait until there is nothing any more: Ray's workers outlive their driver for a moment."""
+    while present():
+        sleep(0.05)
+
+
 def signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
     """What Ctrl-C (SIGINT) or a lost machine (SIGKILL) does: to the whole process group."""
     os.killpg(process.pid, number)

@@ -1,14 +1,16 @@
 """Studies from end to end: real Ray, real Optuna, real files, and processes that die."""
 
 import json
+import os
 import signal
 from typing import Any
 
+import psutil
 import pytest
 
 from sdw_core.files import read_json
 from study.folder import StudyFolder
-from tests.integration.processes import World, ended, signal_group, wait_until
+from tests.integration.processes import World, ended, signal_group, wait_until, wait_until_gone
 
 TINY = """
 study: {name: one, trials: 3, concurrency: 2, startup_trials: 2}
@@ -25,7 +27,7 @@ search:
 TWO_OBJECTIVES = (
     "study.objectives=[{metric: normalized_return, mode: max}, {metric: synthetic_size, mode: min}]"
 )
-LONG = 1500
+LONG = 4000
 """Outer steps of a trial that is under way long enough to be interrupted."""
 KEYS = {"study", "state", "trials", "best"}
 TRIAL_KEYS = {
@@ -174,11 +176,22 @@ def test_a_cluster_that_is_not_there_is_refused_and_leaves_no_study(
 
 
 def test_an_interrupted_study_goes_on_and_has_every_number_once(world: World, spec: str) -> None:
-    """Two objectives; killed, gone on with, stopped by Ctrl-C, and gone on with to its end."""
+    """Two objectives; its driver killed, then a worker, then stopped by Ctrl-C, then ended."""
     folder = StudyFolder(world.path / "sdw-studies" / "two")
 
     def checkpoint_written() -> bool:
         return any(folder.path.glob("trials/*/checkpoint.safetensors"))
+
+    def distilling() -> dict[int, int]:
+        """Trial -> process that distils it at this moment."""
+        said = {
+            int(p.parent.name): read_json(p) for p in folder.path.glob("trials/*/progress.json")
+        }
+        return {
+            number: progress["pid"]
+            for number, progress in said.items()
+            if progress["stage"] == "distill" and psutil.pid_exists(progress["pid"])
+        }
 
     def trials() -> dict[int, dict[str, Any]]:
         status, out, _ = world.run("status", "two", "--json")
@@ -191,12 +204,16 @@ def test_an_interrupted_study_goes_on_and_has_every_number_once(world: World, sp
     wait_until(checkpoint_written, driver)
     signal_group(driver, signal.SIGKILL)
     ended(driver)
+    wait_until_gone(distilling)
     killed = trials()
     unfinished = {n: t["params"] for n, t in killed.items() if t["outcome"] == "RUNNING"}
     assert unfinished
 
     driver = world.start("resume", "two", "--json")
-    wait_until(lambda: folder.driver().get("pid") == driver.pid and checkpoint_written(), driver)
+    wait_until(distilling, driver)
+    number, worker = next(iter(distilling().items()))
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: distilling().get(number, worker) != worker, driver)
     status, out, err = world.run("resume", "two")
     assert (status, out) == (2, "")
     assert f"is being run by process {driver.pid}" in err
