@@ -27,7 +27,7 @@ search:
 TWO_OBJECTIVES = (
     "study.objectives=[{metric: normalized_return, mode: max}, {metric: synthetic_size, mode: min}]"
 )
-LONG = 4000
+LONG = 3000
 """Outer steps of a trial that is under way long enough to be interrupted."""
 KEYS = {"study", "state", "trials", "best"}
 TRIAL_KEYS = {
