@@ -70,6 +70,11 @@ def launch(
     from study.folder import StudyFolder
 
     loaded = with_absolute_dataset(_load(spec, overrides, name, trials))
+    if not loaded.search:
+        raise InputError(
+            "`search` is empty, so that all trials would be the same; name what to search, or run "
+            "the pipeline once with `sdw distill`."
+        )
     _check(loaded)
     folder = StudyFolder.create(loaded, storage)
     try:
@@ -382,6 +387,8 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except SDWError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:  # a full disk, a folder that went away
+        _fail(f"{error.strerror or error}: {error.filename or 'the disk or the network'}.", 1)
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see `sdw --help`.", error.exit_code)
 

@@ -71,6 +71,7 @@ REFUSED = {
         ["launch", "quickstart", "--set", "pipeline.dataset=sdw/hopper-replay-mimi-v0"],
         "sdw/hopper-replay-mini-v0",
     ),
+    "nothing to search": (["launch", "quickstart", "--set", "search={}"], "sdw distill"),
     "too many rows": (
         ["launch", "quickstart", "--set", "search.distill.synthetic_size.high=99999"],
         "49756",
