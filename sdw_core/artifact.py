@@ -27,7 +27,7 @@ from sdw_core.card import write_card
 from sdw_core.config import nearest
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
-from sdw_core.files import created_folder, read_json, sha256_of_file
+from sdw_core.files import created_folder, read_json, sha256_of_file, sha256_of_json
 from sdw_core.statistics import ReturnSummary, summarize
 
 SCHEMA_VERSION = 1
@@ -132,6 +132,7 @@ def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.f
             manifest["files"] = {
                 path.name: sha256_of_file(path) for path in sorted(scratch.iterdir())
             }
+            manifest["checksum"] = sha256_of_json(manifest)
             (scratch / "manifest.json").write_text(
                 json.dumps(manifest, indent=2, allow_nan=False) + "\n"
             )
@@ -164,6 +165,11 @@ def read_artifact(folder: Path) -> Artifact:
             f"{SCHEMA_VERSION}; export it again."
         )
     try:
+        if manifest.pop("checksum") != sha256_of_json(manifest):
+            raise InputError(
+                f"manifest.json of {str(folder)!r} was changed after its export; export the "
+                "dataset again."
+            )
         _verify(folder, manifest["files"])
         return _artifact(manifest, load_file(folder / "synthetic.safetensors"))
     except (AttributeError, LookupError, OSError, SafetensorError, TypeError, ValueError):

@@ -79,7 +79,7 @@ Method: objective `{objective}`, {weighting}. State Diversity Matters in Offline
 NAMES = {
     "synthetic": "these rows",
     "random_subset": "random rows, as many",
-    "expert": "(the expert)",
+    "expert": "the expert",
 }
 
 

@@ -13,8 +13,10 @@ A reference is one of:
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -46,6 +48,7 @@ __all__ = [
     "load",
 ]
 
+HUB = "huggingface.co"  # where Minari's remote datasets lie
 BUNDLED = Path(__file__).parent / "data"
 DATASET_ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
 MINARI_KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
@@ -161,6 +164,7 @@ def _download(reference: str) -> None:
     if DATASET_ID.fullmatch(reference):
         try:
             with _quiet(), contextlib.redirect_stdout(sys.stderr):
+                socket.getaddrinfo(HUB, 443)  # without a network the client would try for long
                 return minari.download_dataset(reference)  # type: ignore[no-any-return]
         except Exception as error:  # no network, no client, no such dataset: all the same here
             reason = f"not downloadable ({_reason(error)})"
@@ -443,14 +447,17 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings: neither Python's nor MuJoCo's, which would also write MUJOCO_LOG.TXT."""
+    """No warnings, Python's or MuJoCo's, which would also write MUJOCO_LOG.TXT, and no logs."""
     handler = mujoco.get_mju_user_warning()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     mujoco.set_mju_user_warning(lambda message: None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(disabled)
         mujoco.set_mju_user_warning(handler)
 
 

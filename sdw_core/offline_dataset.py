@@ -156,7 +156,7 @@ class OfflineDataset:
             raise InputError(
                 f"returns of {self.name} cannot be normalised, for it has no reference scores: "
                 "give the returns of a random and of an expert policy with `sdw data import FILE "
-                f"--env {self.environment} --reference LOW HIGH`."
+                f"--env {self.environment} --reference LOW HIGH --name NAME`."
             )
         return self.reference_scores
 

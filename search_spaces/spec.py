@@ -286,6 +286,11 @@ def _check_distribution(path: str, distribution: Distribution) -> None:
         raise InputError(f"`search.{path}` needs low <= high, not low {low} and high {high}.")
     if distribution.log and low <= 0:
         raise InputError(f"`search.{path}` is logarithmic and needs low > 0, not {low}.")
+    if distribution.step is not None and low < high and distribution.step > high - low:
+        raise InputError(
+            f"`search.{path}` needs a step within its range of {high - low:g}, not "
+            f"{distribution.step:g}."
+        )
     unstepped = type(distribution).model_fields["step"].default
     if distribution.log and distribution.step != unstepped:
         raise InputError(f"`search.{path}` can have `log` or `step`, not both; drop one.")

@@ -144,7 +144,9 @@ def validate(
         f"{dataset.environment}, {len(dataset.episode_ends)} episodes, {len(dataset)} transitions"
     )
     for path, distribution in loaded.search.items():
-        ranges = {k: v for k, v in distribution.model_dump().items() if v not in (None, False)}
+        ranges = {
+            k: v for k, v in distribution.model_dump().items() if v is not None and v is not False
+        }
         out.print(f"  search {path}: " + ", ".join(f"{k} {v}" for k, v in ranges.items()))
     for objective in settings.objectives:
         out.print(f"  objective {objective.metric}: {objective.mode}")
@@ -202,7 +204,7 @@ def export(
         )
     numbers = book.best(top or 1)
     with log.status("re-evaluating on fresh seeds"):
-        folders = write(folder, numbers, to or folder.exports)
+        folders = write(folder, numbers, to)
     if as_json:
         _print_json({"study": folder.name, "folders": [str(path) for path in folders]})
     else:
@@ -229,6 +231,7 @@ def distill(
     from study.folder import check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
+    loaded = loaded.model_copy(update={"search": {}})
     if to and to.exists():
         raise InputError(
             f"An export never overwrites, and {str(to)!r} exists: remove it, or choose another "
@@ -269,6 +272,7 @@ def distill(
                 "search": document["normalized_return"],
             },
         )
+        document["confirmed"] = artifact.evidence["scores"]["synthetic"]
         write_artifact(artifact, to, source_states(dataset, seed))
     if as_json:
         _print_json(document)
@@ -430,12 +434,14 @@ def _check(spec: StudySpec) -> "OfflineDataset":
     from sdw_core.dataset import load
     from sdw_core.pipeline import check_fit, resolve_device
 
-    dataset = load(spec.pipeline.dataset)
+    datasets = {spec.pipeline.dataset: load(spec.pipeline.dataset)}
     for config in spec.extremes():
-        check_fit(config, dataset)
-    if not spec.study.resources.gpu:
-        resolve_device(spec.pipeline.device)
-    return dataset
+        if config.dataset not in datasets:
+            datasets[config.dataset] = load(config.dataset)
+        check_fit(config, datasets[config.dataset])
+        if not spec.study.resources.gpu:
+            resolve_device(config.device)
+    return datasets[spec.pipeline.dataset]
 
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
@@ -449,11 +455,8 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     winners = book.best()
     folders: list[Path] = []
     if finished and winners:
-        pending = [n for n in winners if not (folder.exports / f"trial-{n}").exists()]
         with log.status("re-evaluating the winner on fresh seeds"):
-            if pending:
-                write(folder, pending, folder.exports)
-        folders = [folder.exports / f"trial-{n}" for n in winners]
+            folders = write(folder, winners)
     if as_json:
         _print_json(_status(folder) | {"exports": [str(path) for path in folders]})
     else:
@@ -466,6 +469,7 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
         if folders:
             _say(out, f"  evaluate again   sdw evaluate {folders[0]}")
             _say(out, f"  look at trials   sdw dashboard {folder.path}")
+        if len(winners) == 1 and folders:
             _say(out, f"  export more      sdw export {folder.path} --top 3 --to DIR")
     if not finished:
         way_on = f"go on with `sdw resume {folder.path}`"
@@ -492,12 +496,11 @@ def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
 def _status(folder: "StudyFolder") -> dict[str, Any]:
     book = folder.book()
     state = "running" if folder.driven() else "stopped" if book.remaining() else "finished"
-    return {
-        "study": folder.name,
-        "state": state,
-        "trials": [asdict(row) for row in book.rows()],
-        "best": book.best(),
-    }
+    trials = [asdict(row) for row in book.rows()]
+    for trial in trials:
+        if state != "running" and trial["outcome"] == "RUNNING":
+            trial["outcome"] = "WAITING"  # its process is gone; `sdw resume` asks for it again
+    return {"study": folder.name, "state": state, "trials": trials, "best": book.best()}
 
 
 def _threads(count: int) -> None:
@@ -512,6 +515,7 @@ def _print_json(document: Any) -> None:
 
 ROWS = {
     "normalized_return": "synthetic rows",
+    "confirmed": "the exported rows, fresh seeds",
     "random_subset": "random rows, as many",
     "expert": "expert",
 }
@@ -536,7 +540,9 @@ def _progress() -> Iterator[Callable[[str, float], None]]:
     from sdw_core.config import STAGES
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=log, transient=True) as bars:
+    with Progress(
+        *columns, TimeRemainingColumn(), console=log, transient=True, disable=not log.is_terminal
+    ) as bars:
         tasks = {stage: bars.add_task(stage, total=1.0, visible=False) for stage in STAGES}
 
         def report(stage: str, fraction: float) -> None:

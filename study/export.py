@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from sdw_core.artifact import CONFIRM, Artifact, score, write_artifact
+from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Recipe
@@ -16,7 +16,7 @@ from sdw_core.files import read_json, write_json
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import build_arena, random_subset
 from sdw_core.seeds import numpy_generator
-from study.folder import StudyFolder
+from study.folder import StudyFolder, check_writable
 
 PICTURED_STATES = 4000
 """Source states in a card's picture."""
@@ -84,26 +84,34 @@ def source_states(dataset: OfflineDataset, seed: int) -> NDArray[np.float32]:
     return normalize(dataset.observations[np.sort(picks)]).astype(np.float32, copy=False)
 
 
-def export(folder: StudyFolder, numbers: list[int], to: Path) -> list[Path]:
-    """Write one folder a trial, `to/trial-N`; one that exists is refused before any is written.
+def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> list[Path]:
+    """Write one folder a trial, `to/trial-N`.
+
+    A folder that exists is refused before any is written; but in the study's own `exports`, the
+    default, one that was written before is verified and left as it is.
 
     Raises:
-        InputError: there is nothing to export, or a folder exists.
+        InputError: there is nothing to export, or a folder exists, or cannot be written.
     """
     if not numbers:
         raise InputError(
             f"The study {folder.name!r} has no COMPLETE trial to export; see `sdw status "
             f"{folder.name}`."
         )
-    targets = [to / f"trial-{number}" for number in numbers]
+    targets = [(to or folder.exports) / f"trial-{number}" for number in numbers]
     for target in targets:
-        if target.exists():
+        if target.exists() and to is None:
+            read_artifact(target)
+        elif target.exists():
             raise InputError(
                 f"An export never overwrites, and {str(target)!r} exists: remove it, or choose "
                 "another folder with `--to`."
             )
+    check_writable(to or folder.exports)
     torch.set_num_threads(1)  # as `sdw evaluate` does, so that it finds the same numbers
     for number, target in zip(numbers, targets, strict=True):
+        if target.exists():
+            continue
         confirmed = confirm(folder, number)
         write_artifact(confirmed.artifact, target, confirmed.source_states)
     return targets

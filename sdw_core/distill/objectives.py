@@ -53,6 +53,7 @@ def _action_value_weights(config: DistillConfig, values: Tensor) -> Tensor:
     if not weights.any():
         raise SDWError(
             f"The expert's action value is {'0 at every' if paper else 'positive at no'} state, so "
-            "every weight of `av_pbc` is 0; choose `distill.objective: pbc`, which does without it."
+            "every weight of `av_pbc` is 0; choose `pipeline.distill.objective: pbc`, which does "
+            "without it."
         )
     return weights if paper else weights / weights.mean()

@@ -21,7 +21,7 @@ from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_art
 from sdw_core.config import PipelineConfig
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe
-from sdw_core.files import sha256_of_file
+from sdw_core.files import sha256_of_file, sha256_of_json
 from sdw_core.policy import MLP, clone
 from tests.sdw_core.processes import run
 
@@ -258,8 +258,21 @@ def test_a_manifest_without_a_part_is_refused(copy: Path, key: str, value: Any) 
         del manifest[key]
     else:
         manifest[key] = value
+    del manifest["checksum"]
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"manifest.json of .* is damaged; export"):
+        read_artifact(copy)
+    manifest["checksum"] = sha256_of_json(manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest.json of .* is damaged; export"):
+        read_artifact(copy)
+
+
+def test_a_manifest_that_was_edited_is_refused(copy: Path) -> None:
+    manifest = manifest_of(copy)
+    manifest["evaluation"]["seed"] += 1
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest.json of .* was changed after its export"):
         read_artifact(copy)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import tempfile
 import warnings
 from pathlib import Path
@@ -40,6 +41,7 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address: [])
     monkeypatch.setattr(minari, "download_dataset", no_network)
 
 

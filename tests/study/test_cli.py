@@ -228,6 +228,7 @@ def test_distill_exports_and_evaluate_finds_the_same_score(capsys, tmp_path):
     assert set(document) == {
         "normalized_return", "random_subset", "expert", "effective_sample_size_percent",
         "log_likelihood", "seconds", "outer_steps", "seconds_per_outer_step", "artifact",
+        "confirmed",
     }  # fmt: skip
     for scores in ("normalized_return", "random_subset", "expert"):
         assert set(document[scores]) == {"mean", "iqm", "low", "high", "per_policy"}
