@@ -206,7 +206,7 @@ def test_an_interrupted_study_goes_on_and_has_every_number_once(world: World, sp
     ended(driver)
     wait_until_gone(distilling)
     killed = trials()
-    unfinished = {n: t["params"] for n, t in killed.items() if t["outcome"] == "RUNNING"}
+    unfinished = {n: t["params"] for n, t in killed.items() if t["outcome"] == "WAITING"}
     assert unfinished
 
     driver = world.start("resume", "two", "--json")
