@@ -138,6 +138,17 @@ def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.f
             )
             read_artifact(scratch)
     except FileExistsError:
+        refuse_existing(folder)
+        raise
+
+
+def refuse_existing(folder: Path) -> None:
+    """Refuse a folder that an export would overwrite.
+
+    Raises:
+        InputError: it exists.
+    """
+    if folder.exists():
         raise InputError(
             f"An export never overwrites, and {str(folder)!r} exists: remove it, or choose another "
             "folder with `--to`."

@@ -363,9 +363,8 @@ def random_subset(
             for _ in range(config.evaluation.policies)
         ]
     )
-    states = (dataset.observations[picks] - arena.observation_mean) / arena.observation_scale
     return evaluate_rows(
-        torch.as_tensor(states),
+        torch.as_tensor(arena.normalized_states(dataset.observations[picks])),
         torch.as_tensor(dataset.unit_actions[picks]),
         [recipe],
         arena,

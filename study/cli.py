@@ -224,19 +224,16 @@ def distill(
     as_json: AsJson = False,
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
-    from sdw_core.artifact import CONFIRM, Artifact, score, write_artifact
+    from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
     from sdw_core.dataset import load
     from sdw_core.pipeline import Pipeline, random_subset
-    from study.export import source_states
+    from study.export import confirmed_scores, evidence_of, source_states
     from study.folder import check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
     loaded = loaded.model_copy(update={"search": {}})
-    if to and to.exists():
-        raise InputError(
-            f"An export never overwrites, and {str(to)!r} exists: remove it, or choose another "
-            "folder with `--to`."
-        )
+    if to:
+        refuse_existing(to)
     _check(loaded)
     check_writable(cache)
     if to:
@@ -245,34 +242,23 @@ def distill(
     with _progress() as progress:
         result = Pipeline(loaded.pipeline, cache, progress).run()
         dataset = load(loaded.pipeline.dataset)
-        recipe = result.recipes[result.best]
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
     document["random_subset"] = score(subset, seed)
     document["artifact"] = str(to) if to else None
     if to:
-        _threads(1)  # as `sdw evaluate` does, so that it finds the same numbers
-        evaluation = loaded.pipeline.evaluation
         best = result.best
+        evidence = evidence_of(result.config, result.dataset, result.seeds[best])
         artifact = Artifact.distilled(
-            result.observations[best], result.actions[best], result.arena, recipe, {}
+            result.observations[best],
+            result.actions[best],
+            result.arena,
+            result.recipes[best],
+            evidence,
         )
-        confirmed = artifact.evaluate(evaluation.policies, evaluation.episodes, seed)
-        baseline = random_subset(dataset, result.config, result.arena, CONFIRM)
-        artifact.evidence.update(
-            source=result.dataset,
-            config=result.config.model_dump(mode="json"),
-            distillation_seed=result.seeds[best],
-            evaluation=evaluation.model_dump() | {"seed": seed, "stage": CONFIRM},
-            scores={
-                "synthetic": score(confirmed, seed),
-                "random_subset": score(baseline, seed),
-                "expert": document["expert"],
-                "search": document["normalized_return"],
-            },
-        )
-        document["confirmed"] = artifact.evidence["scores"]["synthetic"]
+        evidence["scores"] = confirmed_scores(artifact, dataset, result.config, document)
+        document["confirmed"] = evidence["scores"]["synthetic"]
         write_artifact(artifact, to, source_states(dataset, seed))
     if as_json:
         _print_json(document)

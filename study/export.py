@@ -2,13 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
+from sdw_core.artifact import (
+    CONFIRM,
+    Artifact,
+    read_artifact,
+    refuse_existing,
+    score,
+    write_artifact,
+)
+from sdw_core.config import PipelineConfig
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Recipe
@@ -51,29 +60,56 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     recipe = Recipe(
         distill.layers, distill.width, distill.inner_steps, tuple(result["learning_rates"][best])
     )
-    evidence = {
-        "source": result["dataset"],
-        "config": config.model_dump(mode="json"),
-        "distillation_seed": result["distillation_seeds"][best],
-        "evaluation": config.evaluation.model_dump() | {"seed": config.seed, "stage": CONFIRM},
-        "scores": {},
-    }
+    evidence = evidence_of(config, result["dataset"], result["distillation_seeds"][best])
     artifact = Artifact.distilled(
         rows["observations"][best], rows["actions"][best], arena, recipe, evidence
     )
     kept = trial / "confirmed.json"
     if not kept.exists():
-        policies, episodes = config.evaluation.policies, config.evaluation.episodes
-        subset = random_subset(dataset, config, arena, CONFIRM)
-        scores = {
-            "synthetic": score(artifact.evaluate(policies, episodes, config.seed), config.seed),
-            "random_subset": score(subset, config.seed),
-            "expert": result["expert"],
-            "search": result["normalized_return"],
-        }
-        write_json(kept, scores)
+        write_json(kept, confirmed_scores(artifact, dataset, config, result))
     evidence["scores"] = read_json(kept)
     return Confirmed(artifact, source_states(dataset, config.seed))
+
+
+def evidence_of(config: PipelineConfig, source: dict[str, Any], seed: int) -> dict[str, Any]:
+    """An export's evidence, but for its scores: where its rows come from and how they are judged.
+
+    Args:
+        config: the settings that the rows were distilled with.
+        source: name, content hash and size of the dataset.
+        seed: the distillation seed of the rows.
+    """
+    return {
+        "source": source,
+        "config": config.model_dump(mode="json"),
+        "distillation_seed": seed,
+        "evaluation": config.evaluation.model_dump() | {"seed": config.seed, "stage": CONFIRM},
+        "scores": {},
+    }
+
+
+def confirmed_scores(
+    artifact: Artifact, dataset: OfflineDataset, config: PipelineConfig, found: dict[str, Any]
+) -> dict[str, Any]:
+    """Scores of the rows and of as many random ones on fresh seeds, beside what the run found.
+
+    On one torch thread, as `sdw evaluate` does, so that it finds the same numbers.
+
+    Args:
+        artifact: the rows.
+        dataset: their source.
+        config: how many policies and episodes, and the root seed.
+        found: the run's own `expert` and `normalized_return`.
+    """
+    torch.set_num_threads(1)
+    policies, episodes = config.evaluation.policies, config.evaluation.episodes
+    subset = random_subset(dataset, config, artifact.arena, CONFIRM)
+    return {
+        "synthetic": score(artifact.evaluate(policies, episodes, config.seed), config.seed),
+        "random_subset": score(subset, config.seed),
+        "expert": found["expert"],
+        "search": found["normalized_return"],
+    }
 
 
 def source_states(dataset: OfflineDataset, seed: int) -> NDArray[np.float32]:
@@ -102,13 +138,9 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
     for target in targets:
         if target.exists() and to is None:
             read_artifact(target)
-        elif target.exists():
-            raise InputError(
-                f"An export never overwrites, and {str(target)!r} exists: remove it, or choose "
-                "another folder with `--to`."
-            )
+        else:
+            refuse_existing(target)
     check_writable(to or folder.exports)
-    torch.set_num_threads(1)  # as `sdw evaluate` does, so that it finds the same numbers
     for number, target in zip(numbers, targets, strict=True):
         if target.exists():
             continue

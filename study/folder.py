@@ -30,8 +30,6 @@ from sdw_core.files import created_folder, read_json, write_json, write_text
 from search_spaces import StudySpec, parse_spec
 from study.book import TrialBook
 
-DEFAULT_STORAGE = "sdw-studies"
-
 
 @dataclass(frozen=True)
 class StudyFolder:
