@@ -57,11 +57,11 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
         if ray_dashboard
         else "only while the study runs",
     }
-    for name, address in lines.items():
-        console.print(f"{name:28}{address}", highlight=False, soft_wrap=True)
-    console.print("Ctrl-C ends it.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with server, contextlib.suppress(KeyboardInterrupt):
+    with server, contextlib.suppress(KeyboardInterrupt):  # from the moment that it says so
+        for name, address in lines.items():
+            console.print(f"{name:28}{address}", highlight=False, soft_wrap=True)
+        console.print("Ctrl-C ends it.")
         server.serve_forever()
 
 
