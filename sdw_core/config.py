@@ -152,6 +152,11 @@ class EvaluationConfig(Config):
 
     policies: PositiveInt = Field(10, description="fresh policies, K")
     episodes: PositiveInt = Field(5, description="episodes a policy, M")
+    curve: PositiveInt = Field(
+        1,
+        description="evaluations along the distillation, evenly spaced; the last one, of the "
+        "finished rows, counts",
+    )
 
 
 class PipelineConfig(Config):

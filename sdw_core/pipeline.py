@@ -22,7 +22,7 @@ from sdw_core.cache import StageCache, StageResult
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.density import fit_density
-from sdw_core.distill.loop import Task, distill
+from sdw_core.distill.loop import Distilled, Task, Visits, distill
 from sdw_core.distill.objectives import build_task
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
@@ -53,6 +53,7 @@ class PipelineResult:
         observations: x [S, n, O], normalised, of those seeds.
         actions: y [S, n, A], in units of the action range.
         returns: normalised returns [S * K, M], the policies of a distillation seed together.
+        curve: outer step -> the same of the rows as they were then; the last step's are `returns`.
         losses: meta-losses [S, outer steps].
         expert_returns: normalised returns of the expert's episodes.
         effective_sample_size_percent: of the density weights.
@@ -68,6 +69,7 @@ class PipelineResult:
     observations: Tensor
     actions: Tensor
     returns: Returns
+    curve: dict[int, Returns]
     losses: Tensor
     expert_returns: Returns
     effective_sample_size_percent: float
@@ -157,6 +159,16 @@ class Pipeline:
         config = self.config
         prepared = self.prepare()
         dataset, arena = prepared.dataset, prepared.arena
+        visiting = 0.0
+
+        def visit(step: int, rows: Distilled) -> Tensor:
+            nonlocal visiting
+            start = perf_counter()
+            found = torch.from_numpy(self._evaluated(rows, arena))
+            visiting += perf_counter() - start
+            return found
+
+        visits = Visits(frozenset(curve_steps(config)[:-1]), visit)
         with self._stage("distill"):
             distilled = distill(
                 prepared.task,
@@ -165,30 +177,17 @@ class Pipeline:
                 lambda fraction: self._progress("distill", fraction),
                 self._checkpoint,
                 self._should_stop,
+                visits,
             )
-        sound = [s for s in range(config.distill.seeds) if s not in distilled.diverged]
-        observations, actions = distilled.observations[sound], distilled.actions[sound]
-        recipes = tuple(
-            Recipe(
-                config.distill.layers,
-                config.distill.width,
-                config.distill.inner_steps,
-                tuple(rates),
-            )
-            for rates in distilled.learning_rates[sound].tolist()
-        )
+        self.seconds["distill"] -= visiting
+        self.seconds["evaluate"] = visiting
+        sound = _sound(distilled)
         with self._stage("evaluate"):
-            returns = evaluate_rows(
-                observations,
-                actions,
-                recipes,
-                arena,
-                config.evaluation.policies,
-                config.evaluation.episodes,
-                config.seed,
-                "evaluate",
-                lambda fraction: self._progress("evaluate", fraction),
+            returns = self._evaluated(
+                distilled, arena, lambda fraction: self._progress("evaluate", fraction)
             )
+        policies = _policies_of(sound, config.evaluation.policies)
+        curve = {step: found.numpy()[policies] for step, found in distilled.visited.items()}
         return PipelineResult(
             config=config,
             dataset={
@@ -198,17 +197,38 @@ class Pipeline:
                 "transitions": len(dataset),
             },
             arena=arena,
-            recipes=recipes,
+            recipes=_recipes(config, distilled),
             seeds=tuple(sound),
-            observations=observations.cpu(),
-            actions=actions.cpu(),
-            returns=returns,
+            observations=distilled.observations[sound].cpu(),
+            actions=distilled.actions[sound].cpu(),
+            returns=returns[policies],
+            curve=curve | {config.distill.outer_steps: returns[policies]},
             losses=distilled.losses[sound].cpu(),
             expert_returns=prepared.expert_returns,
             effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
             log_likelihood=prepared.log_likelihood,
             seconds=self.seconds,
         )
+
+    def _evaluated(
+        self, rows: Distilled, arena: Arena, progress: Callable[[float], None] | None = None
+    ) -> Returns:
+        """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
+        config, sound = self.config, _sound(rows)
+        settings = config.evaluation
+        returns = np.full((config.distill.seeds * settings.policies, settings.episodes), np.nan)
+        returns[_policies_of(sound, settings.policies)] = evaluate_rows(
+            rows.observations[sound],
+            rows.actions[sound],
+            _recipes(config, rows),
+            arena,
+            settings.policies,
+            settings.episodes,
+            config.seed,
+            "evaluate",
+            progress,
+        )
+        return returns
 
     def prepare(self) -> Prepared:
         """The stages before the distillation."""
@@ -315,6 +335,31 @@ class Pipeline:
         start = perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+
+
+def curve_steps(config: PipelineConfig) -> tuple[int, ...]:
+    """Outer steps after which rows are evaluated, the last one included."""
+    count, steps = config.evaluation.curve, config.distill.outer_steps
+    return tuple(sorted({round(steps * (i + 1) / count) for i in range(count)}))
+
+
+def _sound(rows: Distilled) -> list[int]:
+    """The distillation seeds that did not diverge."""
+    return [s for s in range(len(rows.observations)) if s not in rows.diverged]
+
+
+def _policies_of(sets: list[int], policies: int) -> list[int]:
+    """Indices of the policies of some sets, where each set has as many."""
+    return [s * policies + k for s in sets for k in range(policies)]
+
+
+def _recipes(config: PipelineConfig, rows: Distilled) -> tuple[Recipe, ...]:
+    """How policies are trained on the rows of each sound distillation seed."""
+    distill = config.distill
+    return tuple(
+        Recipe(distill.layers, distill.width, distill.inner_steps, tuple(rates))
+        for rates in rows.learning_rates[_sound(rows)].tolist()
+    )
 
 
 def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:

@@ -52,6 +52,7 @@ class Distilled:
         losses: meta-loss of every outer step [S, steps].
         diverged: distillation seed -> what became non-finite, and when. Its rows are not to be
             used.
+        visited: outer step -> what was found when the rows were visited there.
     """
 
     observations: Tensor
@@ -59,6 +60,21 @@ class Distilled:
     learning_rates: Tensor
     losses: Tensor
     diverged: dict[int, str] = field(default_factory=dict)
+    visited: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Looks at the rows while they are distilled: returns along the way, rungs of a scheduler.
+
+    Attributes:
+        steps: numbers of outer steps that are done when the rows are visited.
+        find: called with that number and the rows as they would be returned then; what it finds is
+            kept in the checkpoint, so that no visit is made twice.
+    """
+
+    steps: frozenset[int]
+    find: Callable[[int, Distilled], Tensor]
 
 
 def distill(
@@ -68,6 +84,7 @@ def distill(
     progress: Callable[[float], None] | None = None,
     checkpoint: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    visits: Visits | None = None,
 ) -> Distilled:
     """Optimise `config.seeds` independent sets of synthetic rows in one batched run.
 
@@ -83,6 +100,7 @@ def distill(
         checkpoint: a file that is written every `CHECK_EVERY` steps and resumed from if it is
             there.
         should_stop: asked after every outer step; True writes the checkpoint and raises.
+        visits: looks at the rows on the way.
 
     Raises:
         DivergenceError: every distillation seed became non-finite.
@@ -114,6 +132,8 @@ def distill(
         )
         state.update(gradient, step, config)
         done = step + 1
+        if visits and done in visits.steps:
+            state.visited[done] = visits.find(done, state.distilled())
         stopping = should_stop()
         if done % CHECK_EVERY == 0 or done == config.outer_steps or stopping:
             state.require_sound(config)
@@ -123,13 +143,7 @@ def distill(
             progress(done / config.outer_steps)
         if stopping:
             raise StopRequested(f"Stopped after {done} of {config.outer_steps} outer steps.")
-    return Distilled(
-        state.mean_observations,
-        state.mean_actions,
-        state.mean_log_rates.exp(),
-        state.losses,
-        state.diverged(),
-    )
+    return state.distilled()
 
 
 @dataclass
@@ -145,6 +159,7 @@ class _State:
         lost_loss: [S] whether its loss was not finite then, or only its gradient was not.
         optimizer, rate_optimizer: of the rows and of the log rates; element by element, so
             problems stay apart.
+        visited: see `Distilled`.
     """
 
     observations: Tensor
@@ -158,6 +173,7 @@ class _State:
     lost_loss: Tensor
     optimizer: torch.optim.Optimizer
     rate_optimizer: torch.optim.Optimizer
+    visited: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def start(cls, task: Task, config: DistillConfig, seed: int) -> "_State":
@@ -216,6 +232,17 @@ class _State:
         self.mean_actions.lerp_(self.actions, share)
         self.mean_log_rates.lerp_(self.log_rates, share)
 
+    def distilled(self) -> Distilled:
+        """The rows as they are now; views of the moving averages."""
+        return Distilled(
+            self.mean_observations,
+            self.mean_actions,
+            self.mean_log_rates.exp(),
+            self.losses,
+            self.diverged(),
+            self.visited,
+        )
+
     def diverged(self) -> dict[int, str]:
         """Distillation seed -> what became non-finite, and at which step."""
         return {
@@ -238,6 +265,7 @@ class _State:
 
     def save(self, path: Path, key: str, step: int) -> None:
         tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors |= {f"visited.{step}": found for step, found in self.visited.items()}
         for optimizer in ("optimizer", "rate_optimizer"):
             for index, state in getattr(self, optimizer).state_dict()["state"].items():
                 tensors |= {f"{optimizer}.{index}.{name}": value for name, value in state.items()}
@@ -265,6 +293,8 @@ class _State:
         for name, tensor in stored.items():
             if name in _TENSORS:
                 getattr(self, name).copy_(tensor)
+            elif name.startswith("visited."):
+                self.visited[int(name.removeprefix("visited."))] = tensor
             else:
                 owner, index, moment = name.split(".")
                 moments.setdefault(owner, {}).setdefault(int(index), {})[moment] = tensor

@@ -13,7 +13,7 @@ from torch import Tensor
 from sdw_core.config import DistillConfig
 from sdw_core.dataset import load
 from sdw_core.distill.engine import MetaBatch, Rows
-from sdw_core.distill.loop import Distilled, Task, distill, initial_rows, unroll_of
+from sdw_core.distill.loop import Distilled, Task, Visits, distill, initial_rows, unroll_of
 from sdw_core.errors import DivergenceError, StopRequested
 from sdw_core.expert.percent_bc import best_rows
 from sdw_core.normalizer import Normalizer
@@ -208,7 +208,7 @@ FRESH = """if True:
     torch.set_num_threads(1)
     checkpoint, pause = Path(sys.argv[1]), float(sys.argv[2])
     made = distill(small_task(), LONG, 0, lambda fraction: time.sleep(pause), checkpoint)
-    diverged = vars(made).pop("diverged")
+    del vars(made)["diverged"], vars(made)["visited"]
     save_file(vars(made), sys.argv[3])
 """
 LONG = changed(SMALL, outer_steps=130)
@@ -255,6 +255,40 @@ def test_progress_is_told_after_every_step() -> None:
     fractions: list[float] = []
     distill(small_task(), SMALL, 0, fractions.append)
     assert fractions == [step / 12 for step in range(1, 13)]
+
+
+def test_rows_are_visited_as_a_shorter_run_would_return_them() -> None:
+    seen: dict[int, Tensor] = {}
+
+    def find(step: int, rows: Distilled) -> Tensor:
+        seen[step] = rows.observations.clone()
+        return torch.tensor([float(step)])
+
+    distilled = distill(small_task(), SMALL, 0, visits=Visits(frozenset({5, 9}), find))
+    assert {step: float(found) for step, found in distilled.visited.items()} == {5: 5.0, 9: 9.0}
+    for step, observations in seen.items():
+        shorter = distill(small_task(), changed(SMALL, outer_steps=step), 0)
+        assert torch.equal(observations, shorter.observations)
+    assert_same_bits(distilled, distill(small_task(), SMALL, 0))
+
+
+def test_a_resumed_run_keeps_what_its_visits_found(tmp_path: Path) -> None:
+    visited: list[int] = []
+
+    def find(step: int, rows: Distilled) -> Tensor:
+        visited.append(step)
+        return rows.observations.mean().reshape(1)
+
+    visits = Visits(frozenset({2, 9}), find)
+    answers = iter([False, False, False, True])
+    with pytest.raises(StopRequested):
+        distill(small_task(), SMALL, 0, None, tmp_path / "c", lambda: next(answers), visits)
+    resumed = distill(small_task(), SMALL, 0, checkpoint=tmp_path / "c", visits=visits)
+    assert visited == [2, 9]
+    once = distill(small_task(), SMALL, 0, visits=visits)
+    assert {step: float(found) for step, found in resumed.visited.items()} == {
+        step: float(found) for step, found in once.visited.items()
+    }
 
 
 # Divergence

@@ -251,6 +251,15 @@ def test_other_reference_scores_are_used_although_the_content_is_cached(
 # The random subset
 
 
+def test_a_curve_holds_what_shorter_runs_score(cache: Path) -> None:
+    evaluation = {"policies": 2, "episodes": 2, "curve": 3}
+    result = Pipeline(tiny(evaluation=evaluation), cache).run()
+    assert list(result.curve) == [2, 4, 6]
+    assert np.array_equal(result.curve[6], result.returns)
+    shorter = tiny(distill={**TINY["distill"], "outer_steps": 4})
+    assert np.array_equal(Pipeline(shorter, cache).run().returns, result.curve[4])
+
+
 def test_the_random_subset_is_rows_of_the_dataset_as_many(result: PipelineResult) -> None:
     dataset = load(BUNDLED)
     returns = random_subset(dataset, result.config, result.arena, "evaluate")
