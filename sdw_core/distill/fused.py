@@ -4,17 +4,21 @@ Notation, all per problem of the pack: h_l are layer l's inputs (h_0 = x), a_l =
 h_{l+1} = relu(a_l), o = tanh(a_{L-1}), c = (2/A) r. Forward, at theta_t:
 
     delta_{L-1} = c (o - y) (1 - o^2)              delta_{l-1} = [h_l > 0] (delta_l W_l^T)
-    g_l = (h_l^T delta_l, 1^T delta_l)             theta_{t+1} = theta_t - alpha_l g_l
+    theta_{t+1} = theta_t + (h_l^T epsilon_l, 1^T epsilon_l),  epsilon_l = -alpha_l delta_l
 
-Backward, with v = dH/dtheta_{t+1} and the direction u_l = -alpha_l v_l = (V_l, c_l), R is the
-derivative along u (forward over the backward pass, the R-operator):
+Backward, with v_l = (V_l, e_l) = dH/dtheta_{t+1}; R is the derivative along u_l = -alpha_l v_l
+(forward over the backward pass, the R-operator):
 
-    Ra_l = Rh_l W_l + h_l V_l + c_l,  Rh_0 = 0     Rh_{l+1} = [h_{l+1} > 0] Ra_l
+    q_l = h_l V_l + e_l                            dH/dalpha_l += -<delta_l, q_l>
+    Ra_l = Rh_l W_l - alpha_l q_l,  Rh_0 = 0       Rh_{l+1} = [h_{l+1} > 0] Ra_l
     Rdelta_{L-1} = J Ra_{L-1},  J = c (1 - o^2)^2 - 2 o delta_{L-1}
-    Rdelta_{l-1} = [h_l > 0] (Rdelta_l W_l^T + delta_l V_l^T)
+    Rdelta_{l-1} = [h_l > 0] (Rdelta_l W_l^T - alpha_l delta_l V_l^T)
     dH/dtheta_t = v_l + (Rh_l^T delta_l + h_l^T Rdelta_l, 1^T Rdelta_l)
-    dH/dx += Rdelta_0 W_0^T + delta_0 V_0^T        dH/dy += -c (1 - o^2) Ra_{L-1}
-    dH/dalpha_l += -<g_l, v_l>
+    dH/dx += Rdelta_0 W_0^T - alpha_0 delta_0 V_0^T    dH/dy += -c (1 - o^2) Ra_{L-1}
+
+Neither the gradient g_l = (h_l^T delta_l, 1^T delta_l) nor u is ever written down: rates scale
+activations, q_l serves both Ra_l and <g_l, v_l> = <delta_l, q_l>, and the products add to theta and
+to v.
 
 With F = 2 n p the cost of one forward pass, a step is 3F forward and 6F back: activations and
 deltas are kept, nothing is computed twice.
@@ -78,7 +82,6 @@ class FusedEngine:
         """What the engine holds between calls of this shape; it allocates little beside it."""
         return memory_bytes(self.policy, shape)
 
-    @torch.no_grad()
     def hypergradient(
         self,
         parameters: Parameters,
@@ -93,11 +96,13 @@ class FusedEngine:
         problems, n, _ = x.shape
         states = batch.states.shape[1]
         shape = Shape(problems, n, states, min(window, steps), x.dtype, str(x.device))
-        if self._program is None or self._program.shape != shape:
-            self._program = None  # frees its buffers before the next ones are allocated
-            self._program = _Program(self.policy, shape, self.tf32)
-        self._program.load(parameters, rows, learning_rates, batch)
-        return self._program.run(steps)
+        with torch.inference_mode():  # the cheapest dispatch
+            if self._program is None or self._program.shape != shape:
+                self._program = None  # frees its buffers before the next ones are allocated
+                self._program = _Program(self.policy, shape, self.tf32)
+            self._program.load(parameters, rows, learning_rates, batch)
+            self._program.run(steps)
+        return self._program.result()
 
 
 def memory_bytes(policy: MLP, shape: Shape) -> int:
@@ -139,13 +144,13 @@ def _buffers(policy: MLP, shape: Shape) -> dict[str, tuple[int, ...]]:
     size = _length(_parameter_sizes(policy, pack))
     sizes: dict[str, tuple[int, ...]] = {
         "theta": (shape.window + 1, size),
-        "g": (slots, size),
-        **dict.fromkeys(("v", "u", "rates", "gv"), (size,)),
+        "v": (size,),
+        "rates": (policy.layers, pack, 1, 1),
         **dict.fromkeys(("o", "delta", "J", "K", "Ra"), (slots, pack, outputs, n)),
-        **dict.fromkeys(("y", "Rdelta", "dy"), (pack, outputs, n)),
+        **dict.fromkeys(("y", "Rdelta", "qdelta", "dy"), (pack, outputs, n)),
         **dict.fromkeys(("meta_y", "meta_o", "meta_delta"), (pack, outputs, batch)),
         "x": (pack, n, inputs),
-        "dx": (pack, inputs, n),
+        **dict.fromkeys(("dx", "deltaV"), (pack, inputs, n)),
         "c": (pack, 1, n),
         "meta_x": (pack, batch, inputs),
         "meta_c": (pack, 1, batch),
@@ -155,7 +160,7 @@ def _buffers(policy: MLP, shape: Shape) -> dict[str, tuple[int, ...]]:
     }
     for layer, width in enumerate(policy.sizes[1:-1], start=1):
         sizes |= {f"{name}{layer}": (slots, pack, n, width) for name in ("h", "delta")}
-        sizes |= {f"{name}{layer}": (pack, n, width) for name in ("Rh", "Rdelta")}
+        sizes |= {f"{name}{layer}": (pack, n, width) for name in ("Rh", "Rdelta", "qdelta")}
         sizes |= {f"{name}{layer}": (pack, batch, width) for name in ("meta_h", "meta_delta")}
     return sizes
 
@@ -165,7 +170,6 @@ class _Layers:
 
     def __init__(self, flat: Tensor, policy: MLP, pack: int) -> None:
         pieces = list(_cut(flat, _parameter_sizes(policy, pack)))
-        self.flat = flat
         self.W = [*pieces[:-2:2], pieces[-2].mT]
         self.b = pieces[1::2]
 
@@ -250,7 +254,6 @@ class _Program:
         self.buffers = dict(zip(sizes, _cut(self.memory, sizes.values()), strict=True))
         self.buffers["ones"].fill_(1)
         self.theta = [self._layers(flat) for flat in self.buffers["theta"]]
-        self.rates = self._layers(self.buffers["rates"])
         self.before, self.window = _Tape(), _Tape()
         self._write()
         if self.memory.is_cuda:
@@ -271,9 +274,7 @@ class _Program:
         for layer in range(self.policy.layers):
             self.theta[0].W[layer].copy_(parameters[2 * layer])
             self.theta[0].b[layer].copy_(parameters[2 * layer + 1])
-            rate = -learning_rates[:, layer, None, None]
-            self.rates.W[layer].copy_(rate)
-            self.rates.b[layer].copy_(rate)
+        buffer["rates"].copy_(learning_rates.mT[..., None, None]).neg_()
         buffer["x"].copy_(rows.observations)
         buffer["y"].copy_(rows.actions.mT)
         buffer["c"].copy_(rows.weights.unsqueeze(1)).mul_(2 / outputs)
@@ -282,11 +283,14 @@ class _Program:
         scale = 2 / (outputs * self.shape.states)
         buffer["meta_c"].copy_(batch.weights.unsqueeze(1)).mul_(scale)
 
-    def run(self, steps: int) -> Hypergradient:
-        """The hypergradient of what was loaded."""
+    def run(self, steps: int) -> None:
+        """Works out the hypergradient of what was loaded."""
         for _ in range(steps - self.shape.window):
             self.before.play()
         self.window.play()
+
+    def result(self) -> Hypergradient:
+        """A copy of the last hypergradient; outside of inference mode, tensors like any other."""
         loss, dx, dy, dalpha = (self.buffers[name] for name in ("loss", "dx", "dy", "dalpha"))
         copy = partial(torch.clone, memory_format=torch.contiguous_format)
         return Hypergradient(loss.clone(), copy(dx.mT), copy(dy.mT), copy(dalpha.mT))
@@ -317,34 +321,44 @@ class _Program:
     def _ones(self, delta: Tensor) -> Tensor:
         return self.buffers["ones"][..., : delta.shape[1]]
 
+    def _like_delta(self, name: str) -> list[Tensor]:
+        """The buffers that are laid out as delta_l [P, n, out], one a layer."""
+        hidden = range(1, self.policy.layers)
+        return [*(self.buffers[f"{name}{layer}"] for layer in hidden), self.buffers[name].mT]
+
     def _write(self) -> None:
         """Writes both tapes."""
         buffer, window = self.buffers, self.window
         passes = [self._pass(slot) for slot in range(max(self.shape.window, 1))]
-        g = [self._layers(flat) for flat in buffer["g"]]
-        v, u, gv = (self._layers(buffer[name]) for name in ("v", "u", "gv"))
-        self._step(self.before, self.theta[0], passes[0], g[0], self.theta[0])
+        v = self._layers(buffer["v"])
+        self._step(self.before, self.theta[0], passes[0], self.theta[0])
         for slot in range(self.shape.window):
-            self._step(window, self.theta[slot], passes[slot], g[slot], self.theta[slot + 1])
+            self._step(window, self.theta[slot], passes[slot], self.theta[slot + 1])
         meta = self._meta_pass()
         self._forward(window, self.theta[-1], meta)
-        window.add(_meta_loss, meta.delta[self.last], meta.c, self.buffers["loss"])
-        self._gradient(window, self.theta[-1], meta, v)
+        window.add(_meta_loss, meta.delta[self.last], meta.c, buffer["loss"])
+        self._deltas(window, self.theta[-1], meta)
+        for layer in range(self.policy.layers):
+            self._gradient(window, v, layer, meta.h[layer], meta.delta[layer])
 
-        window.add(buffer["dx"].zero_)
-        window.add(gv.flat.zero_)
+        qdelta = self._like_delta("qdelta")
+        for accumulator in (buffer["dx"], buffer["deltaV"], *qdelta):
+            window.add(accumulator.zero_)
         self._curvature()
         for slot in reversed(range(self.shape.window)):
-            window.add(gv.flat.addcmul_, g[slot].flat, v.flat)
-            window.add(torch.mul, v.flat, self.rates.flat, out=u.flat)
-            self._backward(slot, passes[slot], u, v)
+            self._backward(slot, passes[slot], v, qdelta)
+        window.add(buffer["dx"].addcmul_, buffer["deltaV"], buffer["rates"][0])
         window.add(_row_gradients, buffer["K"], buffer["Ra"], buffer["dy"])
-        window.add(_rate_gradients, gv, buffer["dalpha"])
+        window.add(_rate_gradients, qdelta, buffer["dalpha"])
 
-    def _step(self, tape: _Tape, theta: _Layers, at: _Pass, g: _Layers, following: _Layers) -> None:
+    def _step(self, tape: _Tape, theta: _Layers, at: _Pass, following: _Layers) -> None:
+        """One inner step; `following` may be `theta` itself."""
         self._forward(tape, theta, at)
-        self._gradient(tape, theta, at, g)
-        tape.add(torch.addcmul, theta.flat, self.rates.flat, g.flat, out=following.flat)
+        self._deltas(tape, theta, at)
+        epsilon = self._like_delta("Rdelta")  # free until the way back
+        for layer, rate in enumerate(self.buffers["rates"]):
+            tape.add(torch.mul, at.delta[layer], rate, out=epsilon[layer])
+            self._gradient(tape, following, layer, at.h[layer], epsilon[layer], theta)
 
     def _forward(self, tape: _Tape, theta: _Layers, at: _Pass) -> None:
         """Activations, actions and, in delta_{L-1}, the errors o - y."""
@@ -356,18 +370,27 @@ class _Program:
             tape.add(at.o.tanh_)
         tape.add(torch.sub, at.o, at.y, out=at.delta[self.last])
 
-    def _gradient(self, tape: _Tape, theta: _Layers, at: _Pass, g: _Layers) -> None:
-        """Deltas and gradient, from what `_forward` left."""
+    def _deltas(self, tape: _Tape, theta: _Layers, at: _Pass) -> None:
+        """Deltas, from what `_forward` left."""
         if self.policy.squash:
             tape.through_tanh(at.delta[self.last], at.delta[self.last], at.o)
         tape.add(at.delta[self.last].mul_, at.c)
-        for layer in reversed(range(self.policy.layers)):
-            delta = at.delta[layer]
-            tape.product(g.W[layer], at.h[layer].mT, delta)
-            tape.product(g.b[layer], self._ones(delta), delta)
-            if layer:
-                tape.product(at.delta[layer - 1], delta, theta.W[layer].mT)
-                tape.mask(at.delta[layer - 1], at.h[layer])
+        for layer in range(self.last, 0, -1):
+            tape.product(at.delta[layer - 1], at.delta[layer], theta.W[layer].mT)
+            tape.mask(at.delta[layer - 1], at.h[layer])
+
+    def _gradient(
+        self,
+        tape: _Tape,
+        out: _Layers,
+        layer: int,
+        h: Tensor,
+        delta: Tensor,
+        plus: _Layers | None = None,
+    ) -> None:
+        """`out_l = plus_l + (h^T delta, 1^T delta)`."""
+        tape.product(out.W[layer], h.mT, delta, plus.W[layer] if plus else None)
+        tape.product(out.b[layer], self._ones(delta), delta, plus.b[layer] if plus else None)
 
     def _curvature(self) -> None:
         """K = c (1 - o^2) and J = c (1 - o^2)^2 - 2 o delta_{L-1} of all steps; without tanh, c."""
@@ -380,31 +403,35 @@ class _Program:
             self.window.add(K.copy_, self.buffers["c"])
             self.window.add(J.copy_, self.buffers["c"])
 
-    def _backward(self, slot: int, at: _Pass, u: _Layers, v: _Layers) -> None:
+    def _backward(self, slot: int, at: _Pass, v: _Layers, qdelta: list[Tensor]) -> None:
         """One inner step back: the R-operator forward, then its adjoint."""
         tape, buffer, W = self.window, self.buffers, self.theta[slot].W
+        rates = buffer["rates"]
         hidden = range(1, self.policy.layers)
         Ra = buffer["Ra"][slot].mT
         Rh = [buffer["x"], *(buffer[f"Rh{layer}"] for layer in hidden)]  # Rh_0 = 0 is never read
-        Rdelta = [*(buffer[f"Rdelta{layer}"] for layer in hidden), buffer["Rdelta"].mT]
+        Rdelta = self._like_delta("Rdelta")
         for layer, out in enumerate([*Rh[1:], Ra]):
-            tape.product(out, at.h[layer], u.W[layer], u.b[layer])
+            tape.product(out, at.h[layer], v.W[layer], v.b[layer])
+            tape.add(qdelta[layer].addcmul_, out, at.delta[layer])
+            tape.add(out.mul_, rates[layer])
             if layer:
                 tape.product(out, Rh[layer], W[layer], out)
             if layer < self.last:
                 tape.mask(out, at.h[layer + 1])
         tape.add(torch.mul, buffer["J"][slot], buffer["Ra"][slot], out=buffer["Rdelta"])
-        for layer in reversed(range(self.policy.layers)):
-            delta, Rd = at.delta[layer], Rdelta[layer]
-            tape.product(v.W[layer], at.h[layer].mT, Rd, v.W[layer])
-            tape.product(v.b[layer], self._ones(Rd), Rd, v.b[layer])
-            if layer:
-                tape.product(v.W[layer], Rh[layer].mT, delta, v.W[layer])
-            into = Rdelta[layer - 1] if layer else buffer["dx"].mT
-            tape.product(into, Rd, W[layer].mT, None if layer else into)
-            tape.product(into, delta, u.W[layer].mT, into)
-            if layer:
-                tape.mask(into, at.h[layer])
+        for layer in range(self.last, 0, -1):
+            into = Rdelta[layer - 1]
+            tape.product(into, at.delta[layer], v.W[layer].mT)
+            tape.add(into.mul_, rates[layer])
+            tape.product(into, Rdelta[layer], W[layer].mT, into)
+            tape.mask(into, at.h[layer])
+            tape.product(v.W[layer], Rh[layer].mT, at.delta[layer], v.W[layer])
+            self._gradient(tape, v, layer, at.h[layer], Rdelta[layer], v)
+        dx, deltaV = buffer["dx"].mT, buffer["deltaV"].mT
+        tape.product(dx, Rdelta[0], W[0].mT, dx)
+        tape.product(deltaV, at.delta[0], v.W[0].mT, deltaV)
+        self._gradient(tape, v, 0, at.h[0], Rdelta[0], v)
 
 
 # The ends of the tape. They hold buffers and not the program, which dies with its last reference.
@@ -418,6 +445,6 @@ def _row_gradients(K: Tensor, Ra: Tensor, dy: Tensor) -> None:
     torch.sum(K.mul_(Ra), 0, out=dy).neg_()
 
 
-def _rate_gradients(gv: _Layers, dalpha: Tensor) -> None:
-    for layer, (weight, bias) in enumerate(zip(gv.W, gv.b, strict=True)):
-        torch.neg(weight.sum((1, 2)) + bias.sum((1, 2)), out=dalpha[layer])
+def _rate_gradients(qdelta: list[Tensor], dalpha: Tensor) -> None:
+    for layer, products in enumerate(qdelta):
+        torch.sum(products, (1, 2), out=dalpha[layer]).neg_()
