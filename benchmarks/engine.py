@@ -2,15 +2,17 @@
 
     python -m benchmarks.engine [--threads N] [--device cuda] [--json]
 
-An outer step (one hypergradient) is counted as 10 F T floating-point operations, F = 2 n p for n
+One hypergradient is counted as 10 F T floating-point operations, F = 2 n p for n
 rows, p parameters and T inner steps, whatever an engine really does: so rates compare as times do.
-`double backward` is autograd through the whole unroll, the way the published code does it.
+`double backward` is autograd through the whole unroll, the way the published code does it. An outer
+step is that of `distill`: a hypergradient, and around it the draws, the initialisation and Adam.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Engine, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine, Shape
 from sdw_core.distill.generic import GenericEngine
+from sdw_core.distill.loop import Task, distill
 from sdw_core.policy import MLP
 from tests.sdw_core.oracles import DoubleBackward
 
@@ -57,7 +61,7 @@ class Size:
         return 20 * self.rows * self.policy.size * self.steps / 1e9
 
     def step(self, engine: Engine, device: torch.device, pack: int = 1, window: int = 0) -> Work:
-        """One outer step of `pack` problems."""
+        """One hypergradient of `pack` problems."""
         generator = torch.Generator().manual_seed(0)
 
         def normal(*size: int) -> torch.Tensor:
@@ -127,7 +131,10 @@ def measure(threads: int, device: torch.device) -> dict[str, Any]:
         }
         for p, t in times.items()
     }
+    _say("outer steps")
+    report["outer step"] = {"quickstart, 1 thread": _outer_step(quick, device)}
     torch.set_num_threads(threads)
+    report["outer step"][f"paper, {threads} threads"] = _outer_step(paper, device)
     _say("windows")
     windows = {
         str(w): paper.step(FusedEngine(paper.policy), device, window=w)
@@ -180,6 +187,48 @@ def _compare(size: Size, device: torch.device) -> dict[str, Any]:
     }
 
 
+def _outer_step(size: Size, device: torch.device, steps: int = 20) -> dict[str, float]:
+    """Steps of `distill`, each followed by one hypergradient alone, full unrolls both."""
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    generator = torch.Generator().manual_seed(0)
+    count = 4 * size.states
+    actions = normal(count, size.outputs).tanh()
+    task = Task(normal(count, size.inputs), actions, actions, torch.ones(count, device=device))
+    config = DistillConfig(
+        synthetic_size=size.rows,
+        width=size.width,
+        inner_steps=size.steps,
+        window=None,
+        truncation="last",
+        meta_batch_size=size.states,
+        outer_steps=steps + 1,
+    )
+    hypergradient = size.step(FusedEngine(size.policy), device)
+    hypergradient()
+    whole: list[float] = []
+    alone: list[float] = []
+    begun = time.perf_counter()
+
+    def progress(_: float) -> None:
+        nonlocal begun
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        whole.append(time.perf_counter() - begun)
+        alone.append(machine.seconds(hypergradient, device))
+        begun = time.perf_counter()
+
+    distill(task, config, 0, progress)
+    step, engine = min(whole[1:]), min(alone[1:])  # the first step writes the program
+    return {
+        "milliseconds": 1e3 * step,
+        "hypergradient_milliseconds": 1e3 * engine,
+        "share_outside_the_engine": 1 - engine / step,
+    }
+
+
 def _peak(name: str, device: torch.device) -> float:
     """Peak memory of two outer steps above what was in use before, megabytes."""
     size = SIZES["paper"]
@@ -228,6 +277,17 @@ def show(report: dict[str, Any]) -> None:
             table = _table(f"fused, {label}", ["problems", "ms", "throughput against one"])
             for pack, row in rows.items():
                 table.add_row(pack, f"{row['milliseconds']:.1f}", f"{row['throughput']:.2f}")
+            console.print(table)
+        elif label == "outer step":
+            columns = ["size", "ms", "of which the hypergradient", "outside the engine"]
+            table = _table("an outer step of `distill`", columns)
+            for size, row in rows.items():
+                table.add_row(
+                    size,
+                    f"{row['milliseconds']:.1f}",
+                    f"{row['hypergradient_milliseconds']:.1f}",
+                    f"{row['share_outside_the_engine']:.1%}",
+                )
             console.print(table)
         elif label.startswith("windows"):
             table = _table(f"fused, {label}", ["window", "ms", "MB of buffers"])

@@ -333,6 +333,23 @@ def test_if_every_problem_diverges_the_step_and_the_way_out_are_named() -> None:
     assert "non-finite at outer step 1; lower `distill.inner_lr` (now 1e+30)" in str(caught.value)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_no_outer_step_waits_for_the_host() -> None:
+    """From the second, when all is captured, to the last, after which the host looks."""
+    task = Task(*(tensor.cuda() for tensor in vars(small_task()).values()))
+
+    def progress(fraction: float) -> None:
+        left = round((1 - fraction) * SMALL.outer_steps)
+        torch.cuda.set_sync_debug_mode("error" if left > 1 else "default")
+
+    try:
+        result = distill(task, SMALL, 0, progress)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert result.losses.isfinite().all()
+    assert not result.diverged
+
+
 # What it starts from and where it gets to
 
 
