@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 Parameters = list[Tensor]
 """[W_0, b_0, W_1, b_1, ...] of a pack: W_l is [P, in, out], b_l is [P, 1, out]."""
+Architecture = Literal["mlp", "residual"]
+Optimizer = Literal["sgd", "momentum", "adam", "adamw"]
+MOMENTUM = 0.9
+BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
+"""Of `adam` and `adamw`: torch's defaults."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,7 @@ class MLP:
     squash: bool = True
 
     @classmethod
-    def build(
-        cls, inputs: int, outputs: int, layers: int, width: int, squash: bool = True
-    ) -> "MLP":
+    def build(cls, inputs: int, outputs: int, layers: int, width: int, squash: bool = True) -> Self:
         """A network of `layers` linear layers, the hidden ones `width` units wide."""
         return cls((inputs, *[width] * (layers - 1), outputs), squash)
 
@@ -69,6 +73,71 @@ class MLP:
         return torch.tanh(hidden) if self.squash else hidden
 
 
+@dataclass(frozen=True)
+class ResidualMLP(MLP):
+    """An MLP whose hidden layers add to what they get: `h_{l+1} = h_l + relu(h_l W_l + b_l)`.
+
+    The first and the last layer change the number of units and are an MLP's, so that it takes three
+    layers to differ from one. Parameters and their draw are those of the MLP of the same sizes.
+    """
+
+    def __call__(self, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        """See `MLP.__call__`."""
+        hidden = inputs
+        for layer in range(self.layers - 1):
+            added = torch.relu(hidden @ parameters[2 * layer] + parameters[2 * layer + 1])
+            hidden = hidden + added if layer else added
+        outputs = hidden @ parameters[-2] + parameters[-1]
+        return torch.tanh(outputs) if self.squash else outputs
+
+
+ARCHITECTURES: dict[Architecture, type[MLP]] = {"mlp": MLP, "residual": ResidualMLP}
+
+
+class Descent:
+    """Steps `theta <- theta - alpha_l d` of a pack, with what an optimiser keeps between them.
+
+        sgd       d = g
+        momentum  m <- 0.9 m + g;  d = m
+        adam      m <- 0.9 m + 0.1 g;  v <- 0.999 v + 0.001 g^2;
+                  d = m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8)
+        adamw     adam's d + 0.01 theta
+
+    Each is torch's optimiser of that name, element by element, so that every network of a pack and
+    every layer may have a rate of its own, which `torch.optim` does not offer.
+
+    Args:
+        optimizer: which.
+        rates: alpha for each of the parameters, [P, 1, 1].
+    """
+
+    def __init__(self, optimizer: Optimizer, rates: Sequence[Tensor]) -> None:
+        self._optimizer, self._rates, self._step = optimizer, rates, 0
+        self._first = [torch.zeros_like(rate) for rate in rates]
+        self._second = [torch.zeros_like(rate) for rate in rates]
+
+    def step(self, parameters: Parameters, gradients: Sequence[Tensor]) -> Parameters:
+        """The parameters after one more step."""
+        self._step += 1
+        moves = [
+            self._move(i, p, g) for i, (p, g) in enumerate(zip(parameters, gradients, strict=True))
+        ]
+        return [p - rate * d for p, rate, d in zip(parameters, self._rates, moves, strict=True)]
+
+    def _move(self, index: int, parameter: Tensor, gradient: Tensor) -> Tensor:
+        if self._optimizer == "sgd":
+            return gradient
+        if self._optimizer == "momentum":
+            self._first[index] = MOMENTUM * self._first[index] + gradient
+            return self._first[index]
+        beta, gamma = BETAS
+        self._first[index] = beta * self._first[index] + (1 - beta) * gradient
+        self._second[index] = gamma * self._second[index] + (1 - gamma) * gradient.square()
+        scale = (self._second[index] / (1 - gamma**self._step)).sqrt() + EPSILON
+        move = self._first[index] / (1 - beta**self._step) / scale
+        return move + WEIGHT_DECAY * parameter if self._optimizer == "adamw" else move
+
+
 def cloning_loss(actions: Tensor, targets: Tensor, row_weights: Tensor) -> Tensor:
     """Weighted mean-square error `sum_i r_i (1/A) || pi(x_i) - y_i ||^2`, [P, n, A] -> [P].
 
@@ -85,11 +154,12 @@ def clone(
     row_weights: Tensor,
     learning_rates: Tensor,
     steps: int,
+    optimizer: Optimizer = "sgd",
 ) -> Parameters:
     """Behavioural cloning by full-batch gradient descent, every network on its own rows.
 
-    `theta <- theta - alpha_l * grad_theta l(theta; x, y)`, `steps` times: the inner loop of the
-    distillation, run forward only.
+    `theta <- theta - alpha_l * grad_theta l(theta; x, y)`, `steps` times: with `sgd`, the inner
+    loop of the distillation, run forward only.
 
     Args:
         policy: the architecture.
@@ -99,16 +169,15 @@ def clone(
         row_weights: r [P, n], summing to one.
         learning_rates: alpha [P, L], one a linear layer.
         steps: T.
+        optimizer: what makes a step of a gradient; its state lasts from the first to the last.
     """
     parameters = [p.detach() for p in parameters]
     rates = [learning_rates[:, layer // 2, None, None] for layer in range(len(parameters))]
+    descent = Descent(optimizer, rates)
     for _ in range(steps):
         variables = [p.requires_grad_() for p in parameters]
         with torch.enable_grad():
             loss = cloning_loss(policy(variables, observations), actions, row_weights).sum()
             gradients = torch.autograd.grad(loss, variables)
-        parameters = [
-            p.detach() - rate * gradient
-            for p, rate, gradient in zip(variables, rates, gradients, strict=True)
-        ]
+        parameters = descent.step([p.detach() for p in variables], gradients)
     return parameters
