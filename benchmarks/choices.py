@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from sdw_core.config import DistillConfig, PipelineConfig
 from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine
 from sdw_core.distill.loop import Distilled, Task, distill, initial_rows, unroll_of
+from sdw_core.distill.selection import InitialStates
 from sdw_core.evaluate import rollout
 from sdw_core.pipeline import Pipeline, Prepared
 from sdw_core.policy import MLP, Parameters, clone, cloning_loss
@@ -108,20 +109,6 @@ def outer_loop(
     return Distilled(means[0], means[1], means[2].exp().expand(-1, config.layers), x.new_zeros(0))
 
 
-def plus_plus(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor]:
-    """k-means++: each state in proportion to its squared distance from those before it."""
-    x, y = initial_rows(task, config, seed)
-    for stream in range(config.seeds):
-        generator = torch_generator(seed, "plus_plus", stream)
-        distance = torch.ones(len(task.states))
-        for row in range(config.synthetic_size):
-            pick = int(torch.multinomial(distance, 1, generator=generator))
-            x[stream, row], y[stream, row] = task.states[pick], task.targets[pick]
-            to_pick = (task.states - task.states[pick]).square().sum(1)
-            distance = torch.minimum(distance, to_pick) if row else to_pick
-    return x, y
-
-
 def warm_start(task: Task, config: DistillConfig, seed: int) -> Distilled:
     """Half the steps on half the rows, then fresh rows beside them."""
     half, rows = config.outer_steps // 2, config.synthetic_size // 2
@@ -193,7 +180,9 @@ CHOICES = {
     "100 inner steps": Choice({"distill.inner_steps": 100}),
     "two initialisations": Choice(loop=partial(outer_loop, initialisations=2)),
     "dataset actions first": Choice({"distill.initial_actions": "dataset"}),
-    "k-means++ states first": Choice(loop=partial(outer_loop, start=plus_plus)),
+    "k-means states first": Choice({"distill.initial_states": "kmeans"}),
+    "rows of the best episodes first": Choice({"distill.initial_states": "best"}),
+    "strata of the density first": Choice({"distill.initial_states": "density"}),
     "warm start from 32 rows": Choice(loop=warm_start),
     "meta-batch 256": Choice({"distill.meta_batch_size": 256}),
     "meta-batch 4096": Choice({"distill.meta_batch_size": 4096}),
@@ -201,6 +190,17 @@ CHOICES = {
     "pbc": Choice({"distill.objective": "pbc"}),
     "temperature 0": Choice({"weighting.temperature": 0.0}),
     "rank weights": Choice({"weighting.scheme": "rank"}),
+}
+CHOICES |= {
+    f"no steps: {way} rows, the {actions}'s actions": Choice(
+        {
+            "distill.outer_steps": 0,
+            "distill.initial_states": way,
+            "distill.initial_actions": actions,
+        }
+    )
+    for way in get_args(InitialStates)
+    for actions in ("dataset", "expert")
 }
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from sdw_core.artifact import read_artifact
+from sdw_core.config import EvaluationConfig
 from study.cli import app
 
 
@@ -17,7 +18,7 @@ def main() -> None:
         standalone_mode=False,
     )
     artifact = read_artifact(folder)
-    returns = artifact.evaluate(policies=3, episodes=2, seed=1)
+    returns = artifact.evaluate(EvaluationConfig(policies=3, episodes=2), seed=1)
     print(f"3 fresh policies from {len(artifact.observations)} rows: {returns.mean():.1f}")
 
 

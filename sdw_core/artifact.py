@@ -24,10 +24,11 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from sdw_core.card import write_card
-from sdw_core.config import nearest
+from sdw_core.config import EvaluationConfig, nearest
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
 from sdw_core.files import created_folder, read_json, sha256_of_file, sha256_of_json
+from sdw_core.protocols import applied
 from sdw_core.statistics import ReturnSummary, summarize
 
 SCHEMA_VERSION = 1
@@ -48,7 +49,7 @@ class Artifact:
         observations: [n, O] float32, environment units.
         actions: [n, A] float32, environment units.
         arena: the environment, the normaliser and the reference scores.
-        recipe: how policies are trained on the rows.
+        recipe: what the rows were distilled for.
         evidence: `source`, `config`, `distillation_seed`, `evaluation` and `scores`, as in the
             manifest.
     """
@@ -78,18 +79,24 @@ class Artifact:
         )
 
     def evaluate(
-        self, policies: int, episodes: int, seed: int, stage: str = CONFIRM
+        self, evaluation: EvaluationConfig, seed: int, stage: str = CONFIRM
     ) -> NDArray[np.float64]:
-        """Normalised returns [K, M] of fresh policies trained on the rows."""
+        """Normalised returns [K, M] of fresh policies trained on the rows.
+
+        Raises:
+            InputError: the recipe cannot be changed as the evaluation asks.
+            DivergenceError: a policy became non-finite while it was cloned.
+        """
         return evaluate_rows(
             torch.from_numpy(self.arena.normalized_states(self.observations[None])),
             torch.from_numpy(self.arena.unit_actions(self.actions[None])),
-            [self.recipe],
+            [applied(evaluation, self.recipe)],
             self.arena,
-            policies,
-            episodes,
+            evaluation.policies,
+            evaluation.episodes,
             seed,
             stage,
+            ensemble=evaluation.ensemble,
         )
 
 

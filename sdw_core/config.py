@@ -120,7 +120,9 @@ class DistillConfig(Config):
         description="how fast each layer's inner learning rate is learned: Adam's learning rate on "
         "its logarithm; 0: it stays at `inner_lr`",
     )
-    outer_steps: PositiveInt = Field(500, description="updates of the synthetic rows")
+    outer_steps: int = Field(
+        500, ge=0, description="updates of the synthetic rows; 0: they stay as they were chosen"
+    )
     outer_optimizer: Literal["adam", "sgd"] = Field(
         "adam", description="optimiser of the synthetic rows"
     )
@@ -142,6 +144,12 @@ class DistillConfig(Config):
         description="on a GPU, matrix products in TF32: faster, with 10 bits of mantissa instead "
         "of 23",
     )
+    initial_states: Literal["random", "kmeans", "best", "density"] = Field(
+        "random",
+        description="rows that the optimisation starts from: at `random`; the nearest to the "
+        "centres of `kmeans`; at random from the `best` tenth by episode return; one from each of "
+        "as many strata of the log `density`",
+    )
     initial_actions: Literal["dataset", "expert"] = Field(
         "expert", description="actions of the rows that the optimisation starts from"
     )
@@ -156,6 +164,24 @@ class EvaluationConfig(Config):
         1,
         description="evaluations along the distillation, evenly spaced; the last one, of the "
         "finished rows, counts",
+    )
+    ensemble: PositiveInt = Field(
+        1, description="networks of a policy, E, which acts by the mean of their actions"
+    )
+    architecture: Literal["mlp", "residual"] | None = Field(
+        None,
+        description="of the network; `residual`: skip connections round the hidden layers. null, "
+        "here and below: the rows' own",
+    )
+    layers: PositiveInt | None = Field(None, description="its linear layers")
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] | None = Field(
+        None, description="of the cloning; its state lasts for all of the steps"
+    )
+    steps: PositiveInt | None = Field(None, description="its full-batch gradient steps")
+    learning_rate: PositiveFloat | None = Field(
+        None,
+        description="its learning rate, of every layer; null: the rows' own, carried over to "
+        "another depth or `momentum`, and 0.001 for `adam` and `adamw`",
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.errors import DivergenceError
-from sdw_core.policy import MLP, clone
+from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, clone
 from sdw_core.seeds import derive_seed, torch_generator
 
 Array = NDArray[np.float32]
@@ -22,18 +22,26 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a policy is cloned from synthetic rows: what the rows were distilled for.
+    """How a policy is cloned from synthetic rows.
 
     Attributes:
-        layers, width: linear layers of the MLP, and its hidden units.
+        layers, width: linear layers of the network, and its hidden units.
         steps: full-batch gradient steps.
         learning_rates: one a layer.
+        architecture: `mlp`, or `residual`, with skip connections round the hidden layers.
+        optimizer: what makes a step of a gradient.
     """
 
     layers: int
     width: int
     steps: int
     learning_rates: tuple[float, ...]
+    architecture: Architecture = "mlp"
+    optimizer: Optimizer = "sgd"
+
+    def network(self, inputs: int, outputs: int) -> MLP:
+        """The network that it trains."""
+        return ARCHITECTURES[self.architecture].build(inputs, outputs, self.layers, self.width)
 
 
 @dataclass(frozen=True)
@@ -105,12 +113,16 @@ def evaluate_rows(
     seed: int,
     stage: str,
     progress: Progress | None = None,
+    ensemble: int = 1,
 ) -> NDArray[np.float64]:
     """Normalised returns [S * K, M] of K fresh policies a set of rows, M whole episodes each.
 
-    Policy k of set s is initialised from, and its episode m starts from, streams addressed by
-    `(seed, stage, s * K + k)`: trials with the same seed are compared on common random numbers, and
-    another `seed` or `stage` shares nothing with them.
+    A policy is one network, or an ensemble of E: at every step it takes the mean of their actions,
+    in units of the action range.
+
+    Episode m of policy k of set s starts from the stream addressed by `(seed, stage, s * K + k)`,
+    and its network e is drawn from `(seed, stage, (s * K + k) * E + e)`: trials with the same seed
+    are compared on common random numbers, and another `seed` or `stage` shares nothing with them.
 
     Args:
         observations: x [S, n, O], normalised.
@@ -122,34 +134,43 @@ def evaluate_rows(
         seed: root seed.
         stage: name of the random stream.
         progress: told the fraction of the longest possible episode that is done.
+        ensemble: E.
 
     Raises:
-        DivergenceError: a policy became non-finite while it was cloned.
+        DivergenceError: a network became non-finite while it was cloned.
     """
     sets, size = observations.shape[:2]
     device = observations.device
     recipe = recipes[0]
-    network = MLP.build(observations.shape[2], actions.shape[2], recipe.layers, recipe.width)
+    network = recipe.network(observations.shape[2], actions.shape[2])
     rates = torch.tensor([each.learning_rates for each in recipes], device=device)
-    total = sets * policies
+    networks = policies * ensemble
+    total = sets * networks
     initial = network.initial_parameters([torch_generator(seed, stage, k) for k in range(total)])
     parameters = clone(
         network,
         [p.to(device) for p in initial],
-        observations.repeat_interleave(policies, 0),
-        actions.repeat_interleave(policies, 0),
+        observations.repeat_interleave(networks, 0),
+        actions.repeat_interleave(networks, 0),
         torch.full((total, size), 1 / size, device=device),
-        rates.repeat_interleave(policies, 0),
+        rates.repeat_interleave(networks, 0),
         recipe.steps,
+        recipe.optimizer,
     )
     sound = torch.stack([p.isfinite().flatten(1).all(1) for p in parameters]).all(0)
     if not sound.all():
         raise DivergenceError(
             f"{int((~sound).sum())} of {total} policies cloned from the rows became non-finite; "
-            "lower `distill.inner_lr`."
+            "lower `distill.inner_lr`, or the evaluation's `learning_rate`."
         )
-    act = arena.actor(lambda states: network(parameters, states), device)
-    return arena.normalized(rollout(act, arena, total, episodes, seed, stage, progress))
+
+    def policy(states: Tensor) -> Tensor:
+        members = network(parameters, states.repeat_interleave(ensemble, 0))
+        return members.reshape(-1, ensemble, *members.shape[1:]).mean(1)
+
+    act = arena.actor(policy, device)
+    returns = rollout(act, arena, sets * policies, episodes, seed, stage, progress)
+    return arena.normalized(returns)
 
 
 def rollout(

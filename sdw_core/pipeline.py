@@ -6,9 +6,9 @@ Each stage is a function of its settings and of the stages before it; this modul
 tells one progress callback where it is, and keeps results in one stage cache.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult
-from sdw_core.config import PipelineConfig
+from sdw_core.config import DistillConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.density import fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
 from sdw_core.distill.objectives import build_task
+from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
 from sdw_core.normalizer import Normalizer
+from sdw_core.protocols import applied
 from sdw_core.seeds import numpy_generator
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.weights import effective_sample_size_percent, state_weights
@@ -48,7 +50,7 @@ class PipelineResult:
         config: the settings.
         dataset: name, content hash and size of the source.
         arena: where policies are judged.
-        recipes: how policies are trained on the rows of each distillation seed.
+        recipes: what the rows of each distillation seed were distilled for.
         seeds: the S distillation seeds that did not diverge.
         observations: x [S, n, O], normalised, of those seeds.
         actions: y [S, n, A], in units of the action range.
@@ -97,7 +99,7 @@ class PipelineResult:
             "log_likelihood": self.log_likelihood,
             "seconds": self.seconds,
             "outer_steps": steps,
-            "seconds_per_outer_step": self.seconds["distill"] / steps,
+            "seconds_per_outer_step": self.seconds["distill"] / steps if steps else None,
         }
 
 
@@ -220,13 +222,14 @@ class Pipeline:
         returns[_policies_of(sound, settings.policies)] = evaluate_rows(
             rows.observations[sound],
             rows.actions[sound],
-            _recipes(config, rows),
+            [applied(settings, own) for own in _recipes(config, rows)],
             arena,
             settings.policies,
             settings.episodes,
             config.seed,
             "evaluate",
             progress,
+            settings.ensemble,
         )
         return returns
 
@@ -238,7 +241,7 @@ class Pipeline:
             normalizer = Normalizer.fit(dataset.observations)
             arena = build_arena(dataset, normalizer)
             states = normalizer(dataset.observations)
-        weights, log_likelihood = self._weights(dataset, states)
+        weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):
             expert = self._expert(dataset, states, arena)
             actions = expert.tensors["actions"].to(self.device)
@@ -251,17 +254,26 @@ class Pipeline:
                 values,
                 torch.as_tensor(weights.astype(np.float32)).to(self.device),
             )
+            lengths = np.diff(dataset.episode_ends, prepend=0)
+            task = replace(
+                task,
+                log_density=torch.as_tensor(log_density),
+                episode_returns=torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)),
+            )
         returns = arena.normalized(expert.tensors["returns"].numpy())
         return Prepared(dataset, arena, task, weights, log_likelihood, returns)
 
     def _weights(
         self, dataset: OfflineDataset, states: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float64], float | None]:
-        """Density weights w(s) [N], and the density's held-out log-likelihood if one was fitted."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float | None]:
+        """Density weights w(s) [N], log d(s) [N], and the held-out log-likelihood.
+
+        Where nothing needs a density, log d(s) is 0 and the log-likelihood is None.
+        """
         config = self.config
         with self._stage("density"):
             log_density, log_likelihood = np.zeros(len(dataset)), None
-            if config.weighting.temperature > 0:
+            if config.weighting.temperature > 0 or config.distill.initial_states == "density":
                 key = StageCache.key(
                     "density",
                     1,
@@ -273,7 +285,7 @@ class Pipeline:
                 log_density = density.tensors["log_density"].double().numpy()
                 log_likelihood = density.document["held_out_log_likelihood"]
         with self._stage("weights"):
-            return state_weights(log_density, config.weighting), log_likelihood
+            return state_weights(log_density, config.weighting), log_density, log_likelihood
 
     def _fit_density(self, states: NDArray[np.float32]) -> StageResult:
         density = fit_density(
@@ -355,25 +367,26 @@ def _policies_of(sets: list[int], policies: int) -> list[int]:
 
 def _recipes(config: PipelineConfig, rows: Distilled) -> tuple[Recipe, ...]:
     """How policies are trained on the rows of each sound distillation seed."""
-    distill = config.distill
-    return tuple(
-        Recipe(distill.layers, distill.width, distill.inner_steps, tuple(rates))
-        for rates in rows.learning_rates[_sound(rows)].tolist()
-    )
+    learned = rows.learning_rates[_sound(rows)].tolist()
+    return tuple(own_recipe(config.distill, rates) for rates in learned)
 
 
 def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
-    """Refuse settings that do not fit the dataset.
+    """Refuse settings that do not fit the dataset, or one another.
 
     Raises:
-        InputError: more synthetic rows than transitions, or no reference scores.
+        InputError: more synthetic rows than there are to start from, an evaluation that cannot be,
+            or no reference scores.
     """
-    size = config.distill.synthetic_size
-    if size > len(dataset):
+    size, initial_states = config.distill.synthetic_size, config.distill.initial_states
+    available = available_rows(initial_states, len(dataset))
+    if size > available:
+        chosen = "" if initial_states == "random" else f" that `{initial_states}` chooses from"
         raise InputError(
-            f"`distill.synthetic_size` cannot exceed the {len(dataset)} transitions of "
-            f"{dataset.name}, and is {size}; lower it."
+            f"`distill.synthetic_size` cannot exceed the {available} transitions of "
+            f"{dataset.name}{chosen}, and is {size}; lower it."
         )
+    applied(config.evaluation, own_recipe(config.distill))
     _ = dataset.required_scores
 
 
@@ -398,9 +411,7 @@ def random_subset(
     luck of the draw. The learning rate is `inner_lr`: learned rates belong to the rows that they
     were learned with.
     """
-    distill = config.distill
-    rates = (distill.inner_lr,) * distill.layers
-    recipe = Recipe(distill.layers, distill.width, distill.inner_steps, rates)
+    own = own_recipe(config.distill)
     generator = numpy_generator(config.seed, "random_subset")
     picks = np.stack(
         [
@@ -411,13 +422,20 @@ def random_subset(
     return evaluate_rows(
         torch.as_tensor(arena.normalized_states(dataset.observations[picks])),
         torch.as_tensor(dataset.unit_actions[picks]),
-        [recipe],
+        [applied(config.evaluation, own)] * len(picks),
         arena,
         1,
         config.evaluation.episodes,
         config.seed,
         stage,
+        ensemble=config.evaluation.ensemble,
     )
+
+
+def own_recipe(config: DistillConfig, rates: Iterable[float] = ()) -> Recipe:
+    """What rows are distilled for, with the learned rates, or else `inner_lr` for every layer."""
+    rates = tuple(rates) or (config.inner_lr,) * config.layers
+    return Recipe(config.layers, config.width, config.inner_steps, rates)
 
 
 def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:

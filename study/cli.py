@@ -9,7 +9,7 @@ What is slow to import (torch, ray, optuna, minari) is imported by the commands 
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import sleep
@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sdw_core.errors import InputError, SDWError
+from sdw_core.errors import DivergenceError, InputError, SDWError
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_spec
 
 if TYPE_CHECKING:
+    from sdw_core.artifact import Artifact
+    from sdw_core.config import EvaluationConfig
     from sdw_core.dataset import OfflineDataset
     from study.folder import StudyFolder
 
@@ -274,19 +276,51 @@ def evaluate(
     policies: Annotated[int | None, typer.Option(help="Fresh policies, K.", min=1)] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes a policy, M.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Default: the manifest's.", min=0)] = None,
+    architecture: Annotated[str | None, typer.Option(help="mlp or residual.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Linear layers of the network.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum, adam or adamw.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps of a cloning.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of every layer.")] = None,
+    ensemble: Annotated[int | None, typer.Option(help="Networks of a policy.")] = None,
+    protocols: Annotated[
+        bool, typer.Option("--protocols", help="Other depths, optimisers, ...: a table of each.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train fresh policies on an exported dataset and run them; checks every checksum first."""
+    """Train fresh policies on an exported dataset and run them; checks every checksum first.
+
+    What is left out is the rows' own recipe, as in the manifest.
+    """
     from sdw_core.artifact import read_artifact, score
+    from sdw_core.config import EvaluationConfig, parse
 
     artifact = read_artifact(folder)
     stated = artifact.evidence["evaluation"]
-    _threads(1)
+    size = {key: stated[key] for key in ("policies", "episodes")}
+    size |= {k: v for k, v in (("policies", policies), ("episodes", episodes)) if v is not None}
+    changes = {
+        "architecture": architecture,
+        "layers": layers,
+        "optimizer": optimizer,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "ensemble": ensemble,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    evaluation = parse(EvaluationConfig, size | changes, "")
     used = stated["seed"] if seed is None else seed
+    _threads(1)
+    if protocols:
+        if changes:
+            given = next(iter(changes)).replace("_", "-")
+            raise InputError(
+                f"`--protocols` makes one change at a time by itself, and `--{given}` was given as "
+                "well; use one or the other."
+            )
+        _print_protocols(_judged_by_each(artifact, evaluation, used, stated["stage"]), as_json)
+        return
     with log.status("evaluating"):
-        returns = artifact.evaluate(
-            policies or stated["policies"], episodes or stated["episodes"], used, stated["stage"]
-        )
+        returns = artifact.evaluate(evaluation, used, stated["stage"])
     document = {"normalized_return": score(returns, used)}
     if as_json:
         _print_json(document["normalized_return"])
@@ -518,6 +552,40 @@ def _returns_table(scores: dict[str, Any]) -> Table:
                 f"{summary['low']:.1f} to {summary['high']:.1f}",
             )
     return table
+
+
+def _judged_by_each(
+    artifact: "Artifact", evaluation: "EvaluationConfig", seed: int, stage: str
+) -> dict[str, Any]:
+    """What each protocol of the field makes of the rows; null where its policies diverge."""
+    from sdw_core.artifact import score
+    from sdw_core.protocols import applied, grid
+
+    document: dict[str, Any] = {}
+    protocols = grid(artifact.recipe, evaluation.policies, evaluation.episodes)
+    with log.status("") as status:
+        for name, protocol in protocols.items():
+            status.update(f"evaluating {len(document) + 1} of {len(protocols)}: {name}")
+            document[name] = {
+                "recipe": asdict(applied(protocol, artifact.recipe)),
+                "ensemble": protocol.ensemble,
+                "normalized_return": None,
+            }
+            with suppress(DivergenceError):
+                returns = artifact.evaluate(protocol, seed, stage)
+                document[name]["normalized_return"] = score(returns, seed)
+    return document
+
+
+def _print_protocols(document: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(document)
+        return
+    scores = {name: judged["normalized_return"] for name, judged in document.items()}
+    table = _returns_table(scores)
+    for name in (name for name, summary in scores.items() if summary is None):
+        table.add_row(name, "diverged", "", "")
+    out.print(table)
 
 
 @contextmanager

@@ -17,13 +17,12 @@ from sdw_core.artifact import (
     score,
     write_artifact,
 )
-from sdw_core.config import PipelineConfig
+from sdw_core.config import EvaluationConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.errors import InputError
-from sdw_core.evaluate import Recipe
 from sdw_core.files import read_json, write_json
 from sdw_core.normalizer import Normalizer
-from sdw_core.pipeline import build_arena, random_subset
+from sdw_core.pipeline import build_arena, own_recipe, random_subset
 from sdw_core.seeds import numpy_generator
 from study.folder import StudyFolder, check_writable
 
@@ -54,12 +53,9 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     config = spec.pipeline_with(row.params)
     dataset = load(config.dataset)
     arena = build_arena(dataset, Normalizer.fit(dataset.observations))
-    distill = config.distill
     rows = load_file(trial / "rows.safetensors")
     best = result["best"]
-    recipe = Recipe(
-        distill.layers, distill.width, distill.inner_steps, tuple(result["learning_rates"][best])
-    )
+    recipe = own_recipe(config.distill, result["learning_rates"][best])
     evidence = evidence_of(config, result["dataset"], result["distillation_seeds"][best])
     artifact = Artifact.distilled(
         rows["observations"][best], rows["actions"][best], arena, recipe, evidence
@@ -83,7 +79,8 @@ def evidence_of(config: PipelineConfig, source: dict[str, Any], seed: int) -> di
         "source": source,
         "config": config.model_dump(mode="json"),
         "distillation_seed": seed,
-        "evaluation": config.evaluation.model_dump() | {"seed": config.seed, "stage": CONFIRM},
+        "evaluation": config.evaluation.model_dump(include={"policies", "episodes"})
+        | {"seed": config.seed, "stage": CONFIRM},
         "scores": {},
     }
 
@@ -93,7 +90,9 @@ def confirmed_scores(
 ) -> dict[str, Any]:
     """Scores of the rows and of as many random ones on fresh seeds, beside what the run found.
 
-    On one torch thread, as `sdw evaluate` does, so that it finds the same numbers.
+    By the rows' own recipe, whatever protocol the search evaluated by: an export states one score,
+    and what its recipe does. On one torch thread, as `sdw evaluate` does, so that it finds the same
+    numbers.
 
     Args:
         artifact: the rows.
@@ -102,10 +101,13 @@ def confirmed_scores(
         found: the run's own `expert` and `normalized_return`.
     """
     torch.set_num_threads(1)
-    policies, episodes = config.evaluation.policies, config.evaluation.episodes
+    evaluation = EvaluationConfig(
+        policies=config.evaluation.policies, episodes=config.evaluation.episodes
+    )
+    config = config.model_copy(update={"evaluation": evaluation})
     subset = random_subset(dataset, config, artifact.arena, CONFIRM)
     return {
-        "synthetic": score(artifact.evaluate(policies, episodes, config.seed), config.seed),
+        "synthetic": score(artifact.evaluate(evaluation, config.seed), config.seed),
         "random_subset": score(subset, config.seed),
         "expert": found["expert"],
         "search": found["normalized_return"],

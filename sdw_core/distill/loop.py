@@ -15,6 +15,7 @@ from torch import Tensor
 from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine, Shape, memory_bytes
+from sdw_core.distill.selection import select_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.files import replaced_atomically
 from sdw_core.policy import MLP
@@ -33,12 +34,16 @@ class Task:
         actions: the dataset's actions [N, A], in [-1, 1].
         targets: target(s) [N, A].
         weights: w(s) c(s) [N].
+        log_density: log d(s) [N], nats; only `initial_states: density` needs it.
+        episode_returns: return of the episode that a state is of [N]; only `best` needs it.
     """
 
     states: Tensor
     actions: Tensor
     targets: Tensor
     weights: Tensor
+    log_density: Tensor | None = None
+    episode_returns: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ def distill(
         StopRequested: `should_stop` said so.
     """
     policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
-    require_memory(config, policy, task.states.device)
+    if config.outer_steps:
+        require_memory(config, policy, task.states.device)
     state = _State.start(task, config, seed)
     key = _key(task, config, seed) if checkpoint else ""
     first = state.restore(checkpoint, key) if checkpoint and checkpoint.exists() else 0
@@ -187,7 +193,7 @@ class _State:
             )
         log_rates = observations.new_full((config.seeds, config.layers), log(config.inner_lr))
         losses = observations.new_zeros(config.seeds, config.outer_steps)
-        diverged_at = torch.zeros_like(losses[:, 0], dtype=torch.int64)
+        diverged_at = losses.new_zeros(config.seeds, dtype=torch.int64)
         return cls(
             observations,
             actions,
@@ -314,7 +320,7 @@ _TENSORS = (
 def _key(task: Task, config: DistillConfig, seed: int) -> str:
     """Hash of all that a checkpoint depends on."""
     digest = hashlib.sha256(f"{config.model_dump_json()} {seed}".encode())
-    for tensor in (task.states, task.actions, task.targets, task.weights):
+    for tensor in filter(torch.is_tensor, vars(task).values()):
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -363,17 +369,19 @@ def unroll_of(config: DistillConfig, seed: int, step: int) -> tuple[int, int]:
 def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor]:
     """The rows that each distillation seed starts from: distinct rows of the dataset.
 
+    Which, `config.initial_states` says.
+
     Returns:
         observations [S, n, O] and actions [S, n, A]; the actions are the expert's targets or the
         dataset's own, as `config.initial_actions` says.
     """
-    picks = torch.stack(
-        [
-            torch.randperm(len(task.states), generator=torch_generator(seed, "distill", stream))[
-                : config.synthetic_size
-            ]
-            for stream in range(config.seeds)
-        ]
+    picks = select_rows(
+        config.initial_states,
+        config.synthetic_size,
+        [torch_generator(seed, "distill", stream) for stream in range(config.seeds)],
+        task.states,
+        task.log_density,
+        task.episode_returns,
     ).to(task.states.device)
     actions = task.targets if config.initial_actions == "expert" else task.actions
     return task.states[picks].clone(), actions[picks].clone()

@@ -18,7 +18,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
-from sdw_core.config import PipelineConfig
+from sdw_core.config import EvaluationConfig, PipelineConfig
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe
 from sdw_core.files import sha256_of_file, sha256_of_json
@@ -63,7 +63,7 @@ def make(environment: str) -> Artifact:
         recipe,
         evidence,
     )
-    synthetic = score(artifact.evaluate(3, 2, 7), 7)
+    synthetic = score(artifact.evaluate(config.evaluation, 7), 7)
     evidence["scores"].update(synthetic=synthetic, random_subset=synthetic, expert=synthetic)
     return artifact
 
@@ -106,7 +106,8 @@ def test_what_is_read_is_what_was_written(written: tuple[Artifact, Path]) -> Non
 def test_evaluating_it_gives_the_manifests_score_exactly(written: tuple[Artifact, Path]) -> None:
     read = read_artifact(written[1])
     stated = read.evidence["evaluation"]
-    returns = read.evaluate(stated["policies"], stated["episodes"], stated["seed"], stated["stage"])
+    evaluation = EvaluationConfig(policies=stated["policies"], episodes=stated["episodes"])
+    returns = read.evaluate(evaluation, stated["seed"], stated["stage"])
     assert score(returns, stated["seed"]) == manifest_of(written[1])["scores"]["synthetic"]
 
 
@@ -150,6 +151,8 @@ def test_the_manifest_says_all_that_is_needed_to_use_and_to_judge_it(
         "width": 16,
         "steps": 20,
         "learning_rates": [0.3, 0.123456789, 1e-7],
+        "architecture": "mlp",
+        "optimizer": "sgd",
     }
     assert manifest["source"]["content_hash"] == "ab" * 32
     assert PipelineConfig(**manifest["config"]).model_dump(mode="json") == manifest["config"]
@@ -160,6 +163,30 @@ def test_the_manifest_says_all_that_is_needed_to_use_and_to_judge_it(
     assert manifest["versions"]["torch"] == torch.__version__
     assert {"python", "sdw-obd", "numpy", "gymnasium", "mujoco"} <= set(manifest["versions"])
     assert manifest["files"] == {name: sha256_of_file(folder / name) for name in FILES}
+
+
+def test_an_export_of_before_there_were_other_architectures_and_optimisers_is_read(
+    written: tuple[Artifact, Path], copy: Path
+) -> None:
+    manifest = manifest_of(copy)
+    for key in ("architecture", "optimizer"):
+        del manifest["recipe"][key]
+    del manifest["checksum"]
+    manifest["checksum"] = sha256_of_json(manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert read_artifact(copy).recipe == written[0].recipe
+
+
+def test_an_evaluation_may_change_the_recipe(written: tuple[Artifact, Path]) -> None:
+    """And is then that of an artifact with this recipe as its own."""
+    artifact = written[0]
+    change = {"policies": 2, "episodes": 1, "layers": 4, "optimizer": "adam", "steps": 7}
+    changed = artifact.evaluate(EvaluationConfig(**change, ensemble=2), 3)
+    recipe = Recipe(4, 16, 7, (0.001,) * 4, "mlp", "adam")
+    by_adam = dataclasses.replace(artifact, recipe=recipe)
+    plain = EvaluationConfig(policies=2, episodes=1, ensemble=2)
+    np.testing.assert_array_equal(by_adam.evaluate(plain, 3), changed)
+    assert not np.isclose(artifact.evaluate(plain, 3), changed).any()
 
 
 # The card

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdw_core.errors import DivergenceError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
-from sdw_core.policy import MLP, clone
+from sdw_core.policy import MLP, ResidualMLP, clone
 from sdw_core.seeds import derive_seed, torch_generator
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -207,6 +207,30 @@ def test_evaluation_is_cloning_followed_by_episodes() -> None:
     def act(k: int, observation: Array) -> Array:
         state = (observation - HOPPER.observation_mean) / HOPPER.observation_scale
         return np.asarray(network(trained[k], torch.from_numpy(state)[None, None])[0, 0])
+
+    alone = one_by_one(HOPPER, act, 4, 2, 5, "evaluate")
+    np.testing.assert_allclose(together, 100 * (alone + 20) / 3020, rtol=1e-3)
+
+
+def test_an_ensemble_acts_by_the_mean_of_its_networks() -> None:
+    """In units of the action range, at every step; networks by Adam, with skip connections."""
+    x, y = rows()
+    recipe = Recipe(3, 16, 25, (0.01, 0.02, 0.03), "residual", "adam")
+    together = evaluate_rows(x, y, [recipe] * 2, HOPPER, 2, 2, 5, "evaluate", ensemble=3)
+    assert together.shape == (4, 2)
+    network = ResidualMLP((11, 16, 16, 3))
+    rates, equal = torch.tensor([recipe.learning_rates]), torch.full((1, 8), 1 / 8)
+    trained = []
+    for member in range(12):
+        initial = network.initial_parameters([torch_generator(5, "evaluate", member)])
+        at = slice(member // 6, member // 6 + 1)
+        trained.append(clone(network, initial, x[at], y[at], equal, rates, 25, "adam"))
+
+    def act(k: int, observation: Array) -> Array:
+        state = (observation - HOPPER.observation_mean) / HOPPER.observation_scale
+        states = torch.from_numpy(state)[None, None]
+        members = [np.asarray(network(p, states)[0, 0]) for p in trained[3 * k : 3 * k + 3]]
+        return np.mean(members, axis=0)
 
     alone = one_by_one(HOPPER, act, 4, 2, 5, "evaluate")
     np.testing.assert_allclose(together, 100 * (alone + 20) / 3020, rtol=1e-3)

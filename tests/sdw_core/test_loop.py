@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from sdw_core.config import DistillConfig
 from sdw_core.dataset import load
 from sdw_core.distill.engine import MetaBatch, Rows
 from sdw_core.distill.loop import Distilled, Task, Visits, distill, initial_rows, unroll_of
+from sdw_core.distill.selection import InitialStates, select_rows
 from sdw_core.errors import DivergenceError, StopRequested
 from sdw_core.expert.percent_bc import best_rows
 from sdw_core.normalizer import Normalizer
@@ -365,6 +367,51 @@ def test_it_starts_from_distinct_rows_of_the_dataset() -> None:
     assert torch.equal(of_dataset[0], observations)
     found = torch.cdist(observations[0], task.states).argmin(1)
     assert torch.equal(of_dataset[1][0], task.actions[found])
+
+
+@pytest.mark.parametrize("way", get_args(InitialStates))
+@pytest.mark.parametrize("actions", ["dataset", "expert"])
+def test_without_steps_it_returns_the_rows_that_it_starts_from(
+    way: str, actions: str, tmp_path: Path
+) -> None:
+    """Whatever the engine would need, which is not asked for."""
+    generator = torch.Generator().manual_seed(1)
+    of_episodes = torch.rand(20, generator=generator).repeat_interleave(10)
+    density = torch.randn(200, generator=generator)
+    task = replace(small_task(), log_density=density, episode_returns=of_episodes)
+    none = changed(
+        SMALL, outer_steps=0, initial_states=way, initial_actions=actions, meta_batch_size=10**12
+    )
+    checkpoint = tmp_path / "checkpoint"
+    rows = distill(task, none, 0, checkpoint=checkpoint)
+    found = torch.cdist(rows.observations, task.states).argmin(2)
+    assert torch.equal(rows.observations, task.states[found])
+    of = task.targets if actions == "expert" else task.actions
+    assert torch.equal(rows.actions, of[found])
+    torch.testing.assert_close(rows.learning_rates, torch.full((2, 3), SMALL.inner_lr))
+    assert rows.losses.shape == (2, 0)
+    assert not rows.diverged
+    assert not checkpoint.exists()
+    picks = select_rows(  # and a distillation starts from the same
+        way, 6, [torch_generator(0, "distill", s) for s in (0, 1)], task.states, density,
+        of_episodes,
+    )  # fmt: skip
+    assert torch.equal(found, picks)
+    start = initial_rows(task, changed(SMALL, initial_states=way, initial_actions=actions), 0)
+    assert torch.equal(start[0], rows.observations)
+    assert torch.equal(start[1], rows.actions)
+
+
+@pytest.mark.parametrize("field", ["log_density", "episode_returns"])
+def test_a_checkpoint_of_other_densities_or_returns_is_not_used(field: str, tmp_path: Path) -> None:
+    way = "density" if field == "log_density" else "best"
+    config = changed(SMALL, initial_states=way)
+    one, other = (replace(small_task(), **{field: s * torch.arange(200.0)}) for s in (1, -1))
+    with pytest.raises(StopRequested):
+        distill(one, config, 0, checkpoint=tmp_path / "c", should_stop=lambda: True)
+    assert_same_bits(
+        distill(other, config, 0, checkpoint=tmp_path / "c"), distill(other, config, 0)
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from sdw_core.artifact import Artifact, read_artifact, write_artifact
-from sdw_core.config import STAGES, PipelineConfig, parse
+from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig, parse
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, StopRequested
-from sdw_core.evaluate import evaluate_rows
+from sdw_core.evaluate import Recipe, evaluate_rows
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import (
     Pipeline,
@@ -168,7 +168,8 @@ def test_its_rows_can_be_exported(result: PipelineResult, tmp_path: Path) -> Non
     states = np.random.default_rng(0).normal(size=(50, 11)).astype(np.float32)
     write_artifact(artifact, tmp_path / "export", states)
     read = read_artifact(tmp_path / "export")
-    np.testing.assert_array_equal(read.evaluate(1, 2, 3), artifact.evaluate(1, 2, 3))
+    evaluation = EvaluationConfig(policies=1, episodes=2)
+    np.testing.assert_array_equal(read.evaluate(evaluation, 3), artifact.evaluate(evaluation, 3))
 
 
 # The cache, and going on
@@ -248,6 +249,51 @@ def test_other_reference_scores_are_used_although_the_content_is_cached(
     np.testing.assert_allclose(prepared.expert_returns, returns / 10)
 
 
+# Evaluation protocols, and baselines
+
+
+def test_another_evaluation_judges_the_same_rows(result: PipelineResult, cache: Path) -> None:
+    change = {"optimizer": "adam", "architecture": "residual", "layers": 3, "ensemble": 2}
+    other = Pipeline(tiny(evaluation={**TINY["evaluation"], **change}), cache).run()
+    assert torch.equal(other.observations, result.observations)
+    assert other.recipes == result.recipes
+    assert not np.isclose(other.returns, result.returns).any()
+    recipe = Recipe(3, 8, 5, (0.001,) * 3, "residual", "adam")
+    rows = (other.observations, other.actions)
+    again = evaluate_rows(*rows, [recipe] * 2, other.arena, 2, 2, 0, "evaluate", ensemble=2)
+    np.testing.assert_array_equal(again, other.returns)
+    subsets = [random_subset(load(BUNDLED), r.config, r.arena, "evaluate") for r in (result, other)]
+    assert not np.isclose(*subsets).any()
+
+
+def test_a_distillation_of_no_steps_is_rows_of_the_dataset(cache: Path, tmp_path: Path) -> None:
+    """Rows of the best episodes, with the dataset's actions."""
+    dataset = load(BUNDLED)
+    distill = {"outer_steps": 0, "initial_states": "best", "initial_actions": "dataset"}
+    baseline = Pipeline(
+        tiny(distill={**TINY["distill"], **distill}), cache, checkpoint=tmp_path / "checkpoint"
+    ).run()
+    assert baseline.losses.shape == (2, 0)
+    assert baseline.to_json()["seconds_per_outer_step"] is None
+    for recipe in baseline.recipes:
+        assert recipe.learning_rates == pytest.approx((0.1, 0.1))
+    states = Normalizer.fit(dataset.observations)(dataset.observations)
+    returns = np.repeat(dataset.episode_returns(), np.diff(dataset.episode_ends, prepend=0))
+    for x, y in zip(baseline.observations.numpy(), baseline.actions.numpy(), strict=True):
+        found = [int(np.flatnonzero((states == row).all(1))[0]) for row in x]
+        np.testing.assert_array_equal(dataset.unit_actions[found], y)
+        assert returns[found].min() >= np.quantile(returns, 0.9)
+
+
+def test_strata_of_the_density_need_one_although_no_weight_does(cache: Path) -> None:
+    distill = {**TINY["distill"], "objective": "pbc", "initial_states": "density"}
+    prepared = Pipeline(tiny(weighting={"temperature": 0}, distill=distill), cache).prepare()
+    assert prepared.log_likelihood is not None
+    assert prepared.task.log_density is not None
+    assert prepared.task.log_density.unique().numel() > 1000
+    assert (prepared.weights == 1).all()
+
+
 # The random subset
 
 
@@ -279,6 +325,24 @@ def test_more_rows_than_the_dataset_has_are_refused() -> None:
     check_fit(tiny(distill={"synthetic_size": count}), dataset)
     with pytest.raises(InputError, match=f"cannot exceed the {count} transitions of {BUNDLED}"):
         Pipeline(tiny(distill={"synthetic_size": count + 1})).run()
+
+
+def test_more_rows_than_the_best_episodes_have_are_refused() -> None:
+    dataset = load(BUNDLED)
+    best = {"initial_states": "best", "synthetic_size": 4976}
+    check_fit(tiny(distill=best), dataset)
+    words = (
+        rf"cannot exceed the 4976 transitions of {BUNDLED} that `best` chooses from, and is 4977"
+    )
+    with pytest.raises(InputError, match=words):
+        Pipeline(tiny(distill=best | {"synthetic_size": 4977})).run()
+
+
+def test_a_residual_network_without_a_layer_to_skip_is_refused_before_the_work() -> None:
+    story = Story()
+    with pytest.raises(InputError, match="at least 3 layers, and has 2"):
+        Pipeline(tiny(evaluation={"architecture": "residual"}), None, story).run()
+    assert {stage for stage, _ in story} == {"dataset"}
 
 
 def test_a_dataset_without_reference_scores_is_refused() -> None:

@@ -105,7 +105,7 @@ def test_identity_is_what_makes_trials_comparable():
         (["study.trails=3"], ["study.trails", "`trials`"]),
         (["pipeline.distil.width=3"], ["pipeline.distil", "`distill`"]),
         (["pipeline.distill.objective=avpbc"], ["pipeline.distill.objective", "`av_pbc`"]),
-        (["pipeline.distill.outer_steps=0"], ["pipeline.distill.outer_steps", "0"]),
+        (["pipeline.distill.outer_steps=-1"], ["pipeline.distill.outer_steps", "-1"]),
         (["pipeline.weighting.temperature=0.2"], ["weighting.temperature", "search"]),
         (["search.weighting.temperature.low=2"], ["low", "high", "2"]),
         (["search.weighting.temperature.low=0"], ["logarithmic", "0"]),

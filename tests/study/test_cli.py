@@ -56,6 +56,8 @@ def write_d4rl(path: Path, **changes: object) -> Path:
 
 
 IMPORT = ["data", "import", "data.hdf5"]
+BEST = ["distill", "quickstart", "--set", "pipeline.distill.initial_states=best"]
+RESIDUAL = ["launch", "quickstart", "--set", "pipeline.evaluation.architecture=residual"]
 REFUSED = {
     "unknown spec": (["launch", "quikstart"], "`quickstart`"),
     "unknown key": (["launch", "quickstart", "--set", "study.trails=2"], "`trials`"),
@@ -90,6 +92,14 @@ REFUSED = {
     "no study to watch": (["dashboard", "nothing"], "nothing"),
     "no export to evaluate": (["evaluate", "nothing"], "nothing"),
     "distil unknown": (["distill", "quickstart", "--set", "pipeline.distill.width=0"], "width"),
+    "too many of the best": (
+        [*BEST, "--set", "pipeline.distill.synthetic_size=5000"],
+        "4976",
+    ),
+    "residual of two layers": (
+        [*RESIDUAL, "--set", "pipeline.distill.layers=2"],
+        "at least 3 layers",
+    ),
     "cache is a file": (["distill", "quickstart", "--cache", "afile"], "afile"),
     "describe unknown": (["data", "describe", "sdw/hoper-replay-mini-v0"], "mini"),
     "import missing": (
@@ -240,6 +250,98 @@ def test_distill_exports_and_evaluate_finds_the_same_score(capsys, tmp_path):
     status, _, err = sdw(capsys, *command)
     assert (status, err.count("\n")) == (2, 1)
     assert "never overwrites" in err
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory):
+    """An export of no outer steps, rows of the best episodes, whose run evaluated by Adam."""
+    to = tmp_path_factory.mktemp("exports") / "baseline"
+    command = [sys.executable, "-m", "study.cli", *BEST, *SETS]
+    command += ["--set", "pipeline.distill.outer_steps=0"]
+    command += ["--set", "pipeline.evaluation.optimizer=adam"]
+    command += ["--to", str(to), "--cache", str(to.parent / "cache"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    document = json.loads(done.stdout)
+    assert (document["outer_steps"], document["seconds_per_outer_step"]) == (0, None)
+    return to
+
+
+def test_a_baseline_is_an_export_like_any_other(capsys, baseline):
+    """Its score is that of its own recipe, whatever the run evaluated by."""
+    manifest = json.loads((baseline / "manifest.json").read_text())
+    assert manifest["recipe"]["learning_rates"] == pytest.approx([0.1] * 4)
+    status, out, _ = sdw(capsys, "evaluate", str(baseline), "--json")
+    assert (status, json.loads(out)) == (0, manifest["scores"]["synthetic"])
+    assert manifest["recipe"]["optimizer"] == "sgd"
+    assert set(manifest["evaluation"]) == {"policies", "episodes", "seed", "stage"}
+
+
+def test_an_evaluation_by_another_protocol_is_another_score(capsys, baseline):
+    scores = []
+    for options in (
+        [], ["--layers", "3"], ["--architecture", "residual"], ["--optimizer", "adam"],
+        ["--steps", "11"], ["--ensemble", "3"], ["--learning-rate", "0.3"],
+        ["--optimizer", "adam", "--learning-rate", "0.3"],
+        ["--optimizer", "adamw", "--layers", "2"],
+    ):  # fmt: skip
+        status, out, _ = sdw(capsys, "evaluate", str(baseline), *options, "--json")
+        assert status == 0
+        scores.append(json.loads(out)["mean"])
+    assert len(set(scores)) == len(scores)
+
+
+def test_protocols_are_judged_side_by_side(capsys, baseline):
+    command = ["evaluate", str(baseline), "--protocols", "--policies", "1", "--episodes", "1"]
+    status, out, _ = sdw(capsys, *command, "--json")
+    assert status == 0
+    document = json.loads(out)
+    assert list(document) == [
+        "the rows' own recipe", "2 layers", "3 layers", "5 layers", "6 layers",
+        "residual, 4 layers", "momentum", "adam", "adamw", "ensembles of 10", "2 steps",
+        "10 steps",
+    ]  # fmt: skip
+    one = [*command[:2], "--policies", "1", "--episodes", "1", "--json"]
+    for name, options in (
+        ("the rows' own recipe", []),
+        ("5 layers", ["--layers", "5"]),
+        ("adamw", ["--optimizer", "adamw"]),
+        ("ensembles of 10", ["--ensemble", "10"]),
+        ("10 steps", ["--steps", "10"]),
+    ):
+        judged = document[name]["normalized_return"]
+        assert json.loads(sdw(capsys, *one, *options)[1]) == judged
+    assert document["adamw"]["recipe"]["optimizer"] == "adamw"
+    assert document["adamw"]["recipe"]["learning_rates"] == [0.001] * 4
+    status, out, _ = sdw(capsys, *command)
+    assert status == 0
+    assert all(name in out for name in document)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--optimizer", "adm"], "`adam`"),
+        (["--architecture", "resnet"], "`residual`"),
+        (["--layers", "0"], "`layers`"),
+        (["--steps", "0"], "`steps`"),
+        (["--learning-rate", "-1"], "`learning_rate`"),
+        (["--learning-rate", "nan"], "`learning_rate`"),
+        (["--ensemble", "0"], "`ensemble`"),
+        (["--policies", "0"], "--policies"),
+        (["--architecture", "residual", "--layers", "2"], "at least 3 layers"),
+        (["--protocols", "--learning-rate", "0.1"], "`--learning-rate`"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(capsys, baseline, options, word):
+    status, out, err = sdw(capsys, "evaluate", str(baseline), *options)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert word in err
+
+
+def test_a_cloning_that_diverges_is_a_failure_of_the_work(capsys, baseline):
+    status, out, err = sdw(capsys, "evaluate", str(baseline), "--learning-rate", "1e30")
+    assert (status, out, err.count("\n")) == (1, "", 1), err
+    assert "`learning_rate`" in err
 
 
 def test_validate_says_what_would_run(capsys):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdw_core.artifact import read_artifact, score
+from sdw_core.config import EvaluationConfig
 from sdw_core.errors import InputError
 from study.export import export
 from study.folder import StudyFolder
@@ -49,9 +50,8 @@ def test_the_score_of_an_export_is_of_fresh_seeds_and_can_be_computed_again(expo
     artifact = read_artifact(exported)
     scores, stated = artifact.evidence["scores"], artifact.evidence["evaluation"]
     assert scores["synthetic"]["per_policy"] != scores["search"]["per_policy"]
-    again = artifact.evaluate(
-        stated["policies"], stated["episodes"], stated["seed"], stated["stage"]
-    )
+    evaluation = EvaluationConfig(policies=stated["policies"], episodes=stated["episodes"])
+    again = artifact.evaluate(evaluation, stated["seed"], stated["stage"])
     assert score(again, stated["seed"]) == scores["synthetic"]
 
 

@@ -42,6 +42,15 @@ def test_a_complete_trial_leaves_rows_and_a_result_and_no_checkpoint(tmp_path):
     assert progress["stage"] == "evaluate"
 
 
+def test_a_trial_may_be_a_baseline_of_no_outer_steps(tmp_path):
+    document = run(tmp_path, changed(outer_steps=0, initial_states="kmeans"))
+    assert document["outcome"] == "COMPLETE"
+    assert document["learning_rates"] == [pytest.approx([0.1] * 4)]
+    rows = load_file(tmp_path / "trials" / "4" / "rows.safetensors")
+    assert rows["observations"].shape == (1, 64, 11)
+    assert rows["losses"].shape == (1, 0)
+
+
 def test_a_result_that_exists_is_returned_and_not_computed_again(tmp_path):
     folder = tmp_path / "trials" / "4"
     folder.mkdir(parents=True)
