@@ -42,6 +42,13 @@ class StageCache:
         """Hex key of a result: the stage, its version, its settings and its inputs' keys."""
         return sha256_of_json([stage, version, settings, *inputs])
 
+    def checkpoint(self, stage: str, key: str) -> Path | None:
+        """Where a computation keeps what it has so far; removed when its result is stored.
+
+        It lies here and not with who computes: whoever needs the result next goes on from it.
+        """
+        return self.folder / f"{stage}-{key[:20]}.checkpoint" if self.folder else None
+
     def result(self, stage: str, key: str, compute: Callable[[], StageResult]) -> StageResult:
         """The stored result under `key`, or else `compute()`, stored."""
         if self.folder is None:
@@ -56,6 +63,7 @@ class StageCache:
                 path.unlink()
             result = compute()
             _write(path, result)
+            path.with_suffix(".checkpoint").unlink(missing_ok=True)
             return result
 
 

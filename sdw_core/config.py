@@ -8,9 +8,17 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from reprlib import Repr
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -64,12 +72,10 @@ class WeightingConfig(Config):
     )
 
 
-class ExpertConfig(Config):
-    """How the near-optimal policy pi* and its action value q* are extracted from the dataset."""
+class PercentBCConfig(Config):
+    """Expert `percent_bc`: behavioural cloning of the episodes with the highest return."""
 
-    method: Literal["percent_bc"] = Field(
-        "percent_bc", description="behavioural cloning of the episodes with the highest return"
-    )
+    method: Literal["percent_bc"] = Field("percent_bc", description="the default")
     fraction: float = Field(
         0.1,
         gt=0,
@@ -83,6 +89,50 @@ class ExpertConfig(Config):
     batch_size: PositiveInt = Field(256, description="transitions a gradient step")
     learning_rate: PositiveFloat = Field(3e-4, description="Adam's")
     discount: float = Field(0.99, ge=0, le=1, description="discount of the returns-to-go")
+
+
+class CalQLConfig(Config):
+    """Expert `cal_ql`: conservative Q-learning with calibrated values; meant for a GPU."""
+
+    method: Literal["cal_ql"] = Field(description="must be given")
+    steps: PositiveInt = Field(1_000_000, description="gradient steps")
+    batch_size: PositiveInt = Field(256, description="transitions a gradient step")
+    actor_layers: PositiveInt = Field(4, description="linear layers of the actor")
+    critic_layers: PositiveInt = Field(3, description="linear layers of each of the two critics")
+    width: PositiveInt = Field(256, description="hidden units a layer")
+    actor_learning_rate: PositiveFloat = Field(
+        3e-5, description="Adam's, of the actor and of the entropy's temperature"
+    )
+    critic_learning_rate: PositiveFloat = Field(3e-4, description="Adam's, of the critics")
+    target_rate: float = Field(
+        5e-3, gt=0, le=1, description="how far the target critics follow in a step"
+    )
+    discount: float = Field(0.99, ge=0, le=1, description="discount of rewards to come")
+    conservatism: float = Field(10.0, ge=0, description="weight of the CQL(H) term, its alpha")
+    sampled_actions: PositiveInt = Field(
+        10, description="actions a state that CQL(H) samples from each of its three proposals"
+    )
+
+
+class CheckpointConfig(Config):
+    """Expert `checkpoint`: an actor and its twin critics, trained elsewhere."""
+
+    method: Literal["checkpoint"] = Field(description="must be given")
+    path: str = Field(
+        description="a .safetensors file, or a .pt file of CORL's Cal-QL: see docs/design.md"
+    )
+
+
+def _percent_bc_if_not_said(given: Any) -> Any:
+    return {"method": "percent_bc", **given} if isinstance(given, Mapping) else given
+
+
+ExpertConfig = Annotated[
+    PercentBCConfig | CalQLConfig | CheckpointConfig,
+    Field(discriminator="method"),
+    BeforeValidator(_percent_bc_if_not_said),
+]
+"""How the near-optimal policy pi* and its action value q* are extracted from the dataset."""
 
 
 class DistillConfig(Config):
@@ -195,7 +245,7 @@ class PipelineConfig(Config):
     )
     density: DensityConfig = DensityConfig()
     weighting: WeightingConfig = WeightingConfig()
-    expert: ExpertConfig = ExpertConfig()
+    expert: ExpertConfig = PercentBCConfig()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -230,13 +280,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return "the choices are " + ", ".join(f"`{choice}`" for choice in valid) + "."
 
 
-def submodel(annotation: Any) -> type[BaseModel] | None:
-    """The model that an annotation holds (`Model`, `Model | None`), if it holds one."""
+def submodels(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a value may be (`Model`, `Model | None`, `One | Other`); [] of a setting."""
     if get_origin(annotation) in (Union, UnionType):
-        return next((model for arg in get_args(annotation) if (model := submodel(arg))), None)
+        return [model for argument in get_args(annotation) for model in submodels(argument)]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
+        return [annotation]
+    return []
 
 
 def _sentence(
@@ -249,7 +299,9 @@ def _sentence(
     if details["type"] == "missing":
         return f"`{place}` is missing: it has no default and must be given."
     if details["type"] == "extra_forbidden":
-        return f"unknown key `{place}`: {nearest(str(path[-1]), _fields(model, path[:-1]))}"
+        return (
+            f"unknown key `{place}`: {nearest(str(path[-1]), _fields(model, details['loc'][:-1]))}"
+        )
     if details["type"] == "invalid_key":
         return f"a key must be text, and `{place}` is not: put it in quotes."
     received, kind = _shown(details["input"]), details["type"]
@@ -262,7 +314,7 @@ def _sentence(
         key = details["ctx"]["discriminator"].strip("'")
         return f"`{place}.{key}` cannot be {tag!r}: {nearest(tag, choices)}"
     if kind == "string_pattern_mismatch":
-        field = _fields(model, path[:-1])[str(path[-1])]
+        field = _fields(model, details["loc"][:-1])[str(path[-1])]
         return f"`{place}` cannot be {received}: it is {field.description}."
     return f"`{place}` must be {' or '.join(rules)}, not {received}."
 
@@ -319,14 +371,25 @@ def _locate(document: Any, details: ErrorDetails) -> tuple[str | int, ...]:
     return tuple(path)
 
 
-def _fields(model: type[BaseModel], path: Iterable[str | int]) -> dict[str, FieldInfo]:
-    """The keys that are valid at a path below `model`."""
-    fields = dict(model.model_fields)
-    for part in path:
-        if str(part) in fields:
-            models = _models(fields[str(part)].annotation)
-            fields = {name: f for each in models for name, f in each.model_fields.items()}
-    return fields
+def _fields(model: type[BaseModel], location: Iterable[str | int]) -> dict[str, FieldInfo]:
+    """The keys that are valid at pydantic's location below `model`.
+
+    Its parts are keys, which lead on to the models below; tags, which choose one of several; and
+    names in a container, which lead nowhere.
+    """
+    models = [model]
+    for part in location:
+        fields = [f for each in models if (f := each.model_fields.get(str(part)))]
+        below = [model for field in fields for model in _models(field.annotation)]
+        tagged = [each for each in models if part in _tags(each)]
+        models = below or tagged or models
+    return {name: field for each in models for name, field in each.model_fields.items()}
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    """Literals with one value only: what tells the members of a union apart."""
+    literals = [get_args(field.annotation) for field in model.model_fields.values()]
+    return {values[0] for values in literals if len(values) == 1}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

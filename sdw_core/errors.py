@@ -14,7 +14,7 @@ class InputError(SDWError):
 
 
 class DivergenceError(SDWError):
-    """A loss or gradient of a distillation became non-finite."""
+    """A loss, gradient or parameter became non-finite."""
 
 
 class StopRequested(SDWError):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult
-from sdw_core.config import DistillConfig, PipelineConfig
+from sdw_core.config import CalQLConfig, CheckpointConfig, DistillConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.density import fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
@@ -27,7 +27,11 @@ from sdw_core.distill.objectives import build_task
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
-from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
+from sdw_core.expert import Expert
+from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
+from sdw_core.expert.checkpoint import read_checkpoint
+from sdw_core.expert.percent_bc import best_rows, fit_percent_bc
+from sdw_core.expert.training import Training
 from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied
 from sdw_core.seeds import numpy_generator
@@ -123,6 +127,10 @@ class Prepared:
     log_likelihood: float | None
     expert_returns: Returns
 
+    def expert_summary(self, seed: int) -> ReturnSummary:
+        """How good the expert is: known before anything is distilled from it."""
+        return summarize(self.expert_returns, seed)
+
 
 class Pipeline:
     """The pipeline of one configuration.
@@ -131,8 +139,10 @@ class Pipeline:
         config: the settings.
         cache: folder of the stage cache; None keeps nothing.
         progress: told where the pipeline is.
-        checkpoint: file that the distillation is checkpointed to and resumed from.
-        should_stop: asked between outer steps; True ends the run with `StopRequested`.
+        checkpoint: file that the distillation is checkpointed to and resumed from; an expert's
+            training keeps its own in the cache.
+        should_stop: asked between steps of the expert's training and of the distillation; True
+            ends the run with `StopRequested`.
     """
 
     def __init__(
@@ -158,8 +168,11 @@ class Pipeline:
             InputError: the settings do not fit the dataset.
             SDWError: a stage failed.
         """
+        return self.finish(self.prepare())
+
+    def finish(self, prepared: Prepared) -> PipelineResult:
+        """The distillation and the stages after it, on what `prepare` made."""
         config = self.config
-        prepared = self.prepare()
         dataset, arena = prepared.dataset, prepared.arena
         visiting = 0.0
 
@@ -243,7 +256,7 @@ class Pipeline:
             states = normalizer(dataset.observations)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):
-            expert = self._expert(dataset, states, arena)
+            expert = self._expert(dataset, states, normalizer, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
             task = build_task(
@@ -302,31 +315,31 @@ class Pipeline:
         )
 
     def _expert(
-        self, dataset: OfflineDataset, states: NDArray[np.float32], arena: Arena
+        self,
+        dataset: OfflineDataset,
+        states: NDArray[np.float32],
+        normalizer: Normalizer,
+        arena: Arena,
     ) -> StageResult:
         """pi*(s) [N, A], q*(s, pi*(s)) [N] and the returns of the expert's own episodes [10, 1].
 
         In units of reward: the reference scores are no part of what the key hashes.
         """
-        config = self.config.expert
-        key = StageCache.key(
-            "expert", 2, config.model_dump(), dataset.content_hash, str(self.config.seed)
+        config, version = self.config.expert, 2
+        settings, inputs = config.model_dump(), [dataset.content_hash, str(self.config.seed)]
+        if isinstance(config, CheckpointConfig):  # what the file holds counts, not where it lies
+            settings["path"] = read_checkpoint(config.path).sha256
+        key = StageCache.key("expert", version, settings, *inputs)
+        training = Training(
+            lambda fraction: self._progress("expert", fraction),
+            self._cache.checkpoint("expert", key),
+            key,
+            self._should_stop,
         )
 
         def compute() -> StageResult:
             z = torch.as_tensor(states).to(self.device)
-            selected = best_rows(dataset.episode_returns(), dataset.episode_ends, config.fraction)
-            expert: PercentBC = fit_percent_bc(
-                z,
-                torch.as_tensor(dataset.unit_actions).to(self.device),
-                torch.as_tensor(selected).to(self.device),
-                torch.as_tensor(dataset.returns_to_go(config.discount), dtype=torch.float32).to(
-                    self.device
-                ),
-                config,
-                self.config.seed,
-                lambda fraction: self._progress("expert", fraction),
-            )
+            expert = self._make_expert(dataset, z, normalizer, training)
             actions = expert.actions(z)
             act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
             returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
@@ -340,6 +353,33 @@ class Pipeline:
             )
 
         return self._cache.result("expert", key, compute)
+
+    def _make_expert(
+        self, dataset: OfflineDataset, states: Tensor, normalizer: Normalizer, training: Training
+    ) -> Expert:
+        config, seed = self.config.expert, self.config.seed
+
+        def here(array: NDArray[Any]) -> Tensor:
+            return torch.as_tensor(array).to(self.device)
+
+        if isinstance(config, CheckpointConfig):
+            return read_checkpoint(config.path).expert(normalizer, self.device)
+        actions = here(dataset.unit_actions)
+        returns_to_go = here(dataset.returns_to_go(config.discount).astype(np.float32))
+        if isinstance(config, CalQLConfig):
+            transitions = Transitions(
+                states,
+                actions,
+                here(dataset.rewards),
+                here(normalizer(dataset.next_observations)),
+                here(dataset.terminated.astype(np.float32)),
+                returns_to_go,
+            )
+            return fit_cal_ql(transitions, config, seed, training)
+        selected = best_rows(dataset.episode_returns(), dataset.episode_ends, config.fraction)
+        return fit_percent_bc(
+            states, actions, here(selected), returns_to_go, config, seed, training
+        )
 
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:
@@ -376,7 +416,8 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
 
     Raises:
         InputError: more synthetic rows than there are to start from, an evaluation that cannot be,
-            or no reference scores.
+            no reference scores, or an expert's checkpoint that cannot be used or is for another
+            environment.
     """
     size, initial_states = config.distill.synthetic_size, config.distill.initial_states
     available = available_rows(initial_states, len(dataset))
@@ -388,6 +429,8 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
         )
     applied(config.evaluation, own_recipe(config.distill))
     _ = dataset.required_scores
+    if isinstance(config.expert, CheckpointConfig):
+        read_checkpoint(config.expert.path).require_fit(dataset)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -34,6 +34,11 @@ class MLP:
         """A network of `layers` linear layers, the hidden ones `width` units wide."""
         return cls((inputs, *[width] * (layers - 1), outputs), squash)
 
+    @classmethod
+    def of(cls, parameters: Parameters, squash: bool = True) -> "MLP":
+        """The architecture that a pack's parameters are for."""
+        return cls((parameters[0].shape[-2], *[b.shape[-1] for b in parameters[1::2]]), squash)
+
     @property
     def layers(self) -> int:
         """Linear layers."""

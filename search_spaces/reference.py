@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sdw_core.config import submodel
+from sdw_core.config import submodels
 from search_spaces.spec import Choice, FloatRange, IntRange, Objective, StudySpec
 
 HEAD = """\
@@ -39,15 +39,15 @@ def reference() -> str:
 
 def _section(path: str, model: type[BaseModel]) -> list[str]:
     parts = []
-    plain = {n for n, f in model.model_fields.items() if submodel(f.annotation) is None}
+    plain = {n for n, f in model.model_fields.items() if not submodels(f.annotation)}
     if path:
         parts += [f"\n## `{path}`\n", (model.__doc__ or "").splitlines()[0] + "\n"]
         parts.append(_table(path, model, set(model.model_fields) - plain))
     for name, field in model.model_fields.items():
-        below = submodel(field.annotation)
-        if below:
-            parts += _section(f"{path}.{name}".lstrip("."), below)
-        elif name == "objectives":
+        below = submodels(field.annotation)
+        for each in below:
+            parts += _section(f"{path}.{name}".lstrip("."), each)
+        if name == "objectives":
             parts += ["\nEach objective:\n", _table(f"{path}.{name}", Objective, set())]
     return parts
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
-from sdw_core.config import Config, PipelineConfig, nearest, parse, submodel
+from sdw_core.config import Config, PipelineConfig, nearest, parse, submodels
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 
@@ -254,18 +254,24 @@ def _place(document: Any, path: Sequence[str], value: Any) -> None:
     document[last] = value
 
 
-def leaves(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[str]:
-    """Paths of all single settings of a pipeline."""
+def leaves(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> list[str]:
+    """Paths of all single settings of a pipeline, those of every method among them."""
+    paths = []
     for name, field in model.model_fields.items():
-        below = submodel(field.annotation)
-        if below:
-            yield from leaves(below, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+        below = [
+            path for m in submodels(field.annotation) for path in leaves(m, f"{prefix}{name}.")
+        ]
+        paths += below or [f"{prefix}{name}"]
+    return list(dict.fromkeys(paths))
 
 
 def _check_path(path: str) -> None:
-    known = list(leaves())
+    known = leaves()
+    if path == "expert.method":
+        raise InputError(
+            "`search.expert.method` cannot be searched, for each method has settings of its own; "
+            "launch one study for each method."
+        )
     if path in known:
         return
     below = [leaf for leaf in known if leaf.startswith(f"{path}.")]

@@ -6,19 +6,19 @@ Monte-Carlo returns-to-go of the whole dataset: the value of acting as the datas
 (s, a), which ranks states as Av-PBC needs it without bootstrapping.
 """
 
-from collections.abc import Callable
+from math import cos, pi
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdw_core.config import ExpertConfig
+from sdw_core.config import PercentBCConfig
+from sdw_core.expert.networks import named, outputs, pack
+from sdw_core.expert.training import UNTENDED, Training, train
 from sdw_core.policy import MLP, Parameters
 from sdw_core.seeds import torch_generator
 
-CHUNK = 65536
-"""Rows a forward pass over the whole dataset."""
 AVERAGING = 0.998
 """Decay of the moving average of the parameters."""
 
@@ -28,46 +28,31 @@ class PercentBC:
 
     Attributes:
         policy, value: the networks' parameters, packs of one.
+        value_scale: what the value network's output is multiplied by, in units of reward.
     """
 
-    def __init__(
-        self, layers: int, width: int, policy: Parameters, value: Parameters, value_scale: Tensor
-    ) -> None:
-        observations, actions = policy[0].shape[1], policy[-1].shape[-1]
-        self._policy = MLP.build(observations, actions, layers, width)
-        self._value = MLP.build(observations + actions, 1, layers, width, squash=False)
-        self.policy, self.value, self._value_scale = policy, value, value_scale
+    def __init__(self, policy: Parameters, value: Parameters, value_scale: Tensor) -> None:
+        self.policy, self.value, self.value_scale = policy, value, value_scale
 
     @torch.no_grad()
     def actions(self, states: Tensor) -> Tensor:
         """See `Expert.actions`."""
-        chunks = [self._policy(self.policy, chunk[None])[0] for chunk in torch.split(states, CHUNK)]
-        return torch.cat(chunks)
+        return outputs(self.policy, states, squash=True)[0]
 
     @torch.no_grad()
     def values(self, states: Tensor, actions: Tensor) -> Tensor:
         """See `Expert.values`."""
-        inputs = torch.cat([states, actions], -1)
-        chunks = [
-            self._value(self.value, chunk[None])[0, :, 0] for chunk in torch.split(inputs, CHUNK)
-        ]
-        return torch.cat(chunks) * self._value_scale
+        return outputs(self.value, torch.cat([states, actions], -1))[0, :, 0] * self.value_scale
 
     def state(self) -> dict[str, Tensor]:
         """See `Expert.state`."""
-        return {
-            **{f"policy.{i}": p for i, p in enumerate(self.policy)},
-            **{f"value.{i}": p for i, p in enumerate(self.value)},
-            "value_scale": self._value_scale,
-        }
+        networks = named("policy", self.policy) | named("value", self.value)
+        return networks | {"value_scale": self.value_scale}
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor], config: ExpertConfig) -> "PercentBC":
+    def from_state(cls, state: dict[str, Tensor]) -> "PercentBC":
         """The expert whose `state()` this is."""
-        policy, value = (
-            [state[f"{name}.{i}"] for i in range(2 * config.layers)] for name in ("policy", "value")
-        )
-        return cls(config.layers, config.width, policy, value, state["value_scale"])
+        return cls(pack("policy", state), pack("value", state), state["value_scale"])
 
 
 def best_rows(
@@ -90,9 +75,9 @@ def fit_percent_bc(
     actions: Tensor,
     selected: Tensor,
     returns_to_go: Tensor,
-    config: ExpertConfig,
+    config: PercentBCConfig,
     seed: int,
-    progress: Callable[[float], None] | None = None,
+    training: Training = UNTENDED,
 ) -> PercentBC:
     """Clone the selected rows, and fit the action value to every row.
 
@@ -103,64 +88,101 @@ def fit_percent_bc(
         returns_to_go: discounted sum of the rewards from each row on [N].
         config: sizes and steps.
         seed: root seed; stage "expert".
-        progress: told the fraction done.
+        training: how it is followed, kept and ended.
+
+    Raises:
+        DivergenceError: a network became non-finite.
+        StopRequested: the training was asked to stop.
     """
-    policy = MLP.build(states.shape[1], actions.shape[1], config.layers, config.width)
-    value = MLP.build(
-        states.shape[1] + actions.shape[1], 1, config.layers, config.width, squash=False
-    )
+    observations, width = states.shape[1], actions.shape[1]
+    policy = MLP.build(observations, width, config.layers, config.width)
+    value = MLP.build(observations + width, 1, config.layers, config.width, squash=False)
     scale = returns_to_go.square().mean().sqrt().clamp_min(1e-6)
-    total = config.steps + config.value_steps
-
-    def report(done: int) -> None:
-        if progress and done % 50 == 0:
-            progress(done / total)
-
-    cloned = _regress(
-        policy, states[selected], actions[selected], config, config.steps, seed, 0, report
+    both = torch.cat([states, actions], -1)
+    learner = _Learner(
+        _Regression(policy, states[selected], actions[selected], config.steps, config, seed, 0),
+        _Regression(
+            value, both, (returns_to_go / scale)[:, None], config.value_steps, config, seed, 1
+        ),
     )
-    fitted = _regress(
-        value,
-        torch.cat([states, actions], -1),
-        (returns_to_go / scale)[:, None],
-        config,
-        config.value_steps,
-        seed,
-        1,
-        lambda done: report(config.steps + done),
-    )
-    return PercentBC(config.layers, config.width, cloned, fitted, scale)
+    train(learner, config.steps + config.value_steps, training)
+    return PercentBC(learner.policy.average, learner.value.average, scale)
 
 
-def _regress(
-    network: MLP,
-    inputs: Tensor,
-    targets: Tensor,
-    config: ExpertConfig,
-    steps: int,
-    seed: int,
-    stream: int,
-    report: Callable[[int], None],
-) -> Parameters:
-    """Least squares by Adam on random mini-batches; returns a moving average of the parameters.
+class _Regression:
+    """Least squares by Adam on random mini-batches, and a moving average of the parameters.
 
     A single last iterate may fall where its neighbours walk; the average does not.
     """
-    generator = torch_generator(seed, "expert", stream)
-    parameters = network.initial_parameters([generator])
-    parameters = [p.to(inputs.device).requires_grad_() for p in parameters]
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    average = [p.detach().clone() for p in parameters]
-    for step in range(steps):
-        picks = torch.randint(len(inputs), (config.batch_size,), generator=generator)
-        picks = picks.to(inputs.device)
-        error = network(parameters, inputs[picks][None])[0] - targets[picks]
-        optimizer.zero_grad()
+
+    def __init__(
+        self,
+        network: MLP,
+        inputs: Tensor,
+        targets: Tensor,
+        steps: int,
+        config: PercentBCConfig,
+        seed: int,
+        stream: int,
+    ) -> None:
+        self._network, self._inputs, self._targets = network, inputs, targets
+        self._batch_size = config.batch_size
+        self._generator = torch_generator(seed, "expert", stream)
+        self._drawn = 0
+        initial = network.initial_parameters([self._generator])
+        self.parameters = [p.to(inputs.device).requires_grad_() for p in initial]
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.Adam(self.parameters)
+        self._rates = cosine_rates(config.learning_rate, steps)
+        self.steps = steps
+
+    def update(self, step: int) -> None:
+        picks = self._picks(step).to(self._inputs.device)
+        error = self._network(self.parameters, self._inputs[picks][None])[0] - self._targets[picks]
+        self.optimizer.param_groups[0]["lr"] = self._rates[step]
+        self.optimizer.zero_grad()
         error.square().mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        for mean, p in zip(average, parameters, strict=True):
+        self.optimizer.step()
+        for mean, p in zip(self.average, self.parameters, strict=True):
             mean.lerp_(p.detach(), max(1 - AVERAGING, 1 / (step + 1)))
-        report(step + 1)
-    return average
+
+    def _picks(self, step: int) -> Tensor:
+        """The rows of a step, drawn in sequence: a resumed training draws past those of before."""
+        while self._drawn <= step:
+            picks = torch.randint(len(self._inputs), (self._batch_size,), generator=self._generator)
+            self._drawn += 1
+        return picks
+
+
+class _Learner:
+    """The policy's regression, then the value's."""
+
+    def __init__(self, policy: _Regression, value: _Regression) -> None:
+        self.policy, self.value = policy, value
+        self.optimizers = (policy.optimizer, value.optimizer)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            **named("policy", self.policy.parameters),
+            **named("policy_average", self.policy.average),
+            **named("value", self.value.parameters),
+            **named("value_average", self.value.average),
+        }
+
+    def update(self, step: int) -> None:
+        if step < self.policy.steps:
+            self.policy.update(step)
+        else:
+            self.value.update(step - self.policy.steps)
+
+
+def cosine_rates(rate: float, steps: int) -> list[float]:
+    """Learning rates of the steps, from `rate` along a half cosine towards zero.
+
+    Each follows from the one before, as in torch's CosineAnnealingLR, and so rounds as that does.
+    """
+    rates = [rate]
+    for step in range(1, steps):
+        ratio = (1 + cos(pi * step / steps)) / (1 + cos(pi * (step - 1) / steps))
+        rates.append(ratio * rates[-1])
+    return rates

@@ -5,19 +5,32 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from sdw_core.config import Config, PipelineConfig, nearest, parse, submodel
+from sdw_core.config import Config, PercentBCConfig, PipelineConfig, nearest, parse, submodels
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from sdw_core.seeds import derive_seed
 
 SECTIONS = ("density", "weighting", "expert", "distill", "evaluation")
+
+
+def models_of(section: str) -> list[type[BaseModel]]:
+    return submodels(PipelineConfig.model_fields[section].annotation)
+
+
 LEAVES = {
     (section, name)
     for section in SECTIONS
-    for name in submodel(PipelineConfig.model_fields[section].annotation).model_fields
+    for model in models_of(section)
+    for name in model.model_fields
 }
+EXPERTS = {
+    name: model.model_fields["method"].annotation.__args__[0]
+    for model in models_of("expert")
+    for name in model.model_fields
+}
+"""A method that has the setting."""
 
 
 def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "pipeline") -> str:
@@ -71,6 +84,27 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
             "`pipeline.weighting.temperature` must be a finite number, not nan.",
         ),
         ({"expert": {"width": "x"}}, "`pipeline.expert.width` must be a whole number, not 'x'."),
+        (
+            {"expert": {"method": "cal_ql", "step": 3}},
+            "unknown key `pipeline.expert.step`: did you mean `steps`?",
+        ),
+        (
+            {"expert": {"method": "checkpoint", "fraction": 0.1}},
+            "`pipeline.expert.path` is missing: it has no default and must be given.",
+        ),
+        (
+            {"expert": {"method": "checkpoint", "path": "e.pt", "fraction": 0.1}},
+            "unknown key `pipeline.expert.fraction`: the choices are `method`, `path`.",
+        ),
+        (
+            {"expert": {"method": "calql"}},
+            "`pipeline.expert.method` cannot be 'calql': did you mean `cal_ql`?",
+        ),
+        (
+            {"expert": {"method": "cal_ql", "conservatism": -1}},
+            "`pipeline.expert.conservatism` must be at least 0, not -1.",
+        ),
+        ({"expert": None}, "`pipeline.expert` must be a mapping of keys to values, not None."),
         ({"distill": {"beta": "x"}}, "`pipeline.distill.beta` must be a number, not 'x'."),
         ({"dataset": 3}, "`pipeline.dataset` must be text, not 3."),
         ({1: 2}, "a key must be text, and `pipeline.1` is not: put it in quotes."),
@@ -128,7 +162,8 @@ def test_a_path_leads_through_unions_lists_and_named_sections(
 
 @pytest.mark.parametrize(("section", "name"), sorted(LEAVES))
 def test_every_setting_refuses_a_list_and_names_itself(section: str, name: str) -> None:
-    sentence = refused({"dataset": "d", section: {name: [7]}})
+    method = {"method": EXPERTS[name]} if section == "expert" else {}
+    sentence = refused({"dataset": "d", section: {**method, name: [7]}})
     assert f"`pipeline.{section}.{name}`" in sentence
     assert "[7]" in sentence
 
@@ -142,7 +177,7 @@ sections = st.one_of(
     [
         st.dictionaries(
             st.sampled_from(
-                sorted(submodel(PipelineConfig.model_fields[section].annotation).model_fields)
+                sorted({name for model in models_of(section) for name in model.model_fields})
             ),
             json_like,
             max_size=2,
@@ -177,6 +212,12 @@ def test_whatever_is_given_is_accepted_or_refused_in_one_line(document: Any) -> 
     assert derive_seed(config.seed, "any") >= 0
 
 
+def test_the_expert_is_percent_bc_unless_it_says_another_method() -> None:
+    given = {"dataset": "d", "expert": {"fraction": 0.2}}
+    assert parse(PipelineConfig, given, "pipeline").expert == PercentBCConfig(fraction=0.2)
+    assert PipelineConfig(dataset="d").expert == PercentBCConfig()
+
+
 def test_settings_cannot_be_changed_afterwards() -> None:
     config = PipelineConfig(dataset="d")
     with pytest.raises(ValueError, match="frozen"):
@@ -185,8 +226,9 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     for section, name in LEAVES:
-        model = submodel(PipelineConfig.model_fields[section].annotation)
-        assert model.model_fields[name].description, f"{section}.{name}"
+        for model in models_of(section):
+            if name in model.model_fields:
+                assert model.model_fields[name].description, f"{section}.{name}"
 
 
 def test_nearest_lists_the_choices_where_none_is_near() -> None:

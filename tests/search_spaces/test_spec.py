@@ -87,6 +87,21 @@ def test_a_trials_settings_are_the_defaults_with_the_searched_values_in_place():
     assert config.distill.outer_steps == spec.pipeline.distill.outer_steps
 
 
+def test_settings_of_the_experts_method_can_be_searched():
+    override = ["search.expert.fraction={type: float, low: 0.05, high: 0.5}"]
+    config = load_spec("quickstart", override).pipeline_with({"expert.fraction": 0.3})
+    assert (config.expert.method, config.expert.fraction) == ("percent_bc", 0.3)
+    override = [
+        "pipeline.expert={method: cal_ql, steps: 9}",
+        "search.expert.conservatism={type: float, low: 1, high: 10, log: true}",
+    ]
+    config = load_spec("quickstart", override).pipeline_with({"expert.conservatism": 2.0})
+    assert (config.expert.method, config.expert.steps, config.expert.conservatism) == (
+        *("cal_ql", 9),
+        2.0,
+    )
+
+
 def test_identity_is_what_makes_trials_comparable():
     spec = load_spec("quickstart")
     for same in ("study.trials=99", "study.concurrency=1", "study.name=b", "pipeline.device=cpu"):
@@ -114,6 +129,9 @@ def test_identity_is_what_makes_trials_comparable():
         (["search.weighting.temprature={type: float, low: 0, high: 1}"], [f"`{TEMPERATURE}`"]),
         (["search.weighting={type: float, low: 0, high: 1}"], ["section", f"`{TEMPERATURE}`"]),
         (["search.weighting.clip_quantile={type: float, low: 0, high: 2}"], ["clip_quantile", "2"]),
+        (["search.expert.method={type: categorical, choices: [cal_ql]}"], ["one study for each"]),
+        (["search.expert.conservatism={type: float, low: 1, high: 2}"], ["expert.conservatism"]),
+        (["pipeline.expert.method=calql"], ["pipeline.expert.method", "`cal_ql`"]),
         (["study.name=../up"], ["study.name", "../up"]),
         (["study.objectives=[]"], ["study.objectives"]),
         (["study.objectives=[{metric: speed, mode: max}]"], ["speed", "`seconds`"]),
