@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sdw_core.config import CheckpointConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_spec
@@ -71,7 +72,7 @@ def launch(
     """Run a new study to its end and export the best synthetic dataset."""
     from study.folder import StudyFolder
 
-    loaded = with_absolute_dataset(_load(spec, overrides, name, trials))
+    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
     if not loaded.search:
         raise InputError(
             "`search` is empty, so that all trials would be the same; name what to search, or run "
@@ -242,7 +243,16 @@ def distill(
         check_writable(to.resolve().parent)
     _threads(threads)
     with _progress() as progress:
-        result = Pipeline(loaded.pipeline, cache, progress).run()
+        pipeline = Pipeline(loaded.pipeline, cache, progress)
+        prepared = pipeline.prepare()
+        expert = prepared.expert_summary(loaded.pipeline.seed)
+        method = loaded.pipeline.expert.method
+        _say(
+            log,
+            f"expert ({method}): normalised return {expert.mean:.1f}, 95 % interval "
+            f"{expert.low:.1f} to {expert.high:.1f}",
+        )
+        result = pipeline.finish(prepared)
         dataset = load(loaded.pipeline.dataset)
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
     document = result.to_json()
@@ -433,13 +443,17 @@ def _load(
     return load_spec(spec, given)
 
 
-def with_absolute_dataset(spec: StudySpec) -> StudySpec:
-    """A dataset that is a file or a folder, by its absolute path: trials may run elsewhere."""
-    path, mark, environment = spec.pipeline.dataset.partition("?env=")
-    if not Path(path).exists():
-        return spec
-    dataset = f"{Path(path).resolve()}{mark}{environment}"
-    pipeline = spec.pipeline.model_copy(update={"dataset": dataset})
+def with_absolute_paths(spec: StudySpec) -> StudySpec:
+    """A dataset or a checkpoint on disk, by its absolute path: trials may run elsewhere."""
+    pipeline = spec.pipeline
+    path, mark, environment = pipeline.dataset.partition("?env=")
+    if Path(path).exists():
+        dataset = f"{Path(path).resolve()}{mark}{environment}"
+        pipeline = pipeline.model_copy(update={"dataset": dataset})
+    if isinstance(pipeline.expert, CheckpointConfig):
+        resolved = str(Path(pipeline.expert.path).resolve())
+        expert = pipeline.expert.model_copy(update={"path": resolved})
+        pipeline = pipeline.model_copy(update={"expert": expert})
     return spec.model_copy(update={"pipeline": pipeline})
 
 

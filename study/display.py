@@ -24,13 +24,17 @@ REFRESH = 1.0
 
 @dataclass(frozen=True)
 class Running:
-    """A trial under way: its stage, that stage's fraction, and when it began (epoch seconds)."""
+    """A trial under way: its stage, that stage's fraction, and when it began (epoch seconds).
+
+    `expert` is the normalised return of its expert, once that is known.
+    """
 
     number: int
     params: dict[str, Any]
     stage: str
     fraction: float
     begun: float
+    expert: float | None
 
 
 class Display:
@@ -105,14 +109,16 @@ class Display:
         bar = Table.grid()
         bar.add_row(ProgressBar(total=total, completed=done, width=60))
         table = Table(box=None, padding=(0, 1), header_style="dim")
-        for column in ("trial", "stage", "", "seconds", "settings"):
-            table.add_column(column, justify="right" if column in ("trial", "seconds") else "left")
+        for column in ("trial", "stage", "", "seconds", "expert", "settings"):
+            text = column in ("stage", "", "settings")
+            table.add_column(column, justify="left" if text else "right")
         for trial in running:
             table.add_row(
                 str(trial.number),
                 f"{trial.stage} ({STAGES.index(trial.stage) + 1}/{len(STAGES)})",
                 ProgressBar(total=1.0, completed=trial.fraction, width=20),
                 f"{time() - trial.begun:.0f}",
+                "" if trial.expert is None else f"{trial.expert:.1f}",
                 settings(trial.params),
             )
         stopping = self._folder.stop_flag.exists()
@@ -141,9 +147,8 @@ def running_trials(folder: StudyFolder, rows: list[TrialRow]) -> list[Running]:
             said = read_json(folder.trial(row.number) / "progress.json")
         except FileNotFoundError:
             said = {"stage": STAGES[0], "fraction": 0.0, "begun": time()}
-        running.append(
-            Running(row.number, row.params, said["stage"], said["fraction"], said["begun"])
-        )
+        where = said["stage"], said["fraction"], said["begun"]
+        running.append(Running(row.number, row.params, *where, said.get("expert")))
     return running
 
 

@@ -70,7 +70,10 @@ def run_trial(
         try:
             stopping = _throttled(stop_flag.exists)
             progress = _Progress(folder, stopping)
-            result = Pipeline(config, cache, progress, checkpoint, stopping).run()
+            pipeline = Pipeline(config, cache, progress, checkpoint, stopping)
+            prepared = pipeline.prepare()
+            progress.expert = prepared.expert_summary(config.seed).mean
+            result = pipeline.finish(prepared)
             _write_rows(result, folder / "rows.safetensors")
             outcome = _complete(result, monotonic() - begun)
         except StopRequested as stop:
@@ -123,9 +126,14 @@ def _write_rows(result: PipelineResult, path: Path) -> None:
 class _Progress:
     """Writes where a trial is, at most every half second and at every new stage.
 
-    It also ends a trial that is asked to stop, except in its distillation, which writes a
-    checkpoint first and ends itself.
+    It also ends a trial that is asked to stop, except in the stages that write a checkpoint first
+    and end themselves.
+
+    Attributes:
+        expert: normalised return of the expert, once it is known.
     """
+
+    expert: float | None = None
 
     def __init__(self, folder: Path, stopping: Callable[[], bool]) -> None:
         self._stopping = stopping
@@ -135,14 +143,20 @@ class _Progress:
         self._written = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
-        if stage != "distill" and self._stopping():
+        if stage not in ("expert", "distill") and self._stopping():
             raise StopRequested(f"Stopped in the stage {stage!r}.")
         if stage == self._stage and monotonic() - self._written < PROGRESS_EVERY:
             return
         self._stage, self._written = stage, monotonic()
         write_json(
             self._path,
-            {"stage": stage, "fraction": fraction, "begun": self._begun, "pid": os.getpid()},
+            {
+                "stage": stage,
+                "fraction": fraction,
+                "begun": self._begun,
+                "pid": os.getpid(),
+                "expert": self.expert,
+            },
         )
 
 

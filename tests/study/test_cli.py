@@ -8,8 +8,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
-from study.cli import main
+from search_spaces import load_spec
+from study.cli import main, with_absolute_paths
+from tests.sdw_core.test_experts import networks_of
 from tests.study.conftest import SMALL
 
 SETS = [part for setting in SMALL for part in ("--set", setting)]
@@ -232,9 +235,11 @@ def test_data_can_be_imported_listed_and_described(capsys, tmp_path):
 
 def test_distill_exports_and_evaluate_finds_the_same_score(capsys, tmp_path):
     command = ["distill", "quickstart", *SETS, "--to", "rows", "--threads", "1", "--json"]
-    status, out, _ = sdw(capsys, *command)
+    status, out, err = sdw(capsys, *command)
     assert status == 0
     document = json.loads(out)
+    said = f"expert (percent_bc): normalised return {document['expert']['mean']:.1f}, 95 % interval"
+    assert said in err
     assert set(document) == {
         "normalized_return", "random_subset", "expert", "effective_sample_size_percent",
         "log_likelihood", "seconds", "outer_steps", "seconds_per_outer_step", "artifact",
@@ -342,6 +347,37 @@ def test_a_cloning_that_diverges_is_a_failure_of_the_work(capsys, baseline):
     status, out, err = sdw(capsys, "evaluate", str(baseline), "--learning-rate", "1e30")
     assert (status, out, err.count("\n")) == (1, "", 1), err
     assert "`learning_rate`" in err
+
+
+@pytest.mark.parametrize("command", ["validate", "launch", "distill"])
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("nowhere.safetensors", "does not exist"),
+        (".", "is a folder"),
+        ("pickle.pt", "is no file of torch.save"),
+        ("cheetah.safetensors", "is for states and actions of 17 and 6 dimensions"),
+    ],
+)
+def test_an_experts_checkpoint_is_checked_before_anything_else(
+    capsys, tmp_path, command, path, word
+):
+    (tmp_path / "pickle.pt").write_bytes(b"nonsense")
+    save_file(networks_of(17, 6), tmp_path / "cheetah.safetensors")
+    here = set(tmp_path.iterdir())
+    given = ["--set", f"pipeline.expert={{method: checkpoint, path: {path}}}"]
+    status, out, err = sdw(capsys, command, "quickstart", *given)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert word in err
+    assert set(tmp_path.iterdir()) == here
+
+
+def test_trials_find_a_checkpoint_wherever_they_run(tmp_path):
+    save_file(networks_of(11, 3), tmp_path / "e.safetensors")
+    given = "pipeline.expert={method: checkpoint, path: e.safetensors}"
+    spec = with_absolute_paths(load_spec("quickstart", [given]))
+    assert spec.pipeline.expert.path == str(tmp_path / "e.safetensors")
+    assert with_absolute_paths(spec) == spec
 
 
 def test_validate_says_what_would_run(capsys):

@@ -31,7 +31,7 @@ def study(folder: StudyFolder) -> StudyFolder:
         search.suggest(name)
     search.on_trial_complete("a", report(normalized_return=41.26))
     search.on_trial_complete("b", report("FAILED"))
-    said = {"stage": "distill", "fraction": 0.5, "begun": time(), "pid": 1}
+    said = {"stage": "distill", "fraction": 0.5, "begun": time(), "pid": 1, "expert": 92.51}
     write_json(folder.trial(2) / "progress.json", said)
     return folder
 
@@ -48,7 +48,7 @@ def test_a_terminal_shows_each_running_trial_with_its_stage_and_a_bar(study):
     lines = view(study).splitlines()
     (distilling,) = [line for line in lines if "distill" in line]
     assert re.search(r"\b2\b.*distill \(5/6\).*━", distilling)
-    assert re.search(r"temperature 0\.\d+", distilling)
+    assert re.search(r"92\.5 +temperature 0\.\d+", distilling)
     (silent,) = [line for line in lines if "dataset (1/6)" in line]
     assert re.search(r"\b3\b", silent)
 

@@ -40,6 +40,7 @@ def test_a_complete_trial_leaves_rows_and_a_result_and_no_checkpoint(tmp_path):
     assert not (folder / "checkpoint.safetensors").exists()
     progress = json.loads((folder / "progress.json").read_text())
     assert progress["stage"] == "evaluate"
+    assert progress["expert"] == document["expert"]["mean"]
 
 
 def test_a_trial_may_be_a_baseline_of_no_outer_steps(tmp_path):
