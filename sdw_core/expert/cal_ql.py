@@ -118,7 +118,7 @@ class Networks:
                 for p in actor.initial_parameters([torch_generator(seed, "expert", ACTOR)])
             ],
             [p.to(device).requires_grad_() for p in critics],
-            [p.to(device).clone() for p in critics],
+            [p.detach().to(device).clone() for p in critics],
             torch.zeros((), device=device, requires_grad=True),
         )
 

@@ -197,8 +197,8 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         raise _refusal(
             file,
-            "is a pickle of more than weights, which could run code; load it where you trust it, "
-            "and save the state dicts of `actor`, `critic1` and `critic2` alone",
+            "is a damaged pickle, or one of more than weights, which could run code; save the "
+            "state dicts of `actor`, `critic1` and `critic2` alone",
         ) from None
     except Exception:  # an unpickler may raise anything on bytes that are no pickle
         raise _refusal(file, "is no file of torch.save, or a damaged one; get it again") from None

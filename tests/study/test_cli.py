@@ -355,7 +355,7 @@ def test_a_cloning_that_diverges_is_a_failure_of_the_work(capsys, baseline):
     [
         ("nowhere.safetensors", "does not exist"),
         (".", "is a folder"),
-        ("pickle.pt", "is no file of torch.save"),
+        ("pickle.pt", "is a damaged pickle, or one of more than weights"),
         ("cheetah.safetensors", "is for states and actions of 17 and 6 dimensions"),
     ],
 )
