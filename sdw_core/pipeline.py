@@ -30,7 +30,8 @@ from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.expert import Expert
 from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
 from sdw_core.expert.checkpoint import read_checkpoint
-from sdw_core.expert.percent_bc import best_rows, fit_percent_bc
+from sdw_core.expert.networks import ActorCritic
+from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
 from sdw_core.expert.training import Training
 from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied
@@ -117,6 +118,7 @@ class Prepared:
         task: what is distilled.
         weights: density weights w(s) [N].
         log_likelihood: held-out, nats; None where no density was needed.
+        expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
     """
 
@@ -125,6 +127,7 @@ class Prepared:
     task: Task
     weights: NDArray[np.float64]
     log_likelihood: float | None
+    expert: Expert
     expert_returns: Returns
 
     def expert_summary(self, seed: int) -> ReturnSummary:
@@ -274,7 +277,10 @@ class Pipeline:
                 episode_returns=torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)),
             )
         returns = arena.normalized(expert.tensors["returns"].numpy())
-        return Prepared(dataset, arena, task, weights, log_likelihood, returns)
+        kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
+        state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
+        restored = kind.from_state(state)
+        return Prepared(dataset, arena, task, weights, log_likelihood, restored, returns)
 
     def _weights(
         self, dataset: OfflineDataset, states: NDArray[np.float32]
@@ -380,6 +386,22 @@ class Pipeline:
         return fit_percent_bc(
             states, actions, here(selected), returns_to_go, config, seed, training
         )
+
+    def reseeded(self, seed: int) -> "Pipeline":
+        """The same pipeline with another root seed; its stage times count for this one."""
+        config = self.config.model_copy(update={"seed": seed})
+        other = Pipeline(config, self._cache.folder, self._progress, None, self._should_stop)
+        other.seconds = self.seconds
+        return other
+
+    def expert_returns(self, episodes: int) -> Returns:
+        """Normalised returns [1, M] of the expert itself, on the seeds that rows are judged on."""
+        prepared = self.prepare()
+        with self._stage("evaluate"):
+            arena, expert = prepared.arena, prepared.expert
+            act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
+            seed = self.config.seed
+            return arena.normalized(rollout(act, arena, 1, episodes, seed, "evaluate"))
 
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Aggregates of evaluation returns, recomputable from the per-policy values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,3 +77,68 @@ def summarize(returns: Returns, seed: int, sets: int = 1, resamples: int = 2000)
         high=float(high),
         per_policy=tuple(map(float, per_policy)),
     )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic and its 95 % stratified-bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(
+    statistic: Callable[..., Returns],
+    *scores: Returns,
+    paired: bool = False,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Estimate:
+    """A statistic over runs and tasks, with the interval of "Statistical Precipice".
+
+    Runs are resampled task by task, which the paper (arXiv 2108.13264) calls stratified.
+
+    Args:
+        statistic: maps stacks of resampled scores [B, R, T], one argument each of `scores`, to [B].
+        scores: [R, T] each: R runs (distillation seeds) of T tasks (datasets).
+        paired: whether runs of the same index are drawn together: they share their random numbers.
+        seed: root of the bootstrap's random stream.
+        resamples: bootstrap resamples.
+    """
+    runs, tasks = scores[0].shape
+    draws = numpy_generator(seed, "bootstrap").integers(
+        runs, size=(1 if paired else len(scores), resamples, runs, tasks)
+    )
+    drawn = draws if not paired else np.broadcast_to(draws, (len(scores), *draws.shape[1:]))
+    values = statistic(
+        *(each[rows, np.arange(tasks)] for each, rows in zip(scores, drawn, strict=True))
+    )
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Estimate(float(statistic(*(each[None] for each in scores))[0]), float(low), float(high))
+
+
+def mean_score(scores: Returns) -> Returns:
+    """Mean over runs and tasks: [B, R, T] -> [B]."""
+    return np.asarray(scores.mean(axis=(1, 2)))
+
+
+def iqm_score(scores: Returns) -> Returns:
+    """Interquartile mean over runs and tasks: [B, R, T] -> [B]."""
+    flat = np.sort(scores.reshape(len(scores), -1), axis=1)
+    cut = int(0.25 * flat.shape[1])
+    return np.asarray(flat[:, cut : flat.shape[1] - cut].mean(axis=1))
+
+
+def gain(ours: Returns, theirs: Returns) -> Returns:
+    """Mean difference over runs and tasks: [B, R, T] x 2 -> [B]."""
+    return mean_score(ours - theirs)
+
+
+def probability_of_improvement(ours: Returns, theirs: Returns) -> Returns:
+    """How likely a run of ours beats a run of theirs, ties counting half, mean over the tasks.
+
+    [B, R, T] x 2 -> [B]; the Mann-Whitney statistic of each task over its number of pairs.
+    """
+    difference = ours[:, :, None, :] - theirs[:, None, :, :]
+    return np.asarray((0.5 * (np.sign(difference) + 1)).mean(axis=(1, 2, 3)))

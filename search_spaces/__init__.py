@@ -1,5 +1,11 @@
 """Studies as YAML documents, and the loader that turns them into validated `StudySpec` objects."""
 
+from search_spaces.comparison import (
+    Cell,
+    ComparisonSpec,
+    load_comparison,
+    shipped_comparisons,
+)
 from search_spaces.spec import (
     Choice,
     Distribution,
@@ -15,7 +21,9 @@ from search_spaces.spec import (
 )
 
 __all__ = [
+    "Cell",
     "Choice",
+    "ComparisonSpec",
     "Distribution",
     "FloatRange",
     "IntRange",
@@ -23,7 +31,9 @@ __all__ = [
     "Resources",
     "StudyConfig",
     "StudySpec",
+    "load_comparison",
     "load_spec",
     "parse_spec",
+    "shipped_comparisons",
     "shipped_specs",
 ]

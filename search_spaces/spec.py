@@ -66,13 +66,19 @@ class Resources(Config):
     gpu: float = Field(0, ge=0, description="GPUs; a fraction shares one, without isolating memory")
 
 
+StudyName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="the folder under the storage: letters, digits, `.`, `_` and `-`, 100 at most",
+    ),
+]
+
+
 class StudyConfig(Config):
     """How a study runs."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="the folder under the storage: letters, digits, `.`, `_` and `-`, 100 at most",
-    )
+    name: StudyName
     objectives: tuple[Objective, ...] = Field(
         (Objective(metric="normalized_return", mode="max"),),
         min_length=1,
@@ -129,8 +135,9 @@ class StudySpec(Config):
 
 
 def shipped_specs() -> dict[str, Path]:
-    """The specs that come with the project, by name."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+    """The specs of studies that come with the project, by name."""
+    paths = sorted(SHIPPED.glob("*.yaml"))
+    return {path.stem: path for path in paths if not path.stem.startswith("compare-")}
 
 
 def load_spec(
@@ -156,9 +163,9 @@ def load_spec(
                 f"{nearest(reference, specs)}"
             )
         path = specs[reference]
-    document = _read(path)
+    document = read_document(path)
     for override in overrides:
-        _override(document, override, searched_is_fixed)
+        place_override(document, override, searched_is_fixed)
     return parse_spec(document)
 
 
@@ -193,7 +200,12 @@ def parse_spec(document: Document) -> StudySpec:
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
-def _read(path: Path) -> Document:
+def read_document(path: Path) -> Document:
+    """A YAML file's mapping.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -212,13 +224,18 @@ def _read(path: Path) -> Document:
         ) from None
     if not isinstance(document, dict):
         raise InputError(
-            f"The spec file {str(path)!r} must hold the mappings `study`, `pipeline` and `search`, "
-            f"not {type(document).__name__}."
+            f"The spec file {str(path)!r} must hold a mapping of keys to values, not "
+            f"{type(document).__name__}."
         )
     return document
 
 
-def _override(document: Document, override: str, searched_is_fixed: bool) -> None:
+def place_override(document: Document, override: str, searched_is_fixed: bool = False) -> None:
+    """Put a `key=value` of `--set` into a document.
+
+    Raises:
+        InputError: it is no such pair, or the key leads below a value.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise InputError(f"`--set` takes key=value, not {override!r}.")

@@ -23,7 +23,7 @@ from rich.table import Table
 from sdw_core.config import CheckpointConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError
 from sdw_core.files import read_json
-from search_spaces import StudySpec, load_spec
+from search_spaces import StudySpec, load_comparison, load_spec
 
 if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
@@ -341,6 +341,38 @@ def evaluate(
             {"evaluated now": document["normalized_return"], "in the manifest": scores["synthetic"]}
         )
     )
+
+
+@app.command()
+def compare(
+    spec: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped comparison.")],
+    name: Annotated[str | None, typer.Option(help="Name of the comparison.")] = None,
+    storage: Storage = STUDIES,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Run the cells again that failed.")] = False,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run methods x datasets, and write their table, statistics and figures; go on if begun."""
+    from study.comparison import ComparisonFolder, check_comparison, run_comparison
+    from study.standings import Standings
+
+    given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
+    loaded = load_comparison(spec, [*(overrides or ()), *given])
+    check_comparison(loaded)
+    folder = ComparisonFolder((storage / loaded.comparison.name).resolve())
+    results = run_comparison(folder, loaded, address, log, retry_failed)
+    if results is None:
+        again = f"sdw compare {spec} --storage {storage}"
+        _say(log, f"stopped; the same command goes on where it was: {again}")
+        return
+    standings = Standings.of(loaded, results)
+    standings.write(folder.path)
+    if as_json:
+        _print_json(standings.to_json() | {"folder": str(folder.path)})
+    else:
+        _say(out, standings.markdown())
+        _say(out, f"table, results and figures are in {folder.path}")
 
 
 @app.command()

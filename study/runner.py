@@ -90,7 +90,7 @@ def drive(folder: StudyFolder, address: str | None, display: Display) -> bool:
         book = folder.book()
         book.reconcile(folder.path / "trials")
         if book.remaining():
-            with _ray(address) as context:
+            with ray_session(address) as context:
                 folder.write_driver(
                     {
                         "host": socket.gethostname(),
@@ -98,7 +98,7 @@ def drive(folder: StudyFolder, address: str | None, display: Display) -> bool:
                         "ray_dashboard": context.dashboard_url or None,
                     }
                 )
-                with _stop_on_interrupt(folder), _time_budget(folder, book.spec), display:
+                with stop_on_interrupt(folder.stop_flag), _time_budget(folder, book.spec), display:
                     _tune(folder, book)
             book = folder.book()
             book.reconcile(folder.path / "trials")
@@ -165,7 +165,7 @@ def concurrency(spec: StudySpec) -> int:
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[Any]:
+def ray_session(address: str | None) -> Iterator[Any]:
     """A connection to a cluster, or a Ray of its own on this machine; ended afterwards."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -205,7 +205,7 @@ def _knock(address: str) -> None:
 
 
 @contextmanager
-def _stop_on_interrupt(folder: StudyFolder) -> Iterator[None]:
+def stop_on_interrupt(stop_flag: Path) -> Iterator[None]:
     """Ctrl-C asks the study to stop in order; a second one ends the driver at once."""
     asked: list[int] = []
 
@@ -213,7 +213,7 @@ def _stop_on_interrupt(folder: StudyFolder) -> Iterator[None]:
         if asked:
             raise KeyboardInterrupt
         asked.append(signum)
-        folder.stop_flag.touch()
+        stop_flag.touch()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -36,6 +36,7 @@ def run_trial(
     cache: Path,
     stop_flag: Path,
     threads: int,
+    work: "Work | None" = None,
 ) -> dict[str, Any]:
     """Run a trial to an outcome.
 
@@ -50,6 +51,7 @@ def run_trial(
         cache: the study's stage cache.
         stop_flag: a file whose appearance ends the trial; it goes on from its checkpoint later.
         threads: torch threads.
+        work: what is done with the pipeline; by default `distil_rows`.
 
     Returns:
         `outcome`, `reason`, and for a COMPLETE trial the metrics: scalars only.
@@ -71,11 +73,14 @@ def run_trial(
             stopping = _throttled(stop_flag.exists)
             progress = _Progress(folder, stopping)
             pipeline = Pipeline(config, cache, progress, checkpoint, stopping)
-            prepared = pipeline.prepare()
-            progress.expert = prepared.expert_summary(config.seed).mean
-            result = pipeline.finish(prepared)
-            _write_rows(result, folder / "rows.safetensors")
-            outcome = _complete(result, monotonic() - begun)
+            found = (work or distil_rows)(pipeline, folder, progress)
+            if not math.isfinite(found["metrics"]["normalized_return"]):
+                raise DivergenceError("the return of the trained policies is not finite.")
+            outcome: dict[str, Any] = {
+                "outcome": COMPLETE,
+                "reason": None,
+                "seconds": monotonic() - begun,
+            } | found
         except StopRequested as stop:
             return {**common, "outcome": STOPPED, "reason": str(stop)}
         except Exception as error:
@@ -91,14 +96,14 @@ def run_trial(
         return common | outcome
 
 
-def _complete(result: PipelineResult, seconds: float) -> dict[str, Any]:
+def distil_rows(pipeline: Pipeline, folder: Path, progress: "_Progress") -> dict[str, Any]:
+    """The work of a study's trial: run the pipeline, keep its rows in the folder."""
+    prepared = pipeline.prepare()
+    progress.expert = prepared.expert_summary(pipeline.config.seed).mean
+    result = pipeline.finish(prepared)
+    _write_rows(result, folder / "rows.safetensors")
     document = result.to_json()
-    if not math.isfinite(result.summary.mean):
-        raise DivergenceError("the return of the trained policies is not finite.")
     return {
-        "outcome": COMPLETE,
-        "reason": None,
-        "seconds": seconds,
         "stages": result.seconds,
         "metrics": {
             "normalized_return": result.summary.mean,
@@ -107,6 +112,9 @@ def _complete(result: PipelineResult, seconds: float) -> dict[str, Any]:
             "seconds": result.seconds["distill"] + result.seconds["evaluate"],
         },
         "normalized_return": document["normalized_return"],
+        "curve": {
+            str(step): returns.mean(axis=1).tolist() for step, returns in result.curve.items()
+        },
         "expert": document["expert"],
         "effective_sample_size_percent": document["effective_sample_size_percent"],
         "log_likelihood": document["log_likelihood"],
@@ -115,6 +123,10 @@ def _complete(result: PipelineResult, seconds: float) -> dict[str, Any]:
         "dataset": result.dataset,
         "learning_rates": [list(recipe.learning_rates) for recipe in result.recipes],
     }
+
+
+Work = Callable[[Pipeline, Path, "_Progress"], dict[str, Any]]
+"""Of a pipeline, a folder to keep things in, and where to tell progress: what the result says."""
 
 
 def _write_rows(result: PipelineResult, path: Path) -> None:

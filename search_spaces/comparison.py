@@ -1,0 +1,180 @@
+"""Comparisons: methods x datasets, each cell a pipeline of its own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from sdw_core.config import Config, PipelineConfig, nearest, parse
+from sdw_core.errors import InputError
+from search_spaces.spec import (
+    SHIPPED,
+    Document,
+    Resources,
+    StudyName,
+    place_override,
+    read_document,
+)
+
+PREFIX = "compare-"
+"""Shipped files whose name begins so are comparisons, the others are studies."""
+
+
+class Method(Config):
+    """A row of the table."""
+
+    pipeline: Document = Field(
+        default_factory=dict, description="what differs from the comparison's `pipeline`"
+    )
+    candidates: tuple[Document, ...] = Field(
+        (),
+        description="settings to choose from, dataset by dataset, in a search on other seeds; each "
+        "a part of a `pipeline`",
+    )
+    judged: Literal["rows", "expert"] = Field(
+        "rows",
+        description="`rows`: fresh policies trained on the rows; `expert`: the expert itself; with "
+        "`fraction: 1` that is behavioural cloning of all the data",
+    )
+
+
+class ComparisonConfig(Config):
+    """How a comparison runs."""
+
+    name: StudyName
+    seed: int = Field(0, ge=0, description="root seed of the cells of the table")
+    search_seed: int = Field(
+        1000, ge=0, description="root seed of the searches; no cell of the table uses it"
+    )
+    search: Document = Field(
+        default_factory=dict,
+        description="what differs in a search from the comparison's `pipeline`: a smaller budget",
+    )
+    ours: str = Field(description="the method whose improvement is asked for")
+    over: str = Field(description="the method that it is compared with, seed by seed")
+    resources: Resources = Resources()
+
+
+class ComparisonSpec(Config):
+    """Methods x datasets over one pipeline."""
+
+    comparison: ComparisonConfig
+    datasets: dict[str, Document | None] = Field(
+        min_length=1, description="datasets, each with what differs there from `pipeline`, or null"
+    )
+    pipeline: Document = Field(
+        description="the settings that all cells share, without `dataset` and `seed`"
+    )
+    methods: dict[str, Method] = Field(min_length=1, description="the rows of the table, by name")
+
+    def cell(self, method: str, dataset: str, candidate: int | None = None) -> "Cell":
+        """A cell of the table; of a method with candidates, with the one that was chosen."""
+        return self._cell(method, dataset, candidate, {"seed": self.comparison.seed})
+
+    def search_cells(self, method: str, dataset: str) -> "list[Cell]":
+        """What a method's candidates are judged by on a dataset; none if it has no candidates."""
+        budget = _merged({"seed": self.comparison.search_seed}, self.comparison.search)
+        candidates = range(len(self.methods[method].candidates))
+        return [self._cell(method, dataset, i, budget) for i in candidates]
+
+    def _cell(
+        self, method: str, dataset: str, candidate: int | None, last: Mapping[str, Any]
+    ) -> "Cell":
+        settings = self.methods[method]
+        chosen = {} if candidate is None else settings.candidates[candidate]
+        document: Document = {"dataset": dataset}
+        for part in (self.pipeline, self.datasets[dataset], settings.pipeline, chosen, last):
+            document = _merged(document, part or {})
+        where = f"the pipeline of {method!r} on {dataset!r}"
+        try:
+            config = parse(PipelineConfig, document, "pipeline")
+        except InputError as error:
+            raise InputError(f"In {where}: {error}") from None
+        return Cell(method, dataset, candidate, settings.judged, config)
+
+    def all_cells(self) -> "Iterator[Cell]":
+        """Every cell that could run, whatever the searches choose."""
+        for dataset in self.datasets:
+            for method, settings in self.methods.items():
+                yield from self.search_cells(method, dataset)
+                for candidate in range(len(settings.candidates)) or [None]:
+                    yield self.cell(method, dataset, candidate)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        method, dataset: its row and its column.
+        candidate: index of the method's candidate; None for a method without.
+        judged: see `Method`.
+        config: all settings.
+    """
+
+    method: str
+    dataset: str
+    candidate: int | None
+    judged: str
+    config: PipelineConfig
+
+
+def shipped_comparisons() -> dict[str, Path]:
+    """The comparisons that come with the project, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob(f"{PREFIX}*.yaml"))}
+
+
+def load_comparison(reference: str, overrides: Sequence[str] = ()) -> ComparisonSpec:
+    """Read a comparison, apply `key=value` overrides, and validate every cell of it.
+
+    Args:
+        reference: path of a YAML file, or the name of a shipped comparison.
+        overrides: paths from the document's root; values are YAML.
+
+    Raises:
+        InputError: one sentence with the rule, what was received and the way out.
+    """
+    path = Path(reference)
+    if path.suffix not in (".yaml", ".yml"):
+        known = shipped_comparisons()
+        if reference not in known:
+            raise InputError(
+                f"There is no comparison named {reference!r} and no such YAML file: "
+                f"{nearest(reference, known)}"
+            )
+        path = known[reference]
+    document = read_document(path)
+    for override in overrides:
+        place_override(document, override)
+    spec = parse(ComparisonSpec, document, "")
+    for key in ("ours", "over"):
+        name = getattr(spec.comparison, key)
+        if name not in spec.methods:
+            raise InputError(
+                f"`comparison.{key}` must be one of the methods, not {name!r}: "
+                f"{nearest(name, spec.methods)}"
+            )
+    for key in ("dataset", "seed"):
+        if key in spec.pipeline:
+            raise InputError(
+                f"`pipeline.{key}` is not for a comparison to set; name `datasets`, and "
+                "`comparison.seed`."
+            )
+    for _ in spec.all_cells():
+        pass
+    return spec
+
+
+def _merged(document: Mapping[str, Any], part: Mapping[str, Any]) -> Document:
+    """`part` laid over `document`, section by section."""
+    merged = deepcopy(dict(document))
+    for key, value in part.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merged(below, value)
+        else:
+            merged[key] = deepcopy(value)
+    return merged

@@ -1,0 +1,214 @@
+"""Running a comparison: every cell is a task on Ray, and what it found lies in a folder of its own.
+
+comparison.yaml    the resolved spec
+driver.lock, stop  as in a study
+cache/             stage results that cells share
+cells/             a folder a cell, named by a hash of its settings, as a study's trial has one
+results.csv, results.parquet, configs.json, table.md, returns.png, curves.png
+
+A cell that has its result is not run again, so that the same command goes on after an interruption,
+and a method or a dataset that is added to the spec costs only its own cells.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from sdw_core.dataset import load
+from sdw_core.errors import InputError
+from sdw_core.files import write_text
+from sdw_core.pipeline import Pipeline, check_fit, resolve_device
+from sdw_core.statistics import summarize
+from search_spaces import Cell, ComparisonSpec
+from study.folder import check_writable
+from study.outcomes import COMPLETE, FAILED, STOPPED, config_hash, finished_result
+from study.runner import WORKER_DEATHS, ray_session, stop_on_interrupt
+from study.trial import distil_rows, run_trial
+
+Results = dict[Cell, dict[str, Any]]
+"""What cells that have ended found: their `result.json`."""
+
+
+@dataclass(frozen=True)
+class ComparisonFolder:
+    """A comparison on disk."""
+
+    path: Path
+
+    @property
+    def cache(self) -> Path:
+        """The stage cache that cells share."""
+        return self.path / "cache"
+
+    @property
+    def stop_flag(self) -> Path:
+        """Running cells end when this file appears."""
+        return self.path / "stop"
+
+    def cell(self, cell: Cell) -> Path:
+        """The folder of a cell; equal settings share one."""
+        return self.path / "cells" / f"{cell.judged}-{config_hash(cell.config)[:16]}"
+
+    def results(self, spec: ComparisonSpec) -> Results:
+        """What lies in the folders of the cells."""
+        found = ((c, finished_result(self.cell(c), c.config)) for c in spec.all_cells())
+        return {cell: result for cell, result in found if result is not None}
+
+
+def ready(spec: ComparisonSpec, results: Results) -> Iterator[Cell]:
+    """The cells that can run now and have not: searches first, then what they chose."""
+    for dataset in spec.datasets:
+        for method in spec.methods:
+            search = spec.search_cells(method, dataset)
+            if missing := [cell for cell in search if cell not in results]:
+                yield from missing
+            elif (final := final_cell(spec, method, dataset, results)) and final not in results:
+                yield final
+
+
+def final_cell(spec: ComparisonSpec, method: str, dataset: str, results: Results) -> Cell | None:
+    """A method's cell of the table, with its best candidate; None while, or if, none is known."""
+    search = spec.search_cells(method, dataset)
+    if not search:
+        return spec.cell(method, dataset)
+    scores = {
+        cell.candidate: results[cell]["metrics"]["normalized_return"]
+        for cell in search
+        if results.get(cell, {}).get("outcome") == COMPLETE
+    }
+    return spec.cell(method, dataset, max(scores, key=lambda i: scores[i])) if scores else None
+
+
+def check_comparison(spec: ComparisonSpec) -> None:
+    """Refuse, before any work, what could not run.
+
+    Raises:
+        InputError: a dataset is not there, or a cell's settings do not fit it.
+    """
+    datasets = {name: load(name) for name in spec.datasets}
+    for cell in spec.all_cells():
+        check_fit(cell.config, datasets[cell.dataset])
+    resolve_device(next(spec.all_cells()).config.device)
+
+
+def run_comparison(
+    folder: ComparisonFolder,
+    spec: ComparisonSpec,
+    address: str | None,
+    console: Console,
+    retry_failed: bool = False,
+) -> Results | None:
+    """Run every cell that has no result yet.
+
+    Args:
+        folder: where results are, and go.
+        spec: what to compare.
+        address: of a Ray cluster; None starts Ray on this machine.
+        console: told when a cell ends.
+        retry_failed: forget the results of cells that failed.
+
+    Returns:
+        The results, or None if the comparison was asked to stop first.
+
+    Raises:
+        InputError: another process runs it, or the cluster cannot be reached.
+    """
+    check_writable(folder.path)
+    try:
+        with FileLock(folder.path / "driver.lock", timeout=0):
+            text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
+            write_text(folder.path / "comparison.yaml", text)
+            folder.stop_flag.unlink(missing_ok=True)
+            results = folder.results(spec)
+            if retry_failed:
+                results = {c: r for c, r in results.items() if r["outcome"] != FAILED}
+                for cell in spec.all_cells():
+                    if cell not in results:
+                        (folder.cell(cell) / "result.json").unlink(missing_ok=True)
+            if not any(ready(spec, results)):
+                return results
+            with ray_session(address), stop_on_interrupt(folder.stop_flag):
+                return _run(folder, spec, results, console)
+    except Timeout:
+        raise InputError(
+            f"The comparison in {str(folder.path)!r} is being run by another process; wait for it, "
+            "or choose another `--name`."
+        ) from None
+
+
+def _run(
+    folder: ComparisonFolder, spec: ComparisonSpec, results: Results, console: Console
+) -> Results | None:
+    import ray
+
+    resources = spec.comparison.resources
+    task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=WORKER_DEATHS)(
+        run_cell
+    )
+    running: dict[Any, Cell] = {}
+    stopped = False
+    while True:
+        for cell in ready(spec, results):
+            if cell not in running.values() and not stopped:
+                running[task.remote(str(folder.path), cell, resources.cpu)] = cell
+        if not running:
+            return None if stopped else results
+        (reference,), _ = ray.wait(list(running), num_returns=1)
+        cell = running.pop(reference)
+        try:
+            result = ray.get(reference)
+        except (
+            ray.exceptions.RayError
+        ):  # ran out of retries; the next run of the command tries again
+            result = {"outcome": FAILED, "reason": "infrastructure: the worker died"}
+        if result["outcome"] == STOPPED:
+            stopped = True
+            continue
+        results[cell] = result
+        total = len(results) + len(running)
+        console.print(f"{len(results)} of {total}+ {describe(spec, cell)}: {_told(result)}")
+
+
+def run_cell(path: str, cell: Cell, threads: int) -> dict[str, Any]:
+    """What a Ray worker runs."""
+    folder = ComparisonFolder(Path(path))
+    work = judge_experts if cell.judged == "expert" else distil_rows
+    where = folder.cell(cell)
+    return run_trial(0, cell.config, where, folder.cache, folder.stop_flag, threads, work)
+
+
+def judge_experts(pipeline: Pipeline, folder: Path, progress: object) -> dict[str, Any]:
+    """As many experts as there are distillation seeds, each as many episodes as their policies."""
+    config = pipeline.config
+    seeds, evaluation = config.distill.seeds, config.evaluation
+    experts = [pipeline.reseeded(config.seed + s) for s in range(seeds)]
+    episodes = evaluation.policies * evaluation.episodes
+    returns = np.concatenate([expert.expert_returns(episodes) for expert in experts])
+    summary = summarize(returns, config.seed, seeds)
+    return {
+        "stages": pipeline.seconds,
+        "metrics": {"normalized_return": summary.mean, "iqm": summary.iqm},
+        "normalized_return": summary.to_json(),
+        "curve": {"0": returns.mean(axis=1).tolist()},
+        "distillation_seeds": list(range(seeds)),
+    }
+
+
+def describe(spec: ComparisonSpec, cell: Cell) -> str:
+    """A cell in a line."""
+    searched = cell.config.seed == spec.comparison.search_seed
+    chosen = "" if cell.candidate is None else f", candidate {cell.candidate}"
+    return f"{cell.method} on {cell.dataset}{chosen}{' (search)' if searched else ''}"
+
+
+def _told(result: Mapping[str, Any]) -> str:
+    if result["outcome"] == FAILED:
+        return f"FAILED {result['reason']}"
+    summary = result["normalized_return"]
+    return f"{summary['mean']:.1f} ({summary['low']:.1f} to {summary['high']:.1f})"

@@ -1,0 +1,309 @@
+"""From the results of a comparison to its table, its statistics and its figures."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sdw_core.files import replaced_atomically, write_json, write_text
+from sdw_core.statistics import (
+    Estimate,
+    estimate,
+    gain,
+    iqm_score,
+    mean_score,
+    probability_of_improvement,
+)
+from search_spaces import ComparisonSpec
+from study.comparison import Results, final_cell
+from study.outcomes import COMPLETE, config_hash
+
+COLUMNS = [
+    *("method", "dataset", "seed", "policy"),
+    *("normalized_return", "outer_steps", "config_hash"),
+]
+
+
+@dataclass(frozen=True)
+class Standings:
+    """A comparison's results.
+
+    Attributes:
+        spec: what was compared.
+        frame: one row a policy and evaluation, with `COLUMNS`.
+        failed: (method, dataset) -> why it has no result.
+        chosen: (method, dataset) -> the candidate that a search chose.
+        configs: config hash -> settings of the cells of the table.
+    """
+
+    spec: ComparisonSpec
+    frame: pd.DataFrame
+    failed: dict[tuple[str, str], str]
+    chosen: dict[tuple[str, str], dict[str, Any]]
+    configs: dict[str, Any]
+
+    @classmethod
+    def of(cls, spec: ComparisonSpec, results: Results) -> "Standings":
+        """Gather what the cells of the table found."""
+        rows: list[dict[str, Any]] = []
+        failed, chosen, configs = {}, {}, {}
+        for method, settings in spec.methods.items():
+            for dataset in spec.datasets:
+                cell = final_cell(spec, method, dataset, results)
+                if cell is None:
+                    reasons = {results[c]["reason"] for c in spec.search_cells(method, dataset)}
+                    failed[method, dataset] = "no candidate completed: " + "; ".join(
+                        sorted(reasons)
+                    )
+                    continue
+                if cell.candidate is not None:
+                    chosen[method, dataset] = settings.candidates[cell.candidate]
+                result = results[cell]
+                if result["outcome"] != COMPLETE:
+                    failed[method, dataset] = result["reason"]
+                    continue
+                configs[config_hash(cell.config)] = cell.config.model_dump(mode="json")
+                rows += _rows(method, dataset, config_hash(cell.config), result)
+        return cls(spec, pd.DataFrame(rows, columns=COLUMNS), failed, chosen, configs)
+
+    def scores(self, method: str, dataset: str, which: str = "last") -> NDArray[np.float64]:
+        """A method's return on a dataset, seed by seed: after the `last` outer step, or the `best`.
+
+        The best is that of the evaluation with the highest return, for each seed its own.
+        """
+        rows = self.frame[(self.frame.method == method) & (self.frame.dataset == dataset)]
+        by_step = rows.pivot_table("normalized_return", "seed", "outer_steps", "mean")
+        if by_step.empty:
+            return np.zeros(0)
+        values = by_step.iloc[:, -1] if which == "last" else by_step.max(axis=1)
+        return values.to_numpy(np.float64)
+
+    def common(self, *methods: str) -> list[str]:
+        """The datasets on which each of the methods has the same, whole number of seeds."""
+        whole = {
+            m: max((len(self.scores(m, d)) for d in self.spec.datasets), default=0) for m in methods
+        }
+        return [
+            dataset
+            for dataset in self.spec.datasets
+            if all(len(self.scores(m, dataset)) == whole[m] > 0 for m in methods)
+        ]
+
+    def matrix(self, method: str, datasets: list[str]) -> NDArray[np.float64]:
+        """Scores [seeds, datasets]."""
+        return np.stack([self.scores(method, dataset) for dataset in datasets], axis=1)
+
+    def aggregate(self, method: str) -> dict[str, Estimate] | None:
+        """Mean and interquartile mean over all datasets; None if it failed on one."""
+        if self.common(method) != list(self.spec.datasets):
+            return None
+        matrix = self.matrix(method, list(self.spec.datasets))
+        return {"mean": estimate(mean_score, matrix), "iqm": estimate(iqm_score, matrix)}
+
+    def improvement(self) -> dict[str, Any] | None:
+        """Ours over theirs, on the datasets that both have; None if there are none."""
+        names = self.spec.comparison.ours, self.spec.comparison.over
+        datasets = self.common(*names)
+        if not datasets:
+            return None
+        ours, theirs = (self.matrix(name, datasets) for name in names)
+        return {
+            "ours": names[0],
+            "over": names[1],
+            "datasets": datasets,
+            "gain": estimate(gain, ours, theirs, paired=True),
+            "gain_percent": 100 * (ours.mean() / theirs.mean() - 1),
+            "probability": estimate(probability_of_improvement, ours, theirs),
+            "by_dataset": {
+                d: estimate(gain, ours[:, [i]], theirs[:, [i]], paired=True)
+                for i, d in enumerate(datasets)
+            },
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write results.csv, results.parquet, configs.json, table.md and the figures."""
+        with replaced_atomically(folder / "results.csv") as scratch:
+            self.frame.to_csv(scratch, index=False)
+        with replaced_atomically(folder / "results.parquet") as scratch:
+            self.frame.to_parquet(scratch, index=False)
+        write_json(folder / "configs.json", self.configs)
+        write_text(folder / "table.md", self.markdown())
+        for name, figure in (("returns.png", _returns_figure), ("curves.png", _curves_figure)):
+            with replaced_atomically(folder / name) as scratch:
+                figure(self, scratch)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `sdw compare --json` prints."""
+        improvement = self.improvement()
+        return {
+            "comparison": self.spec.comparison.name,
+            "cells": [
+                {
+                    "method": method,
+                    "dataset": dataset,
+                    "failed": self.failed.get((method, dataset)),
+                    "chosen": self.chosen.get((method, dataset)),
+                    "last": self.scores(method, dataset).tolist(),
+                    "best": self.scores(method, dataset, "best").tolist(),
+                }
+                for method in self.spec.methods
+                for dataset in self.spec.datasets
+            ],
+            "aggregates": {
+                method: found and {name: vars(value) for name, value in found.items()}
+                for method in self.spec.methods
+                for found in [self.aggregate(method)]
+            },
+            "improvement": improvement
+            and {
+                **improvement,
+                "gain": vars(improvement["gain"]),
+                "probability": vars(improvement["probability"]),
+                "by_dataset": {d: vars(e) for d, e in improvement["by_dataset"].items()},
+            },
+        }
+
+    def markdown(self) -> str:
+        """The tables, with what was chosen and what failed."""
+        return "\n".join(self._lines()) + "\n"
+
+    def _lines(self) -> Iterator[str]:
+        datasets = list(self.spec.datasets)
+        names = [dataset.rsplit("/", 1)[-1] for dataset in datasets]
+        yield "Normalised return: mean +- standard deviation over distillation seeds."
+        for which, title in (("last", "After the last outer step"), ("best", "Best evaluation")):
+            yield f"\n{title}:\n"
+            header = ["method", *names, "mean", "95 %"]
+            if which == "last":
+                header += ["IQM", "95 %"]
+            yield _line(header)
+            yield _line(["---"] * len(header))
+            for method in self.spec.methods:
+                cells = [self._cell(method, dataset, which) for dataset in datasets]
+                yield _line([method, *cells, *self._aggregates(method, which)])
+        if improvement := self.improvement():
+            ours, over = improvement["ours"], improvement["over"]
+            difference, chance = improvement["gain"], improvement["probability"]
+            yield (
+                f"\n{ours} over {over}, {len(improvement['datasets'])} dataset(s): gain "
+                f"{difference.value:+.1f} (95 %: {difference.low:+.1f} to {difference.high:+.1f}; "
+                f"{improvement['gain_percent']:+.1f} %), probability of improvement "
+                f"{chance.value:.2f} ({chance.low:.2f} to {chance.high:.2f})."
+            )
+            for dataset, each in improvement["by_dataset"].items():
+                yield f"- {dataset}: {each.value:+.1f} ({each.low:+.1f} to {each.high:+.1f})"
+        if self.chosen:
+            yield "\nChosen by search, on seeds that the tables do not use:\n"
+            for (method, dataset), settings in self.chosen.items():
+                yield f"- {method}, {dataset}: {_flat(settings)}"
+        if self.failed:
+            yield "\nFailed:\n"
+            for (method, dataset), reason in self.failed.items():
+                yield f"- {method}, {dataset}: {reason}"
+
+    def _cell(self, method: str, dataset: str, which: str) -> str:
+        scores = self.scores(method, dataset, which)
+        if not len(scores):
+            return "failed"
+        if len(scores) == 1:
+            return f"{scores[0]:.1f}"
+        return f"{scores.mean():.1f} +- {scores.std(ddof=1):.1f}"
+
+    def _aggregates(self, method: str, which: str) -> list[str]:
+        datasets = list(self.spec.datasets)
+        if self.common(method) != datasets:
+            return [""] * (4 if which == "last" else 2)
+        matrix = np.stack([self.scores(method, d, which) for d in datasets], axis=1)
+        statistics = (mean_score, iqm_score) if which == "last" else (mean_score,)
+        estimates = [estimate(statistic, matrix) for statistic in statistics]
+        return [t for e in estimates for t in (f"{e.value:.1f}", f"{e.low:.1f} to {e.high:.1f}")]
+
+
+def _rows(
+    method: str, dataset: str, config_hash: str, result: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    seeds = result["distillation_seeds"]
+    for step, returns in result["curve"].items():
+        policies = len(returns) // len(seeds)
+        for index, value in enumerate(returns):
+            row = (method, dataset, seeds[index // policies], index % policies)
+            yield dict(zip(COLUMNS, (*row, value, int(step), config_hash), strict=True))
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> str:
+    parts = [
+        _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key} {value}"
+        for key, value in settings.items()
+    ]
+    return ", ".join(parts)
+
+
+def _returns_figure(standings: Standings, path: Path) -> None:
+    """Bars: a group a dataset, a bar a method, a dot a distillation seed."""
+    from matplotlib.figure import Figure
+
+    methods, datasets = list(standings.spec.methods), list(standings.spec.datasets)
+    figure = Figure(figsize=(2.2 + 1.9 * len(datasets), 4.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.85 / len(methods)
+    for m, method in enumerate(methods):
+        where = np.arange(len(datasets)) + (m - (len(methods) - 1) / 2) * width
+        scores = [standings.scores(method, dataset) for dataset in datasets]
+        heights = [float(s.mean()) if len(s) else 0.0 for s in scores]
+        axes.bar(where, heights, 0.9 * width, label=method, color=f"C{m}", alpha=0.75)
+        for x, values in zip(where, scores, strict=True):
+            axes.plot(np.full(len(values), x), values, ".", color="black", markersize=3)
+    axes.set_xticks(np.arange(len(datasets)), [d.rsplit("/", 1)[-1] for d in datasets], fontsize=8)
+    axes.set_ylabel("normalised return")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130, format="png")
+
+
+def _curves_figure(standings: Standings, path: Path) -> None:
+    """Return against outer steps, a panel a dataset, a line a method that distils."""
+    from matplotlib.figure import Figure
+
+    datasets = list(standings.spec.datasets)
+    columns = min(3, len(datasets))
+    lines = -(-len(datasets) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.6 * lines + 0.6), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for dataset, axes in zip(datasets, panels, strict=False):
+        for m, method in enumerate(standings.spec.methods):
+            rows = standings.frame
+            rows = rows[(rows.method == method) & (rows.dataset == dataset)]
+            by_step = rows.pivot_table("normalized_return", "outer_steps", "seed", "mean")
+            if by_step.empty:
+                continue
+            mean, spread = by_step.mean(axis=1), by_step.std(axis=1).fillna(0)
+            if len(by_step) == 1 and by_step.index[0] == 0:
+                axes.axhline(float(mean.iloc[0]), color=f"C{m}", linestyle=":", label=method)
+                continue
+            axes.errorbar(
+                by_step.index, mean, spread, color=f"C{m}", marker="o", markersize=3, label=method
+            )
+        axes.set_title(dataset.rsplit("/", 1)[-1], fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(panels)[len(datasets) :]:
+        axes.set_visible(False)
+    figure.supxlabel("outer steps", fontsize=9)
+    figure.supylabel("normalised return", fontsize=9)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=min(6, len(labels)),
+        frameon=False,
+        fontsize=8,
+    )
+    figure.savefig(path, dpi=130, format="png")
