@@ -92,10 +92,25 @@ class StudyConfig(Config):
     )
     resources: Resources = Resources()
     database: str = Field(
-        "auto", description="`auto`: SQLite in the study folder; or a URL (postgresql://...)"
+        "auto",
+        description="`sqlite` or `journal`, a file in the study folder; `auto`: `journal` where "
+        "the folder is on a network file system, else `sqlite`; or a URL (postgresql://...), in "
+        "which `${NAME}` is that environment variable",
     )
     time_budget: PositiveFloat | None = Field(
-        None, description="seconds after which no trial is begun and running ones are stopped"
+        None,
+        description="seconds of a `launch`, `resume` or the like, after which no trial is begun "
+        "and running ones are stopped",
+    )
+    trial_timeout: PositiveFloat | None = Field(
+        None,
+        description="seconds of a trial's own running time, over all its attempts, after which it "
+        "is FAILED",
+    )
+    max_identical_failures: PositiveInt | None = Field(
+        5,
+        description="so many trials in a row that FAILED for one reason stop the study; null: none "
+        "do",
     )
 
 
@@ -112,7 +127,10 @@ class StudySpec(Config):
     def identity(self) -> str:
         """Hash of all that makes trials comparable: not of how many there are, nor of where."""
         document = self.model_dump(mode="json")
-        running = ("name", "trials", "concurrency", "resources", "database", "time_budget")
+        running = (
+            *("name", "trials", "concurrency", "resources", "database"),
+            *("time_budget", "trial_timeout", "max_identical_failures"),
+        )
         for key in running:
             del document["study"][key]
         del document["pipeline"]["device"]

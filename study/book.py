@@ -8,11 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces import StudySpec
-from study.outcomes import COMPLETE, FAILED, finished_result
+from search_spaces import Choice, Distribution, FloatRange, StudySpec
+from study.outcomes import (
+    COMPLETE,
+    FAILED,
+    FINAL,
+    PRUNED,
+    finished_result,
+    read_record,
+    write_record,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,10 +36,11 @@ ATTRIBUTE = "trial"
 OUTCOMES = {
     TrialState.COMPLETE: COMPLETE,
     TrialState.FAIL: FAILED,
-    TrialState.PRUNED: "PRUNED",
+    TrialState.PRUNED: PRUNED,
     TrialState.RUNNING: "RUNNING",
     TrialState.WAITING: "WAITING",
 }
+STATES = {outcome: state for state, outcome in OUTCOMES.items()}
 
 
 @dataclass(frozen=True)
@@ -40,39 +55,56 @@ class TrialRow:
     interval: tuple[float, float] | None
     seconds: float | None
     stages: dict[str, float]
+    retry_of: int | None
 
 
 class TrialBook:
     """Reads and writes the trials of one study.
 
+    The database is the truth. Beside it each trial's folder has a `record.json`: what the database
+    says of the trial, from which it can be written again.
+
     Args:
         spec: the study.
         study: its Optuna study.
         storage: the storage that holds it.
+        folders: the folder of the trials' folders.
     """
 
-    def __init__(self, spec: StudySpec, study: optuna.Study, storage: BaseStorage) -> None:
+    def __init__(
+        self, spec: StudySpec, study: optuna.Study, storage: BaseStorage, folders: Path
+    ) -> None:
         self.spec = spec
         self.study = study
         self._storage = storage
+        self._folders = folders
+        self._final_rows: dict[int, TrialRow] = {}
+
+    def asked(self, trial: optuna.Trial | FrozenTrial) -> None:
+        """Put a trial's parameters into its folder, before anything is done with them."""
+        record = {"number": trial.number, "params": dict(trial.params), "outcome": None}
+        write_record(self._folders, record | _attribute(trial))
 
     def record(
         self, trial_id: int, document: Mapping[str, Any], ray_trial_id: str | None = None
-    ) -> None:
-        """Put a trial into its final state: COMPLETE with finite values, or FAILED with a reason.
+    ) -> str | None:
+        """Put a trial into its final state: COMPLETE with finite values, PRUNED or FAILED.
 
         Args:
             trial_id: the storage's.
             document: what the trial returned; see `study.trial.run_trial`.
             ray_trial_id: Tune's name of the process that ran it.
+
+        Returns:
+            Why it failed; None if it did not.
         """
-        number = self._storage.get_trial(trial_id).number
+        trial = self._storage.get_trial(trial_id)
         metrics, summary = document.get("metrics", {}), document.get("normalized_return")
         values = [metrics.get(objective.metric) for objective in self.spec.study.objectives]
         outcome, reason = document["outcome"], document.get("reason")
         if outcome == COMPLETE and not all(v is not None and math.isfinite(v) for v in values):
             outcome, reason = FAILED, "divergence: an objective is missing or not finite"
-        record = {
+        record = _attribute(trial) | {
             "outcome": outcome,
             "reason": reason,
             "interval": [summary["low"], summary["high"]] if summary else None,
@@ -84,39 +116,82 @@ class TrialBook:
         }
         self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, json.dumps(record))
         if outcome == COMPLETE:
-            self.study.tell(number, values)
+            self.study.tell(trial.number, values)
         else:
-            self.study.tell(number, state=TrialState.FAIL)
+            self.study.tell(trial.number, state=STATES[outcome])
+        record |= {"number": trial.number, "params": dict(trial.params)}
+        record["values"] = values if outcome == COMPLETE else None
+        record["intermediate"] = trial.intermediate_values
+        write_record(self._folders, record)
+        return reason if outcome == FAILED else None
 
     def requeue(self, trial_id: int) -> None:
         """Set a RUNNING trial back to WAITING: the next `ask` returns it, with its parameters."""
         self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
-    def reconcile(self, trials: Path) -> None:
+    def reconcile(self) -> None:
         """Leave no trial RUNNING without a process; call it when no driver is alive.
 
         A trial that has its result on disk is recorded; any other is asked again, with its number
         and its parameters, and goes on from its checkpoint.
-
-        Args:
-            trials: the folder of the trials' folders.
         """
         for trial in self.trials(TrialState.RUNNING):
             config = self.spec.pipeline_with(trial.params)
-            result = finished_result(trials / str(trial.number), config)
+            result = finished_result(self._folders / str(trial.number), config)
             if result:
                 self.record(trial._trial_id, result)
             else:
                 self.requeue(trial._trial_id)
 
+    def restore(self) -> None:
+        """Write every trial that has a folder into an empty database, under its own number.
+
+        A trial without an outcome waits, unless its result is there; so does one whose record is
+        missing, and its parameters are drawn anew.
+        """
+        numbers = [int(path.name) for path in self._folders.glob("*") if path.name.isdecimal()]
+        space = {path: optuna_distribution(d) for path, d in self.spec.search.items()}
+        for number in range(max(numbers, default=-1) + 1):
+            self.study.add_trial(_trial(read_record(self._folders, number), space))
+        self.reconcile()
+
+    def retry_failed(self) -> dict[int, int]:
+        """Ask again for each FAILED trial that was not asked again yet.
+
+        A finished trial cannot be reopened: the same parameters get a new number, which counts in
+        the failed one's place.
+
+        Returns:
+            The new number of each.
+        """
+        space = {path: optuna_distribution(d) for path, d in self.spec.search.items()}
+        rows = self.rows()
+        retried = {row.retry_of for row in rows}
+        failed = [row for row in rows if row.outcome == FAILED and row.number not in retried]
+        for row in failed:
+            attribute = {"retry_of": row.number}
+            record = {"params": row.params, "outcome": None} | attribute
+            self.study.add_trial(_trial(record, space, TrialState.WAITING))
+        numbers = {row.retry_of: row.number for row in self.rows()}
+        new = {row.number: numbers[row.number] for row in failed}
+        for trial in self.trials(TrialState.WAITING):
+            if trial.number in new.values():
+                self.asked(trial)
+        return new
+
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in the given states, or all of them."""
         return self.study.get_trials(deepcopy=False, states=states or None)
 
+    def settled(self) -> list[TrialRow]:
+        """The trials that have an outcome, but for those that were asked again since."""
+        rows = self.rows()
+        retried = {row.retry_of for row in rows}
+        return [row for row in rows if row.outcome in FINAL and row.number not in retried]
+
     def remaining(self) -> int:
-        """Trials of the study's number that have no final state yet."""
-        final = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        return max(0, self.spec.study.trials - len(self.trials(*final)))
+        """How many of the study's number of trials have no outcome yet."""
+        return max(0, self.spec.study.trials - len(self.settled()))
 
     def best(self, top: int = 1) -> list[int]:
         """Numbers of the best COMPLETE trials: the `top`, or the whole Pareto front."""
@@ -129,22 +204,24 @@ class TrialBook:
 
     def rows(self) -> list[TrialRow]:
         """Every trial, by number."""
-        rows = []
-        for trial in self.trials():
-            record = json.loads(trial.user_attrs.get(ATTRIBUTE, "{}"))
-            rows.append(
-                TrialRow(
-                    number=trial.number,
-                    outcome=OUTCOMES[trial.state],
-                    reason=record.get("reason"),
-                    params=dict(trial.params),
-                    values=list(trial.values) if trial.values else None,
-                    interval=tuple(record["interval"]) if record.get("interval") else None,
-                    seconds=record.get("seconds"),
-                    stages=record.get("stages", {}),
-                )
-            )
-        return rows
+        return [self._final_rows.get(trial.number) or self._row(trial) for trial in self.trials()]
+
+    def _row(self, trial: FrozenTrial) -> TrialRow:
+        record = _attribute(trial)
+        row = TrialRow(
+            number=trial.number,
+            outcome=OUTCOMES[trial.state],
+            reason=record.get("reason"),
+            params=dict(trial.params),
+            values=list(trial.values) if trial.values else None,
+            interval=tuple(record["interval"]) if record.get("interval") else None,
+            seconds=record.get("seconds"),
+            stages=record.get("stages", {}),
+            retry_of=record.get("retry_of"),
+        )
+        if row.outcome in FINAL:
+            self._final_rows[row.number] = row  # it will not change
+        return row
 
     def table(self) -> "pd.DataFrame":
         """One row a trial: number, outcome, reason, parameters, objectives and seconds."""
@@ -160,3 +237,43 @@ class TrialBook:
                 for row in self.rows()
             ]
         )
+
+
+def optuna_distribution(distribution: Distribution) -> BaseDistribution:
+    """Optuna's form of a searched range."""
+    if isinstance(distribution, Choice):
+        return CategoricalDistribution(distribution.choices)
+    if isinstance(distribution, FloatRange):
+        return FloatDistribution(
+            distribution.low, distribution.high, log=distribution.log, step=distribution.step
+        )
+    return IntDistribution(
+        distribution.low, distribution.high, log=distribution.log, step=distribution.step
+    )
+
+
+def _attribute(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(trial.user_attrs.get(ATTRIBUTE, "{}"))
+    return record
+
+
+def _trial(
+    record: Mapping[str, Any] | None,
+    space: Mapping[str, BaseDistribution],
+    unfinished: TrialState = TrialState.RUNNING,
+) -> FrozenTrial:
+    """A trial as its record says: `unfinished` without an outcome, WAITING without a record."""
+    if record is None:
+        return optuna.trial.create_trial(state=TrialState.WAITING)
+    params = record["params"]
+    kept = {
+        k: v for k, v in record.items() if k not in ("number", "params", "values", "intermediate")
+    }
+    return optuna.trial.create_trial(
+        state=STATES.get(record["outcome"], unfinished),
+        params=params,
+        distributions={path: space[path] for path in params},
+        values=record.get("values"),
+        user_attrs={ATTRIBUTE: json.dumps(kept)},
+        intermediate_values={int(k): v for k, v in record.get("intermediate", {}).items()},
+    )

@@ -8,6 +8,7 @@ What is slow to import (torch, ray, optuna, minari) is imported by the commands 
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -99,6 +100,42 @@ def resume(
 
 
 @app.command()
+def extend(
+    study: StudyName,
+    trials: Annotated[int, typer.Option(help="How many more trials.", min=1)],
+    storage: Storage = STUDIES,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a study more trials: taken up by the process that runs it, or else run here."""
+    folder = _find(study, storage)
+    total = folder.extend(trials)
+    _say(log, f"{folder.name} now has {total} trials")
+    _drive_unless_driven(folder, address, as_json)
+
+
+@app.command("retry-failed")
+def retry_failed(
+    study: StudyName,
+    storage: Storage = STUDIES,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask again for the trials that FAILED: the same settings, each under a new number."""
+    folder = _find(study, storage)
+    with folder.edit_lock():
+        retries = folder.book().retry_failed()
+    if not retries:
+        raise InputError(
+            f"The study {folder.name!r} has no FAILED trial that was not asked again; see `sdw "
+            f"status {folder.name}`."
+        )
+    for failed, new in retries.items():
+        _say(log, f"trial {failed} is asked again as trial {new}")
+    _drive_unless_driven(folder, address, as_json)
+
+
+@app.command()
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     """Ask a running study to stop: its trials write a checkpoint, then end."""
     folder = _find(study, storage)
@@ -163,16 +200,26 @@ def validate(
 
 
 @app.command()
-def status(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:
+def status(
+    study: StudyName,
+    storage: Storage = STUDIES,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="First make the database anew from the folders.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show a study's trials and whether it is running."""
     from study.display import trial_table
 
     folder = _find(study, storage)
-    document = _status(folder)
+    rebuilt = _rebuild(folder) if rebuild else {}
+    document = _status(folder) | rebuilt
     if as_json:
         _print_json(document)
         return
-    out.print(f"{folder.name}: {document['state']}")
+    driver = document["driver"]
+    where = f" (process {driver['pid']} on {driver['host']})" if driver else ""
+    _say(out, f"{folder.name}: {document['state']}{where}")
     book = folder.book()
     out.print(trial_table(book, book.best()))
 
@@ -510,14 +557,25 @@ def _check(spec: StudySpec) -> "OfflineDataset":
     return datasets[spec.pipeline.dataset]
 
 
+def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
+    if not folder.driven():
+        _drive(folder, address, as_json)
+        return
+    driver = folder.driver()
+    _say(log, f"process {driver.get('pid', '?')} on {driver.get('host', '?')} takes them up")
+    if as_json:
+        _print_json(_status(folder))
+
+
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     """Run a study to its end; confirm and export the winner; say how to go on."""
     from study.display import Display, trial_table
     from study.export import export as write
     from study.runner import drive
 
-    finished = drive(folder, address, Display(folder, log))
+    given_up = drive(folder, address, Display(folder, log))
     book = folder.book()
+    finished = not book.remaining()
     winners = book.best()
     folders: list[Path] = []
     if finished and winners:
@@ -537,6 +595,12 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
             _say(out, f"  look at trials   sdw dashboard {folder.path}")
         if len(winners) == 1 and folders:
             _say(out, f"  export more      sdw export {folder.path} --top 3 --to DIR")
+    if given_up and not finished:
+        name, count = folder.name, book.spec.study.max_identical_failures
+        raise SDWError(
+            f"{count} trials in a row FAILED for one reason, so the study was stopped: {given_up}; "
+            f"mend that, then go on with `sdw resume {name}` and `sdw retry-failed {name}`."
+        )
     if not finished:
         way_on = f"go on with `sdw resume {folder.path}`"
         _say(log, f"stopped with {book.remaining()} trials to go; {way_on}")
@@ -566,7 +630,24 @@ def _status(folder: "StudyFolder") -> dict[str, Any]:
     for trial in trials:
         if state != "running" and trial["outcome"] == "RUNNING":
             trial["outcome"] = "WAITING"  # its process is gone; `sdw resume` asks for it again
-    return {"study": folder.name, "state": state, "trials": trials, "best": book.best()}
+    said = folder.driver()
+    driver = {"host": said.get("host"), "pid": said.get("pid")} if state == "running" else None
+    return {
+        "study": folder.name,
+        "state": state,
+        "driver": driver,
+        "trials": trials,
+        "best": book.best(),
+    }
+
+
+def _rebuild(folder: "StudyFolder") -> dict[str, Any]:
+    book, kept = folder.rebuild()
+    outcomes = Counter(row.outcome for row in book.rows())
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    _say(log, f"rebuilt from the trials' folders: {counts or 'no trials'}")
+    _say(log, f"what was there is kept as {kept}" if kept else "there was no database")
+    return {"rebuilt": {"outcomes": dict(outcomes), "kept": kept}}
 
 
 def _threads(count: int) -> None:

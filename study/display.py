@@ -16,6 +16,7 @@ from sdw_core.config import STAGES
 from sdw_core.files import read_json
 from study.book import TrialBook, TrialRow
 from study.folder import StudyFolder
+from study.outcomes import FINAL
 
 AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 REFRESH = 1.0
@@ -95,8 +96,8 @@ class Display:
     def _view(self) -> RenderableType:
         rows = self._book.rows()
         running = running_trials(self._folder, rows)
-        total = self._book.spec.study.trials
-        final = [row for row in rows if row.outcome in FINAL]
+        total = self._folder.spec().study.trials  # `sdw extend` may raise it
+        final = self._book.settled()
         heading = Text.assemble(
             (self._folder.name, "bold"),
             f"  {len(final)} of {total} trials",
@@ -132,9 +133,6 @@ class Display:
         done = len(final) - self._final_before + sum(map(trial_fraction, running))
         todo = total - len(final) - sum(map(trial_fraction, running))
         return (monotonic() - self._begun) / done * todo if done > 0.2 else None
-
-
-FINAL = ("COMPLETE", "PRUNED", "FAILED")
 
 
 def running_trials(folder: StudyFolder, rows: list[TrialRow]) -> list[Running]:

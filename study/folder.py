@@ -1,34 +1,48 @@
 """The folder of a study: what lies where, and who works on it.
 
 study.yaml         the resolved spec
-study.db           Optuna's storage, unless `study.database` is a URL
+study.db           Optuna's storage; or study.journal; neither if `study.database` is a URL
 driver.lock        held by the process that drives the study
-driver.json        that process: host, pid, Ray dashboard
+driver.json        that process: host, pid, Ray dashboard; touched while it lives
+edit.lock          held for a moment by who changes the number of trials
 stop               present while the study is asked to stop
+rebuilding         present while the database is rebuilt
 cache/             stage results that trials share
-trials/N/          progress, checkpoint, rows and result of trial N
+trials/N/          record, progress, checkpoint, rows and result of trial N
 tune/              Ray Tune's own records, for TensorBoard
 exports/           exported synthetic datasets
 """
 
+import os
 import shutil
-import sqlite3
+import socket
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import strftime, time
 from typing import Any
 
 import optuna
 import yaml
 from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
-from sqlalchemy import event
 
 from sdw_core.config import nearest
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, SDWError
 from sdw_core.files import created_folder, read_json, write_json, write_text
 from search_spaces import StudySpec, parse_spec
 from study.book import TrialBook
+from study.storage import open_storage, require_unused, resolved, set_aside
+
+LOCK_PATIENCE = 2.0
+"""Seconds that a driver waits for its lock: `sdw status` holds it for a moment to look at it."""
+HEARTBEAT = 5.0
+"""Seconds between two signs of life of a driver."""
+PRESUMED_DEAD = 60.0
+"""Seconds of silence after which a driver on another host counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +62,12 @@ class StudyFolder:
         folder = cls((storage / spec.study.name).resolve())
         if folder.path.exists():
             raise InputError(folder._occupied(spec))
-        _require_unused(spec.study.database, folder.name)
+        database = resolved(spec.study.database, folder.path)
+        require_unused(database, folder.name)
+        study = spec.study.model_copy(update={"database": database})
         try:
             with created_folder(folder.path) as scratch:
-                text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
-                write_text(scratch / "study.yaml", text)
+                _write_spec(scratch, spec.model_copy(update={"study": study}))
         except OSError as error:
             raise InputError(
                 f"The storage folder {str(storage)!r} cannot be written ({error.strerror}); choose "
@@ -91,7 +106,8 @@ class StudyFolder:
         if same:
             return (
                 f"The study {name!r} exists with this very spec; go on with `sdw resume {name}`, "
-                "or choose another `--name` for a new one."
+                f"ask for more trials with `sdw extend {name} --trials N`, or choose another "
+                "`--name` for a new one."
             )
         return (
             f"The study {name!r} exists with another spec; choose another `--name`, or go on with "
@@ -132,37 +148,63 @@ class StudyFolder:
         document = yaml.safe_load((self.path / "study.yaml").read_text(encoding="utf-8"))
         return parse_spec(document)
 
-    def optuna_storage(self) -> optuna.storages.BaseStorage:
-        """The database that is the truth about trials."""
-        url = self.spec().study.database
-        if url != "auto":
-            return _opened(url)
-        path = self.path / "study.db"
-        with sqlite3.connect(path) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}}
-        )
+    def extend(self, trials: int) -> int:
+        """Raise the study's number of trials; a driver that lives takes it up.
 
-        @event.listens_for(storage.engine, "connect")
-        def _relaxed(connection: sqlite3.Connection, record: Any) -> None:
-            connection.execute("PRAGMA synchronous=NORMAL")
+        Returns:
+            The new number.
+        """
+        with self.edit_lock():
+            spec = self.spec()
+            total = spec.study.trials + trials
+            study = spec.study.model_copy(update={"trials": total})
+            _write_spec(self.path, spec.model_copy(update={"study": study}))
+        return total
 
-        storage.engine.dispose()  # the connection that it was made with has no such setting
-        return storage
+    def edit_lock(self) -> FileLock:
+        """The lock under which the study's work is added to, and under which its driver leaves.
+
+        So work that was added while a driver lived is never left behind by it.
+        """
+        return FileLock(self.path / "edit.lock")
 
     def book(self) -> TrialBook:
-        """The study's trials; the Optuna study is created on first use."""
-        spec, storage = self.spec(), self.optuna_storage()
-        directions = [
-            StudyDirection.MAXIMIZE if o.mode == "max" else StudyDirection.MINIMIZE
-            for o in spec.study.objectives
-        ]
+        """The study's trials; the Optuna study is created on first use.
+
+        Raises:
+            SDWError: the database cannot be read; the message says how to rebuild it.
+            InputError: its trials were made with another spec, or it cannot be opened.
+        """
+        again = f"`sdw status {self.path} --rebuild`"
+        if self._rebuilding.exists():
+            raise SDWError(
+                f"The database of {self.name!r} is being rebuilt, or was when that was "
+                f"interrupted; if so, begin again with {again}."
+            )
+        try:
+            return self._book()
+        except SDWError:
+            raise
+        except Exception as error:  # whatever a broken file makes its reader raise
+            raise SDWError(
+                f"The database of {self.name!r} cannot be read ({type(error).__name__}); if it is "
+                f"damaged, rebuild it from the trials' folders with {again}."
+            ) from error
+
+    def _book(self) -> TrialBook:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            study_name=self.name, storage=storage, directions=directions, load_if_exists=True
-        )
+        spec = self.spec()
+        storage = open_storage(spec.study.database, self.path)
+        try:
+            study = optuna.load_study(study_name=self.name, storage=storage)
+        except KeyError:
+            directions = [
+                StudyDirection.MAXIMIZE if o.mode == "max" else StudyDirection.MINIMIZE
+                for o in spec.study.objectives
+            ]
+            study = optuna.create_study(
+                study_name=self.name, storage=storage, directions=directions, load_if_exists=True
+            )
         identity = study.user_attrs.get("identity")
         if identity is None:
             study.set_user_attr("identity", spec.identity)
@@ -171,51 +213,115 @@ class StudyFolder:
                 f"The trials of {self.name!r} were made with another spec than its study.yaml now "
                 "holds; put the old one back, or launch the new one under another `--name`."
             )
-        return TrialBook(spec, study, storage)
+        book = TrialBook(spec, study, storage, self.path / "trials")
+        book.trials()
+        return book
+
+    def rebuild(self) -> tuple[TrialBook, str | None]:
+        """Make the database anew from the trials' folders; what there was is kept.
+
+        Returns:
+            The trials, and what the old database is called now.
+
+        Raises:
+            InputError: a driver lives.
+        """
+        with self.driving():
+            self._rebuilding.touch()
+            mark = strftime("damaged-%Y%m%d-%H%M%S")
+            kept = set_aside(self.spec().study.database, self.path, self.name, mark)
+            book = self._book()
+            book.restore()
+            self._rebuilding.unlink()
+        return book, kept
+
+    @property
+    def _rebuilding(self) -> Path:
+        return self.path / "rebuilding"
+
+    @contextmanager
+    def driving(self) -> Iterator[None]:
+        """Be the study's one driver.
+
+        A lock is held, which the driver's death releases; and as not every network file system
+        shows locks to other hosts, a file is touched as a sign of life.
+
+        Raises:
+            InputError: another driver lives; the message says where.
+        """
+        lock = self.driver_lock()
+        try:
+            lock.acquire(timeout=LOCK_PATIENCE)
+        except Timeout:
+            raise InputError(self._taken()) from None
+        try:
+            if self._heard_of():
+                raise InputError(self._taken())
+            self.write_driver({"host": socket.gethostname(), "pid": os.getpid()})
+            left = threading.Event()
+            beating = threading.Thread(target=self._beat, args=[left], daemon=True)
+            beating.start()
+            try:
+                yield
+            finally:
+                left.set()
+                beating.join()
+                self._driver.unlink(missing_ok=True)
+        finally:
+            lock.release()
 
     def driver_lock(self) -> FileLock:
         """The lock that a study's driver holds while it lives."""
         return FileLock(self.path / "driver.lock", timeout=0)
 
     def driven(self) -> bool:
-        """Whether a driver is alive; meaningful on the driver's host."""
+        """Whether a driver is alive, on whatever host."""
         try:
             with self.driver_lock():
-                return False
+                return self._heard_of()
         except Timeout:
             return True
 
     def driver(self) -> dict[str, Any]:
-        """What the last driver wrote of itself."""
+        """What a driver wrote of itself: `host`, `pid`, `ray_dashboard`; nothing once it left."""
         try:
-            document: dict[str, Any] = read_json(self.path / "driver.json")
+            document: dict[str, Any] = read_json(self._driver)
         except FileNotFoundError:
             return {}
         return document
 
     def write_driver(self, document: dict[str, Any]) -> None:
         """Say who drives the study."""
-        write_json(self.path / "driver.json", document)
+        write_json(self._driver, document)
 
+    @property
+    def _driver(self) -> Path:
+        return self.path / "driver.json"
 
-def _opened(url: str) -> optuna.storages.RDBStorage:
-    try:
-        return optuna.storages.RDBStorage(url)
-    except Exception as error:  # a driver may raise anything
-        raise InputError(
-            f"`study.database` cannot be opened ({type(error).__name__}); give `auto`, or the URL "
-            "of a server that runs, like postgresql://USER@HOST/NAME, with its driver installed."
-        ) from None
+    def _beat(self, left: threading.Event) -> None:
+        while not left.wait(HEARTBEAT):
+            self._driver.touch()
 
+    def _heard_of(self) -> bool:
+        """Whether a driver on another host gave a sign of life of late; on this one, locks tell."""
+        if self.driver().get("host", socket.gethostname()) == socket.gethostname():
+            return False
+        try:
+            return time() - self._driver.stat().st_mtime < PRESUMED_DEAD
+        except FileNotFoundError:
+            return False
 
-def _require_unused(database: str, name: str) -> None:
-    """A shared database must not hold the trials of another study of the same name."""
-    if database == "auto":
-        return
-    if name in optuna.study.get_all_study_names(_opened(database)):
-        raise InputError(
-            f"`study.database` holds a study named {name!r} already; choose another `--name`."
+    def _taken(self) -> str:
+        driver = self.driver()
+        return (
+            f"The study {self.name!r} is being run by process {driver.get('pid', '?')} on "
+            f"{driver.get('host', '?')}; watch it with `sdw status {self.name}`."
         )
+
+
+def _write_spec(folder: Path, spec: StudySpec) -> None:
+    text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
+    write_text(folder / "study.yaml", text)
 
 
 def check_writable(folder: Path) -> None:

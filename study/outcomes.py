@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from sdw_core.config import PipelineConfig
-from sdw_core.files import read_json, sha256_of_json
+from sdw_core.files import read_json, sha256_of_json, write_json
 
-COMPLETE, FAILED, STOPPED = "COMPLETE", "FAILED", "STOPPED"
+COMPLETE, PRUNED, FAILED, STOPPED = "COMPLETE", "PRUNED", "FAILED", "STOPPED"
 """Of a trial's result; a STOPPED trial leaves none and goes back to the queue."""
+FINAL = (COMPLETE, PRUNED, FAILED)
 
 
 def config_hash(config: PipelineConfig) -> str:
@@ -22,3 +23,22 @@ def finished_result(folder: Path, config: PipelineConfig) -> dict[str, Any] | No
     except (FileNotFoundError, ValueError):
         return None
     return document if document.get("config_hash") == config_hash(config) else None
+
+
+def write_record(folders: Path, record: dict[str, Any]) -> None:
+    """Keep what the database says of a trial in its folder; the driver alone writes it.
+
+    Args:
+        folders: the folder of the trials' folders.
+        record: number, params, outcome (None without one), values, reason and what else there is.
+    """
+    write_json(folders / str(record["number"]) / "record.json", record)
+
+
+def read_record(folders: Path, number: int) -> dict[str, Any] | None:
+    """The record of a trial; None if there is none, or none that is whole."""
+    try:
+        record: dict[str, Any] = read_json(folders / str(number) / "record.json")
+    except (FileNotFoundError, ValueError):
+        return None
+    return record

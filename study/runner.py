@@ -9,14 +9,12 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-from filelock import Timeout
 
 from sdw_core.errors import InputError
 from search_spaces import StudySpec
@@ -28,8 +26,6 @@ from study.trial import run_trial
 
 WORKER_DEATHS = 3
 """How often a trial whose process died is started again before it counts as failed."""
-LOCK_PATIENCE = 2.0
-"""Seconds that a driver waits for its lock: `sdw status` holds it for a moment to look at it."""
 
 
 def trainable(config: dict[str, Any], folder: str, metrics: list[str]) -> None:
@@ -59,61 +55,64 @@ def _outcome(study: StudyFolder, number: int, params: dict[str, Any]) -> dict[st
         study.cache,
         study.stop_flag,
         spec.study.resources.cpu,
+        spec.study.trial_timeout,
     )
 
 
-def drive(folder: StudyFolder, address: str | None, display: Display) -> bool:
-    """Run trials until the study is finished or asked to stop.
+def drive(
+    folder: StudyFolder,
+    address: str | None,
+    display: Display,
+    trainable: Callable[..., None] = trainable,
+) -> str | None:
+    """Run trials until the study is finished, asked to stop, or given up.
+
+    It goes round again for trials that were asked for meanwhile; see `StudyFolder.edit_lock`.
 
     Args:
         folder: the study.
         address: of a Ray cluster; None starts Ray on this machine.
         display: shows what goes on.
+        trainable: what a worker runs.
 
     Returns:
-        Whether every trial has a final state.
+        The reason for which trial after trial failed, if the study was given up for it.
 
     Raises:
         InputError: another driver runs the study, or the cluster cannot be reached.
     """
-    lock = folder.driver_lock()
-    try:
-        lock.acquire(timeout=LOCK_PATIENCE)
-    except Timeout:
-        driver = folder.driver()
-        raise InputError(
-            f"The study {folder.name!r} is being run by process {driver.get('pid', '?')} on "
-            f"{driver.get('host', '?')}; watch it with `sdw status {folder.name}`."
-        ) from None
-    try:
+    given_up = None
+    ray_runs = False
+    with ExitStack() as held:
+        held.enter_context(folder.driving())
         folder.stop_flag.unlink(missing_ok=True)
-        book = folder.book()
-        book.reconcile(folder.path / "trials")
-        if book.remaining():
-            with ray_session(address) as context:
-                folder.write_driver(
-                    {
-                        "host": socket.gethostname(),
-                        "pid": os.getpid(),
-                        "ray_dashboard": context.dashboard_url or None,
-                    }
-                )
-                with stop_on_interrupt(folder.stop_flag), _time_budget(folder, book.spec), display:
-                    _tune(folder, book)
-            book = folder.book()
-            book.reconcile(folder.path / "trials")
-        return book.remaining() == 0
-    finally:
-        lock.release()
+        while True:
+            with folder.edit_lock():
+                book = folder.book()
+                book.reconcile()
+                if not book.remaining() or folder.stop_flag.exists():
+                    held.close()
+                    return given_up
+            if not ray_runs:
+                context = held.enter_context(ray_session(address))
+                dashboard = {"ray_dashboard": context.dashboard_url or None}
+                folder.write_driver(folder.driver() | dashboard)
+                held.enter_context(stop_on_interrupt(folder.stop_flag))
+                held.enter_context(_time_budget(folder, book.spec))
+                held.enter_context(display)
+                ray_runs = True
+            given_up = _tune(folder, book, trainable)
 
 
-def _tune(folder: StudyFolder, book: TrialBook) -> None:
+def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) -> str | None:
+    """Run as many trials as remain; why the study was given up, if it was."""
     from ray import tune
 
     from study.search import StudySearch
 
     spec = book.spec
     resources = spec.study.resources
+    search = StudySearch(book, folder.stop_flag.exists, folder.stop_flag.touch)
     bound = partial(
         trainable,
         folder=str(folder.path),
@@ -122,7 +121,7 @@ def _tune(folder: StudyFolder, book: TrialBook) -> None:
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearch(book, folder.stop_flag.exists),
+            search_alg=search,
             num_samples=book.remaining(),
             max_concurrent_trials=concurrency(spec),
             reuse_actors=True,
@@ -136,6 +135,7 @@ def _tune(folder: StudyFolder, book: TrialBook) -> None:
         ),
     )
     tuner.fit()
+    return search.given_up
 
 
 def concurrency(spec: StudySpec) -> int:

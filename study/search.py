@@ -6,24 +6,19 @@ nothing stays RUNNING.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from sdw_core.seeds import derive_seed
-from search_spaces import Choice, Distribution, FloatRange
-from study.book import TrialBook
+from study.book import TrialBook, optuna_distribution
 from study.outcomes import FAILED, STOPPED
 
 
@@ -88,9 +83,18 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     Args:
         book: the study's trials.
         stopping: while it returns True, nothing new is proposed.
+        give_up: called when so many trials in a row have failed for one reason as the study allows.
+
+    Attributes:
+        given_up: that reason; None until then.
     """
 
-    def __init__(self, book: TrialBook, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        book: TrialBook,
+        stopping: Callable[[], bool] = lambda: False,
+        give_up: Callable[[], object] = lambda: None,
+    ) -> None:
         settings = book.spec.study
         super().__init__(
             space=None,
@@ -102,6 +106,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._ot_study = book.study
         self._space = {path: optuna_distribution(d) for path, d in book.spec.search.items()}
         self._stopping = stopping
+        self._give_up = give_up
+        self._in_a_row: list[str] = []
+        self.given_up: str | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next waiting trial, or a new one: its number and the searched values."""
@@ -109,6 +116,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         trial = self._ot_study.ask(fixed_distributions=self._space)
         self._ot_trials[trial_id] = trial
+        self._book.asked(trial)
         return {"number": trial.number, "params": dict(trial.params)}
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -126,7 +134,15 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         if document["outcome"] == STOPPED:
             self._book.requeue(trial._trial_id)
         else:
-            self._book.record(trial._trial_id, document, ray_trial_id=trial_id)
+            self._count(self._book.record(trial._trial_id, document, ray_trial_id=trial_id))
+
+    def _count(self, failure: str | None) -> None:
+        """Reasons are the same if they are so but for the numbers in them."""
+        alike = failure and self._in_a_row and _plain(failure) == _plain(self._in_a_row[0])
+        self._in_a_row = [*(self._in_a_row if alike else []), *([failure] if failure else [])]
+        if len(self._in_a_row) == self._book.spec.study.max_identical_failures:
+            self.given_up = failure
+            self._give_up()
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the database is the searcher's state."""
@@ -136,14 +152,5 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         """Nothing to restore."""
 
 
-def optuna_distribution(distribution: Distribution) -> BaseDistribution:
-    """Optuna's form of a searched range."""
-    if isinstance(distribution, Choice):
-        return CategoricalDistribution(distribution.choices)
-    if isinstance(distribution, FloatRange):
-        return FloatDistribution(
-            distribution.low, distribution.high, log=distribution.log, step=distribution.step
-        )
-    return IntDistribution(
-        distribution.low, distribution.high, log=distribution.log, step=distribution.step
-    )
+def _plain(reason: str) -> str:
+    return re.sub(r"\d+", "", reason)

@@ -19,10 +19,11 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from sdw_core.config import PipelineConfig
+from sdw_core.config import STAGES, PipelineConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError, StopRequested
 from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.pipeline import Pipeline, PipelineResult
+from study.clock import TrialClock
 from study.outcomes import COMPLETE, FAILED, STOPPED, config_hash, finished_result
 
 PROGRESS_EVERY = 0.5
@@ -36,6 +37,7 @@ def run_trial(
     cache: Path,
     stop_flag: Path,
     threads: int,
+    timeout: float | None = None,
     work: "Work | None" = None,
 ) -> dict[str, Any]:
     """Run a trial to an outcome.
@@ -51,6 +53,7 @@ def run_trial(
         cache: the study's stage cache.
         stop_flag: a file whose appearance ends the trial; it goes on from its checkpoint later.
         threads: torch threads.
+        timeout: seconds over all attempts, after which the trial has failed.
         work: what is done with the pipeline; by default `distil_rows`.
 
     Returns:
@@ -68,29 +71,28 @@ def run_trial(
             "config_hash": config_hash(config),
             "node": socket.gethostname(),
         }
-        begun = monotonic()
+        clock = TrialClock(folder, timeout)
+        stopping = _throttled(lambda: stop_flag.exists() or clock.over())
+        progress = _Progress(folder, stopping, clock)
         try:
-            stopping = _throttled(stop_flag.exists)
-            progress = _Progress(folder, stopping)
-            pipeline = Pipeline(config, cache, progress, checkpoint, stopping)
-            found = (work or distil_rows)(pipeline, folder, progress)
+            with clock:
+                pipeline = Pipeline(config, cache, progress, checkpoint, stopping)
+                found = (work or distil_rows)(pipeline, folder, progress)
             if not math.isfinite(found["metrics"]["normalized_return"]):
                 raise DivergenceError("the return of the trained policies is not finite.")
             outcome: dict[str, Any] = {
                 "outcome": COMPLETE,
                 "reason": None,
-                "seconds": monotonic() - begun,
+                "seconds": clock.seconds(),
             } | found
         except StopRequested as stop:
-            return {**common, "outcome": STOPPED, "reason": str(stop)}
+            progress.write()
+            if not clock.over():
+                return {**common, "outcome": STOPPED, "reason": str(stop)}
+            outcome = _failed(_timeout_reason(clock), clock)
         except Exception as error:
             write_text(folder / "error.txt", traceback.format_exc())
-            outcome = {
-                "outcome": FAILED,
-                "reason": f"{_reason_class(error)}: {_first_line(error)}",
-                "seconds": monotonic() - begun,
-                "stages": {},
-            }
+            outcome = _failed(f"{_reason_class(error)}: {_first_line(error)}", clock)
         write_json(folder / "result.json", common | outcome)
         checkpoint.unlink(missing_ok=True)
         return common | outcome
@@ -129,6 +131,15 @@ Work = Callable[[Pipeline, Path, "_Progress"], dict[str, Any]]
 """Of a pipeline, a folder to keep things in, and where to tell progress: what the result says."""
 
 
+def _failed(reason: str, clock: TrialClock) -> dict[str, Any]:
+    return {"outcome": FAILED, "reason": reason, "seconds": clock.seconds(), "stages": {}}
+
+
+def _timeout_reason(clock: TrialClock) -> str:
+    how = " and hung; hung.txt in its folder says where" if clock.hung() else ""
+    return f"timeout: the trial ran for more than {clock.timeout:g} s (`study.trial_timeout`){how}"
+
+
 def _write_rows(result: PipelineResult, path: Path) -> None:
     rows = {"observations": result.observations, "actions": result.actions, "losses": result.losses}
     with replaced_atomically(path) as scratch:
@@ -147,24 +158,31 @@ class _Progress:
 
     expert: float | None = None
 
-    def __init__(self, folder: Path, stopping: Callable[[], bool]) -> None:
+    def __init__(self, folder: Path, stopping: Callable[[], bool], clock: TrialClock) -> None:
         self._stopping = stopping
+        self._clock = clock
         self._path = folder / "progress.json"
         self._begun = time()
-        self._stage = ""
+        self._stage, self._fraction = STAGES[0], 0.0
         self._written = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
         if stage not in ("expert", "distill") and self._stopping():
             raise StopRequested(f"Stopped in the stage {stage!r}.")
-        if stage == self._stage and monotonic() - self._written < PROGRESS_EVERY:
-            return
-        self._stage, self._written = stage, monotonic()
+        new = stage != self._stage
+        self._stage, self._fraction = stage, fraction
+        if new or monotonic() - self._written >= PROGRESS_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Write where the trial is, and its running time so far."""
+        self._written = monotonic()
         write_json(
             self._path,
             {
-                "stage": stage,
-                "fraction": fraction,
+                "stage": self._stage,
+                "fraction": self._fraction,
+                "seconds": self._clock.seconds(),
                 "begun": self._begun,
                 "pid": os.getpid(),
                 "expert": self.expert,

@@ -15,7 +15,7 @@ from tests.study.conftest import small_spec
 
 def test_a_new_folder_holds_the_resolved_spec_and_nothing_else(folder):
     assert [path.name for path in folder.path.iterdir()] == ["study.yaml"]
-    assert folder.spec() == small_spec()
+    assert folder.spec() == small_spec("study.database=sqlite")
     assert folder.name == "hopper-quickstart"
 
 
@@ -42,7 +42,7 @@ def test_a_storage_that_takes_no_folder_is_refused():
 def test_a_study_that_exists_is_refused_with_the_ways_on(folder, override, sentence):
     with pytest.raises(InputError, match=f"{sentence}.*sdw resume|{sentence}.*--name"):
         StudyFolder.create(small_spec(override), folder.path.parent)
-    assert folder.spec() == small_spec()
+    assert folder.spec() == small_spec("study.database=sqlite")
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path):

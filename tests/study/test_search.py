@@ -146,7 +146,6 @@ def test_reconcile_records_what_has_a_result_and_queues_the_rest(folder):
     asked = [search.suggest(name) for name in "abc"]
     for number, params in ((1, asked[1]["params"]), (2, asked[0]["params"])):
         result = folder.trial(number) / "result.json"
-        result.parent.mkdir(parents=True)
         document = {
             "outcome": "COMPLETE",
             "metrics": {"normalized_return": 7.0},
@@ -154,7 +153,7 @@ def test_reconcile_records_what_has_a_result_and_queues_the_rest(folder):
         }
         result.write_text(json.dumps(document))
     book = folder.book()
-    book.reconcile(folder.path / "trials")
+    book.reconcile()
     assert outcomes(book) == ["WAITING", "COMPLETE", "WAITING"]  # 2 has another trial's settings
     assert book.remaining() == folder.spec().study.trials - 1
 

@@ -1,0 +1,69 @@
+"""A trial's running time: over all its attempts, and what ends a trial that takes too much."""
+
+import faulthandler
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+
+from sdw_core.files import read_json
+
+GRACE = 10.0
+"""Seconds that a trial past its time has to notice it itself, before its process is ended."""
+
+
+class TrialClock:
+    """Counts the seconds of this attempt, on top of those that earlier ones left on record.
+
+    A trial past its time is ended twice over: one that polls finds `over()`; one that hangs, be it
+    in native code that never comes back to Python, has its process ended by a thread of
+    `faulthandler`, which first writes to `hung.txt` where every thread was. The attempt after that
+    finds the file, and does not hang again.
+
+    Args:
+        folder: the trial's; `progress.json` holds the seconds of earlier attempts.
+        timeout: seconds that the trial may take over all attempts; None: as many as it likes.
+    """
+
+    def __init__(self, folder: Path, timeout: float | None) -> None:
+        self.timeout = timeout
+        self._traces = folder / "hung.txt"
+        self._earlier = _earlier(folder)
+        self._begun = monotonic()
+        self._armed = ExitStack()
+
+    def seconds(self) -> float:
+        """Running time so far."""
+        return self._earlier + monotonic() - self._begun
+
+    def over(self) -> bool:
+        """Whether the trial has had its time."""
+        return self.timeout is not None and (self.hung() or self.seconds() > self.timeout)
+
+    def hung(self) -> bool:
+        """Whether an attempt had to be ended from outside."""
+        return self._traces.exists() and self._traces.stat().st_size > 0
+
+    def __enter__(self) -> "TrialClock":
+        if self.timeout is not None and not self.over():
+            file = self._armed.enter_context(self._traces.open("w"))
+            left = self.timeout - self.seconds() + GRACE
+            faulthandler.dump_traceback_later(left, exit=True, file=file)
+            self._armed.callback(self._traces.unlink)
+            self._armed.callback(faulthandler.cancel_dump_traceback_later)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._armed.close()
+
+
+def _earlier(folder: Path) -> float:
+    try:
+        return float(read_json(folder / "progress.json")["seconds"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return 0.0
