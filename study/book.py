@@ -117,8 +117,8 @@ class TrialBook:
         self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, json.dumps(record))
         if outcome == COMPLETE:
             self.study.tell(trial.number, values)
-        else:
-            self.study.tell(trial.number, state=STATES[outcome])
+        else:  # `tell` would make a pruned trial's last low-budget value its value
+            self._storage.set_trial_state_values(trial_id, STATES[outcome])
         record |= {"number": trial.number, "params": dict(trial.params)}
         record["values"] = values if outcome == COMPLETE else None
         record["intermediate"] = trial.intermediate_values

@@ -1,14 +1,17 @@
 """Study folders: made whole or not at all, found by name or path, driven by one process."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from time import sleep, time
 
 import optuna
 import pytest
 
 from sdw_core.errors import InputError
-from study.folder import StudyFolder, check_writable
+from study.folder import PRESUMED_DEAD, StudyFolder, check_writable
 from study.search import StudySearch
 from tests.study.conftest import small_spec
 
@@ -81,6 +84,54 @@ def test_a_process_that_drives_a_study_is_seen_until_it_dies(folder):
         assert folder.driven()
         driver.kill()
     assert not folder.driven()
+
+
+def test_a_driver_says_who_it_is_while_it_drives_and_refuses_a_second(folder):
+    with folder.driving():
+        assert folder.driver() == {"host": socket.gethostname(), "pid": os.getpid()}
+        with pytest.raises(InputError, match=f"is being run by process {os.getpid()} on "):
+            folder.driving().__enter__()
+    assert folder.driver() == {}
+    assert not folder.driven()
+
+
+def test_a_dead_drivers_study_is_taken_over_at_once(folder):
+    folder.write_driver({"host": socket.gethostname(), "pid": 2**22 + 1})
+    assert not folder.driven()
+    with folder.driving():
+        assert folder.driver()["pid"] == os.getpid()
+
+
+def test_a_driver_on_another_host_lives_for_as_long_as_it_gives_signs_of_life(folder):
+    """Its lock does not show here, as on a network file system that keeps locks to their host."""
+    folder.write_driver({"host": "elsewhere", "pid": 42})
+    assert folder.driven()
+    with pytest.raises(InputError, match="is being run by process 42 on elsewhere"):
+        folder.driving().__enter__()
+    silent = time() - PRESUMED_DEAD - 1
+    os.utime(folder.path / "driver.json", (silent, silent))
+    assert not folder.driven()
+    with folder.driving():
+        assert folder.driver()["host"] == socket.gethostname()
+
+
+def test_a_driver_gives_signs_of_life(folder, monkeypatch):
+    monkeypatch.setattr("study.folder.HEARTBEAT", 0.01)
+    file = folder.path / "driver.json"
+    with folder.driving():
+        os.utime(file, (0, 0))
+        while file.stat().st_mtime == 0:
+            sleep(0.01)
+    assert not file.exists()
+
+
+def test_more_trials_change_nothing_else(folder):
+    before = folder.spec()
+    assert folder.extend(3) == before.study.trials + 3
+    after = folder.spec()
+    assert after.study.trials == before.study.trials + 3
+    assert after.identity == before.identity
+    assert after.model_copy(update={"study": before.study}) == before
 
 
 def test_a_folder_in_which_nothing_ran_can_be_taken_back(folder):

@@ -9,8 +9,10 @@ import pytest
 from optuna.trial import TrialState
 
 from study.book import TrialBook
+from study.folder import StudyFolder
 from study.search import StudySearch
 from study.trial import config_hash
+from tests.study.conftest import small_spec
 
 
 def report(outcome: str = "COMPLETE", **metrics: object) -> dict[str, object]:
@@ -124,9 +126,6 @@ for i in range(8):
 
 
 def test_the_same_study_seed_draws_the_same_in_fresh_processes(tmp_path):
-    from study.folder import StudyFolder
-    from tests.study.conftest import small_spec
-
     printed = []
     for name in ("one", "two"):
         folder = StudyFolder.create(small_spec(), tmp_path / name)
@@ -188,3 +187,101 @@ def test_trials_carry_one_user_attribute(folder):
     search.on_trial_complete("a", report(normalized_return=3.0))
     (trial,) = book.trials(TrialState.COMPLETE)
     assert list(trial.user_attrs) == ["trial"]
+
+
+def test_a_pruned_trial_is_no_complete_one_and_has_no_value(folder):
+    book = folder.book()
+    search = StudySearch(book)
+    search.suggest("a")
+    (trial,) = book.trials()
+    book.study._storage.set_trial_intermediate_value(trial._trial_id, 3, 99.0)
+    search.on_trial_complete("a", report("PRUNED", normalized_return=99.0))
+    (row,) = book.rows()
+    assert (row.outcome, row.values) == ("PRUNED", None)
+    assert book.best() == []
+    assert book.remaining() == book.spec.study.trials - 1
+
+
+def ends(folder: StudyFolder, *reports: dict[str, object]) -> tuple[StudySearch, list[str]]:
+    """A search that was told of these ends, and what it then called."""
+    called: list[str] = []
+    search = StudySearch(folder.book(), give_up=lambda: called.append("give up"))
+    for number, each in enumerate(reports):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), each)
+    return search, called
+
+
+def failure(reason: str) -> dict[str, object]:
+    return {"document": json.dumps({"outcome": "FAILED", "reason": reason})}
+
+
+FIVE = [failure(f"divergence: not finite at step {step}.") for step in range(5)]
+GOOD = report(normalized_return=1.0)
+
+
+def test_as_many_failures_in_a_row_as_allowed_give_a_study_up_with_their_reason(folder):
+    search, called = ends(folder, GOOD, *FIVE)
+    assert called == ["give up"]
+    assert search.given_up == "divergence: not finite at step 4."
+    assert StudySearch(folder.book()).given_up is None  # a driver that goes on counts anew
+
+
+@pytest.mark.parametrize(
+    "reports",
+    [
+        FIVE[:4],
+        [*FIVE[:3], GOOD, *FIVE[3:]],
+        [*FIVE[:3], failure("configuration: something else"), *FIVE[3:]],
+    ],
+)
+def test_failures_that_are_fewer_or_not_in_a_row_or_not_alike_do_not(folder, reports):
+    search, called = ends(folder, *reports)
+    assert (search.given_up, called) == (None, [])
+
+
+def test_how_many_are_allowed_is_a_setting(tmp_path):
+    two = StudyFolder.create(small_spec("study.max_identical_failures=2"), tmp_path / "two")
+    any_number = small_spec("study.max_identical_failures=null")
+    endless = StudyFolder.create(any_number, tmp_path / "endless")
+    assert ends(two, *FIVE[:2])[1] == ["give up"]
+    assert ends(endless, *FIVE)[1] == []
+
+
+def test_a_failed_trial_is_asked_again_once_under_a_new_number(folder):
+    search, _ = ends(folder, FIVE[0], GOOD)
+    book = folder.book()
+    left = book.remaining()
+    assert book.retry_failed() == {0: 2}
+    assert book.retry_failed() == {}
+    assert book.remaining() == left + 1
+    rows = book.rows()
+    assert (rows[2].outcome, rows[2].retry_of) == ("WAITING", 0)
+    again = search.suggest("again")  # by a driver that lived meanwhile
+    assert again == {"number": 2, "params": rows[0].params}
+    search.on_trial_complete("again", FIVE[0])
+    assert folder.book().retry_failed() == {2: 3}  # the retry of a retry
+    assert [row.retry_of for row in folder.book().rows()] == [None, None, 0, 2]
+    assert [row.number for row in folder.book().settled()] == [1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pareto"])
+def test_one_bad_trial_of_each_kind_does_not_end_a_study(request, kind):
+    folder = request.getfixturevalue(kind)
+    good = report(normalized_return=1.0, synthetic_size=16)
+    reports = [
+        report(normalized_return=math.nan, synthetic_size=16),
+        report(synthetic_size=16),
+        failure("KeyError: 'x'"),
+        failure("out of memory: "),
+        failure("timeout: the trial ran for more than 5 s"),
+        None,
+        good,
+    ]
+    search, called = ends(folder, *reports)
+    assert (search.given_up, called) == (None, [])
+    assert outcomes(folder.book()) == ["FAILED"] * 6 + ["COMPLETE"]
+    classes = [row.reason.partition(":")[0] for row in folder.book().rows()[:6]]
+    assert classes == [
+        *("divergence", "divergence", "KeyError", "out of memory", "timeout", "infrastructure"),
+    ]

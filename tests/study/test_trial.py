@@ -1,6 +1,8 @@
 """A trial: every end is an outcome, and a result that exists is returned."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +14,19 @@ from study.trial import config_hash, run_trial
 from tests.study.conftest import small_spec
 
 
-def run(root: Path, config: PipelineConfig | None = None, stop: bool = False) -> dict[str, object]:
+def run(
+    root: Path,
+    config: PipelineConfig | None = None,
+    stop: bool = False,
+    timeout: float | None = None,
+) -> dict[str, object]:
     root.mkdir(exist_ok=True)
     flag = root / "stop"
     flag.unlink(missing_ok=True)
     if stop:
         flag.touch()
     config = config or small_spec().pipeline
-    return run_trial(4, config, root / "trials" / "4", root / "cache", flag, threads=1)
+    return run_trial(4, config, root / "trials" / "4", root / "cache", flag, 1, timeout)
 
 
 def changed(**distill: object) -> PipelineConfig:
@@ -97,3 +104,65 @@ def test_a_stopped_trial_goes_on_to_the_rows_of_an_uninterrupted_one(tmp_path):
     rows = [load_file(tmp_path / n / "trials" / "4" / "rows.safetensors") for n in "ab"]
     for name in rows[0]:
         assert torch.equal(rows[0][name], rows[1][name])
+
+
+# Time
+
+
+def test_seconds_are_of_all_attempts(tmp_path):
+    stopped = run(tmp_path, stop=True)
+    assert stopped["outcome"] == "STOPPED"
+    progress = tmp_path / "trials" / "4" / "progress.json"
+    said = json.loads(progress.read_text())
+    assert said["seconds"] > 0
+    progress.write_text(json.dumps(said | {"seconds": 1000.0}))
+    document = run(tmp_path)
+    assert 1000 + sum(document["stages"].values()) <= document["seconds"] < 2000
+
+
+def test_a_trial_past_its_time_has_failed_and_leaves_its_traces(tmp_path):
+    document = run(tmp_path, changed(outer_steps=10**6), timeout=1.5)
+    assert (document["outcome"], document["stages"]) == ("FAILED", {})
+    assert document["reason"] == (
+        "timeout: the trial ran for more than 1.5 s (`study.trial_timeout`)"
+    )
+    assert document["seconds"] > 1.5
+    assert document == json.loads((tmp_path / "trials" / "4" / "result.json").read_text())
+    assert not (tmp_path / "trials" / "4" / "hung.txt").exists()
+
+
+def test_earlier_attempts_count_towards_the_time(tmp_path):
+    folder = tmp_path / "trials" / "4"
+    folder.mkdir(parents=True)
+    (folder / "progress.json").write_text('{"seconds": 1000.0}')
+    assert run(tmp_path, timeout=1001.0 - 1)["reason"].startswith("timeout: ")
+
+
+def test_a_trial_within_its_time_completes(tmp_path):
+    assert run(tmp_path, timeout=1000.0)["outcome"] == "COMPLETE"
+    assert not (tmp_path / "trials" / "4" / "hung.txt").exists()
+
+
+HANG = """
+import sys, time
+from pathlib import Path
+from study import clock
+clock.GRACE = 0.2
+with clock.TrialClock(Path(sys.argv[1]), 0.1):
+    if sys.argv[2] == "sleeping":
+        time.sleep(1000)
+    sum(range(10**15))  # never comes back from C, and never lets another thread run
+"""
+
+
+@pytest.mark.parametrize("how", ["sleeping", "in native code that holds the interpreter"])
+def test_a_hung_process_is_ended_and_the_next_attempt_knows(tmp_path, how):
+    folder = tmp_path / "trials" / "4"
+    folder.mkdir(parents=True)
+    ended = subprocess.run([sys.executable, "-c", HANG, str(folder), how], check=False)
+    assert ended.returncode == 1
+    assert 'File "<string>"' in (folder / "hung.txt").read_text()
+    document = run(tmp_path, timeout=1000.0)
+    assert document["outcome"] == "FAILED"
+    assert document["reason"].startswith("timeout: the trial ran for more than")
+    assert "hung.txt" in document["reason"]
