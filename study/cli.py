@@ -562,7 +562,10 @@ def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bo
         _drive(folder, address, as_json)
         return
     driver = folder.driver()
-    _say(log, f"process {driver.get('pid', '?')} on {driver.get('host', '?')} takes them up")
+    does = "takes them up"
+    if folder.stop_flag.exists():
+        does = f"is stopping; go on with `sdw resume {folder.name}`"
+    _say(log, f"process {driver.get('pid', '?')} on {driver.get('host', '?')} {does}")
     if as_json:
         _print_json(_status(folder))
 

@@ -183,12 +183,13 @@ class StudyFolder:
             )
         try:
             return self._book()
-        except SDWError:
+        except (SDWError, OSError):
             raise
         except Exception as error:  # whatever a broken file makes its reader raise
+            reason = (str(error).splitlines() or [""])[0]
             raise SDWError(
-                f"The database of {self.name!r} cannot be read ({type(error).__name__}); if it is "
-                f"damaged, rebuild it from the trials' folders with {again}."
+                f"The database of {self.name!r} cannot be read ({type(error).__name__}: {reason}); "
+                f"if it is damaged, rebuild it from the trials' folders with {again}."
             ) from error
 
     def _book(self) -> TrialBook:

@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+import socket
 from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from sdw_core.files import read_json
+from search_spaces import load_spec
 from study.folder import StudyFolder
 from tests.integration.processes import World, ended, signal_group, wait_until, wait_until_gone
 
@@ -29,9 +32,10 @@ TWO_OBJECTIVES = (
 )
 LONG = 3000
 """Outer steps of a trial that is under way long enough to be interrupted."""
-KEYS = {"study", "state", "trials", "best"}
+KEYS = {"study", "state", "driver", "trials", "best"}
 TRIAL_KEYS = {
     *("number", "outcome", "reason", "params", "values", "interval", "seconds", "stages"),
+    "retry_of",
 }
 SEARCHED = {"weighting.temperature", "distill.synthetic_size"}
 SCORE_KEYS = {"mean", "iqm", "low", "high", "per_policy"}
@@ -172,6 +176,86 @@ def test_a_cluster_that_is_not_there_is_refused_and_leaves_no_study(
     assert not (world.path / "sdw-studies" / "far").exists()
 
 
+# A study whose trials fail
+
+
+def created(world: World, spec: str, name: str, *settings: str) -> StudyFolder:
+    """A study that no trial has been run of."""
+    loaded = load_spec(spec, [f"study.name={name}", *settings])
+    return StudyFolder.create(loaded, world.path / "sdw-studies")
+
+
+def test_failures_in_a_row_stop_a_study_which_is_retried_and_extended(
+    world: World, spec: str
+) -> None:
+    settings = ("study.max_identical_failures=2", "study.concurrency=1")
+    folder = created(world, spec, "broken", *settings)
+    folder.cache.write_text("not a folder, so that every trial fails")
+    status, out, err = world.run("resume", "broken", "--json")
+    assert status == 1
+    assert "2 trials in a row FAILED for one reason" in err
+    assert "FileExistsError" in err
+    assert "`sdw retry-failed broken`" in err
+    assert "Traceback" not in err
+    stopped = json.loads(out)
+    assert stopped["state"] == "stopped"
+    assert [trial["outcome"] for trial in stopped["trials"]] == ["FAILED", "FAILED"]
+
+    folder.cache.unlink()
+    status, out, err = world.run("retry-failed", "broken", "--json")
+    assert status == 0, err
+    assert "trial 0 is asked again as trial 2" in err
+    trials = by_number(json.loads(out))
+    assert [trials[n]["retry_of"] for n in range(5)] == [None, None, 0, 1, None]
+    assert [trials[n]["outcome"] for n in range(5)] == ["FAILED"] * 2 + ["COMPLETE"] * 3
+    assert [trials[n]["params"] for n in (2, 3)] == [trials[n]["params"] for n in (0, 1)]
+
+    status, out, err = world.run("extend", "broken", "--trials", 1, "--json")
+    assert status == 0, err
+    extended = json.loads(out)
+    assert extended["state"] == "finished"
+    assert by_number(extended) == trials | {5: extended["trials"][5]}
+    assert extended["trials"][5]["outcome"] == "COMPLETE"
+
+
+@pytest.mark.slow
+def test_a_hung_trial_is_ended_while_the_study_is_extended_and_goes_on(
+    world: World, spec: str, folder: StudyFolder
+) -> None:
+    """The trial waits for ever for a stage that another process says it computes."""
+    settings = ("study.trials=1", "study.concurrency=1", "study.trial_timeout=45")
+    hung = created(world, spec, "hung", *settings)
+    (computed,) = folder.cache.glob("density-*.lock")
+    hung.cache.mkdir()
+    with FileLock(hung.cache / computed.name):
+        driver = world.start("resume", "hung", "--json")
+        wait_until((hung.trial(0) / "progress.json").exists, driver)
+        status, out, err = world.run("extend", "hung", "--trials", 1, "--json")
+        assert (status, json.loads(out)["state"]) == (0, "running")
+        assert f"process {driver.pid} on {socket.gethostname()} takes them up" in err
+        wait_until((hung.trial(0) / "result.json").exists, driver)
+    status, out, err = ended(driver)
+    assert status == 0, err
+    first, second = json.loads(out)["trials"]
+    assert first["outcome"] == "FAILED"
+    assert first["reason"].startswith("timeout: the trial ran for more than 45 s")
+    assert "cache.py" in (hung.trial(0) / "hung.txt").read_text()
+    assert second["outcome"] == "COMPLETE"
+
+
+@pytest.mark.slow
+def test_a_time_budget_ends_a_study_in_order(world: World, spec: str) -> None:
+    settings = ("study.time_budget=20", f"pipeline.distill.outer_steps={100 * LONG}")
+    budget = created(world, spec, "budget", *settings)
+    status, out, err = world.run("resume", "budget", "--json")
+    assert status == 0, err
+    assert "stopped with 3 trials to go" in err
+    document = json.loads(out)
+    assert (document["state"], document["driver"]) == ("stopped", None)
+    assert {trial["outcome"] for trial in document["trials"]} == {"WAITING"}
+    assert budget.driver() == {}
+
+
 # A study that is interrupted
 
 
@@ -218,7 +302,9 @@ def test_an_interrupted_study_goes_on_and_has_every_number_once(world: World, sp
     assert (status, out) == (2, "")
     assert f"is being run by process {driver.pid}" in err
     status, out, _ = world.run("status", "two", "--json")
-    assert json.loads(out)["state"] == "running"
+    document = json.loads(out)
+    assert document["state"] == "running"
+    assert document["driver"] == {"host": socket.gethostname(), "pid": driver.pid}
     signal_group(driver, signal.SIGINT)
     status, out, err = ended(driver)
     assert status == 0, err
@@ -252,3 +338,9 @@ def test_an_interrupted_study_goes_on_and_has_every_number_once(world: World, sp
     assert status == 0
     exported = json.loads(out)["folders"]
     assert {path.rpartition("-")[2] for path in exported} == {str(n) for n in front}
+
+    status, out, err = world.run("status", "two", "--rebuild", "--json")
+    assert status == 0, err
+    rebuilt = json.loads(out)
+    assert rebuilt.pop("rebuilt")["outcomes"] == {"COMPLETE": 4}
+    assert rebuilt == {key: finished[key] for key in KEYS}

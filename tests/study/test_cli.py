@@ -12,8 +12,11 @@ from safetensors.torch import save_file
 
 from search_spaces import load_spec
 from study.cli import main, with_absolute_paths
+from study.folder import StudyFolder
+from study.search import StudySearch
 from tests.sdw_core.test_experts import networks_of
-from tests.study.conftest import SMALL
+from tests.study.conftest import SMALL, small_spec
+from tests.study.test_search import report
 
 SETS = [part for setting in SMALL for part in ("--set", setting)]
 
@@ -92,6 +95,9 @@ REFUSED = {
     "no study to export": (["export", "nothing"], "nothing"),
     "no study to resume": (["resume", "nothing"], "nothing"),
     "no study to stop": (["stop", "nothing"], "nothing"),
+    "no study to extend": (["extend", "nothing", "--trials", "2"], "nothing"),
+    "no more trials": (["extend", "nothing", "--trials", "0"], "--trials"),
+    "no study to retry": (["retry-failed", "nothing"], "nothing"),
     "no study to watch": (["dashboard", "nothing"], "nothing"),
     "no export to evaluate": (["evaluate", "nothing"], "nothing"),
     "distil unknown": (["distill", "quickstart", "--set", "pipeline.distill.width=0"], "width"),
@@ -399,3 +405,45 @@ def test_a_cluster_file_that_the_launcher_would_refuse_is_refused(capsys, tmp_pa
     status, _, err = sdw(capsys, "validate", "quickstart", "--cluster", "cluster.yaml")
     assert (status, err.count("\n")) == (2, 1), err
     assert word in err or "cannot be read" in err
+
+
+def test_a_study_whose_driver_lives_is_extended_without_running_it_here(capsys, tmp_path):
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    search = StudySearch(folder.book())
+    search.suggest("a")
+    search.on_trial_complete("a", report("FAILED"))
+    folder.write_driver({"host": "elsewhere", "pid": 42})
+    status, out, err = sdw(capsys, "extend", folder.name, "--trials", "2", "--json")
+    assert status == 0
+    assert "process 42 on elsewhere takes them up" in err
+    assert json.loads(out)["driver"] == {"host": "elsewhere", "pid": 42}
+    assert folder.spec().study.trials == small_spec().study.trials + 2
+    status, out, err = sdw(capsys, "retry-failed", folder.name, "--json")
+    assert (status, [t["retry_of"] for t in json.loads(out)["trials"]]) == (0, [None, 0])
+    folder.stop_flag.touch()
+    _, _, err = sdw(capsys, "extend", folder.name, "--trials", "1")
+    assert f"is stopping; go on with `sdw resume {folder.name}`" in err
+    for command in (["retry-failed"], ["status", "--rebuild"]):
+        status, out, err = sdw(capsys, command[0], folder.name, *command[1:])
+        assert (status, out, err.count("\n")) == (2, "", 1), err
+
+
+def test_a_rebuild_says_what_it_did(capsys, tmp_path):
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    search = StudySearch(folder.book())
+    search.suggest("a")
+    search.on_trial_complete("a", report(normalized_return=3.0))
+    search.suggest("b")
+    (folder.path / "study.db").write_bytes(b"\x00" * 10_000)
+    for companion in folder.path.glob("study.db-*"):
+        companion.unlink()
+    status, out, err = sdw(capsys, "status", folder.name)
+    assert (status, out, err.count("\n")) == (1, "", 1), err
+    assert "--rebuild" in err
+    status, out, err = sdw(capsys, "status", folder.name, "--rebuild", "--json")
+    document = json.loads(out)
+    assert (status, document["best"]) == (0, [0])
+    assert document["rebuilt"]["outcomes"] == {"COMPLETE": 1, "WAITING": 1}
+    assert Path(document["rebuilt"]["kept"]).read_bytes() == b"\x00" * 10_000
+    assert "1 COMPLETE, 1 WAITING" in err
+    assert document["rebuilt"]["kept"] in err

@@ -25,6 +25,8 @@ from study.storage import cut_torn_line, on_network
 from study.trial import config_hash
 from tests.study import postgres
 from tests.study.conftest import small_spec
+from tests.study.test_dashboard import addresses, dashboard
+from tests.study.test_dashboard import read as served
 from tests.study.test_search import report
 
 KINDS = [
@@ -111,6 +113,18 @@ def test_a_study_is_searched_stopped_and_gone_on_with(study):
     assert [row.outcome for row in rows] == ["COMPLETE", "COMPLETE", "RUNNING"]
     assert [row.params for row in rows[:2]] == [first["params"], second["params"]]
     assert study.book().best() == [1]
+
+
+def test_the_dashboard_serves_it(study):
+    StudySearch(study.book()).suggest("a")
+    with dashboard(study, "--port", "0") as (_, said):
+        page = f"{addresses(said)[0]}api/studies"
+        (number,) = [
+            each["study_id"]
+            for each in json.loads(served(page))["study_summaries"]
+            if each["study_name"] == study.name
+        ]
+        assert "weighting.temperature" in served(f"{page}/{number}")
 
 
 def test_a_rebuilt_database_says_what_the_old_one_said(study):
