@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdw_core.errors import InputError
 from search_spaces import StudySpec
@@ -23,6 +23,9 @@ from study.display import Display
 from study.folder import StudyFolder
 from study.outcomes import FAILED
 from study.trial import run_trial
+
+if TYPE_CHECKING:
+    from study.search import StudySearch
 
 WORKER_DEATHS = 3
 """How often a trial whose process died is started again before it counts as failed."""
@@ -131,11 +134,26 @@ def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) 
             name="tune",
             storage_path=str(folder.path),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
+            callbacks=[_deaths(search)],
             verbose=0,
         ),
     )
     tuner.fit()
     return search.given_up
+
+
+def _deaths(search: "StudySearch") -> Any:
+    """Tells the search of workers that Ray ended to keep a node's memory from running out."""
+    from ray import tune
+
+    class Deaths(tune.Callback):  # type: ignore[misc]
+        def on_trial_recover(self, trial: Any, **told: Any) -> None:
+            """Tune hands on no exception: what it wrote of the last one is looked at."""
+            last = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure #")[2]
+            if "running low on memory" in last:
+                search.deaths[trial.trial_id] = "out of memory: the node's; Ray ended the worker"
+
+    return Deaths()
 
 
 def concurrency(spec: StudySpec) -> int:
@@ -189,7 +207,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
             f"There is no Ray cluster at {address!r} ({str(error).splitlines()[0]}); give "
             "HOST:PORT, or leave `--address` out to run on this machine."
         ) from None
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
     try:
         with redirect_stdout(sys.stderr):  # Ray prints about dead workers on stdout

@@ -109,6 +109,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._give_up = give_up
         self._in_a_row: list[str] = []
         self.given_up: str | None = None
+        self.deaths: dict[str, str] = {}
+        """Why the worker of a trial, by Tune's name of it, last died."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next waiting trial, or a new one: its number and the searched values."""
@@ -129,7 +131,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         trial = self._ot_trials.pop(trial_id)
         document = json.loads((result or {}).get("document", "{}")) or {
             "outcome": FAILED,
-            "reason": "infrastructure: the worker died",
+            "reason": self.deaths.get(trial_id, "infrastructure: the worker died"),
         }
         if document["outcome"] == STOPPED:
             self._book.requeue(trial._trial_id)

@@ -244,6 +244,22 @@ def test_a_hung_trial_is_ended_while_the_study_is_extended_and_goes_on(
 
 
 @pytest.mark.slow
+def test_a_worker_that_ray_ends_for_memory_is_out_of_memory(spec: str) -> None:
+    crowded = World()
+    crowded.env |= {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    try:
+        settings = (f"pipeline.distill.outer_steps={100 * LONG}", "study.concurrency=1")
+        sets = [part for setting in settings for part in ("--set", setting)]
+        status, out, err = crowded.run("launch", spec, "--trials", 1, *sets, "--json")
+    finally:
+        crowded.end()
+    assert status == 1
+    (trial,) = json.loads(out)["trials"]
+    assert (trial["outcome"], trial["reason"].partition(":")[0]) == ("FAILED", "out of memory")
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_a_time_budget_ends_a_study_in_order(world: World, spec: str) -> None:
     settings = ("study.time_budget=20", f"pipeline.distill.outer_steps={100 * LONG}")
     budget = created(world, spec, "budget", *settings)
