@@ -29,6 +29,8 @@ class TrialClock:
         self.timeout = timeout
         self._traces = folder / "hung.txt"
         self._earlier = _earlier(folder)
+        if self.hung():  # and wrote no more progress
+            self._earlier = max(self._earlier, timeout or 0)
         self._begun = monotonic()
         self._armed = ExitStack()
 

@@ -166,3 +166,4 @@ def test_a_hung_process_is_ended_and_the_next_attempt_knows(tmp_path, how):
     assert document["outcome"] == "FAILED"
     assert document["reason"].startswith("timeout: the trial ran for more than")
     assert "hung.txt" in document["reason"]
+    assert document["seconds"] >= 1000
