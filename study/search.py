@@ -32,6 +32,7 @@ class SeededTPE(optuna.samplers.BaseSampler):
         self._seed = seed
         self._startup_trials = startup_trials
         self._tpe = self._seeded(0)
+        self._common = optuna.search_space.IntersectionSearchSpace(include_pruned=True)
 
     def _seeded(self, number: int) -> optuna.samplers.TPESampler:
         return optuna.samplers.TPESampler(
@@ -47,8 +48,11 @@ class SeededTPE(optuna.samplers.BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """See `optuna.samplers.BaseSampler`."""
-        return self._tpe.infer_relative_search_space(study, trial)
+        """What TPE says; but one made for this trial would look through all trials before it."""
+        if len(study.directions) > 1:
+            return self._tpe.infer_relative_search_space(study, trial)
+        common = self._common.calculate(study, use_cache=True)
+        return {name: each for name, each in common.items() if not each.single()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -106,6 +107,20 @@ def test_a_new_driver_goes_on_with_new_draws(folder):
     second = StudySearch(folder.book())
     drawn += [second.suggest(str(i))["params"] for i in range(3, 6)]
     assert len({tuple(params.values()) for params in drawn}) == 6
+
+
+@pytest.mark.parametrize("kind", ["folder", "pareto"])
+def test_what_is_searched_together_is_what_plain_tpe_searches_together(request, kind):
+    book = request.getfixturevalue(kind).book()
+    search, plain = StudySearch(book), optuna.samplers.TPESampler(constant_liar=True)
+    for number in range(6):
+        search.suggest(str(number))
+        trial = book.trials()[-1]
+        mine = book.study.sampler.infer_relative_search_space(book.study, trial)
+        assert mine == plain.infer_relative_search_space(book.study, trial)
+        ends_well = report(normalized_return=float(number), synthetic_size=16)
+        search.on_trial_complete(str(number), ends_well if number % 3 else report("FAILED"))
+    assert bool(mine) == (kind == "folder")
 
 
 DRAW = """
