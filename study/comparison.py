@@ -180,7 +180,7 @@ def run_cell(path: str, cell: Cell, threads: int) -> dict[str, Any]:
     folder = ComparisonFolder(Path(path))
     work = judge_experts if cell.judged == "expert" else distil_rows
     where = folder.cell(cell)
-    return run_trial(0, cell.config, where, folder.cache, folder.stop_flag, threads, work)
+    return run_trial(0, cell.config, where, folder.cache, folder.stop_flag, threads, work=work)
 
 
 def judge_experts(pipeline: Pipeline, folder: Path, progress: object) -> dict[str, Any]:
