@@ -102,6 +102,24 @@ class PipelineResult:
 
 
 @dataclass(frozen=True)
+class Rungs:
+    """Small evaluations on the way, after which a run may be ended.
+
+    Attributes:
+        steps: numbers of outer steps that are done then.
+        policies, episodes: K and M, fewer than those of the evaluation that counts.
+        seed: root seed, the same for all runs that are compared.
+        judge: told such a number and the mean normalised return there; ends the run by raising.
+    """
+
+    steps: tuple[int, ...]
+    policies: int
+    episodes: int
+    seed: int
+    judge: Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What the stages before the distillation made.
 
@@ -131,6 +149,7 @@ class Pipeline:
         progress: told where the pipeline is.
         checkpoint: file that the distillation is checkpointed to and resumed from.
         should_stop: asked between outer steps; True ends the run with `StopRequested`.
+        rungs: where the run is judged on its way; None: nowhere.
     """
 
     def __init__(
@@ -140,6 +159,7 @@ class Pipeline:
         progress: Progress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        rungs: Rungs | None = None,
     ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
@@ -148,6 +168,7 @@ class Pipeline:
         self._progress = progress
         self._checkpoint = checkpoint
         self._should_stop = should_stop
+        self._rungs = rungs
 
     def run(self) -> PipelineResult:
         """Run every stage.
@@ -160,15 +181,19 @@ class Pipeline:
         prepared = self.prepare()
         dataset, arena = prepared.dataset, prepared.arena
         visiting = 0.0
+        curve_at = curve_steps(config)[:-1]
+        rungs_at = self._rungs.steps if self._rungs else ()
 
         def visit(step: int, rows: Distilled) -> Tensor:
             nonlocal visiting
             start = perf_counter()
-            found = torch.from_numpy(self._evaluated(rows, arena))
+            found = self._evaluated(rows, arena) if step in curve_at else np.empty(0)
+            if self._rungs and step in rungs_at:
+                self._rungs.judge(step, self._rung_return(rows, arena, self._rungs))
             visiting += perf_counter() - start
-            return found
+            return torch.from_numpy(found)
 
-        visits = Visits(frozenset(curve_steps(config)[:-1]), visit)
+        visits = Visits(frozenset({*curve_at, *rungs_at}), visit)
         with self._stage("distill"):
             distilled = distill(
                 prepared.task,
@@ -187,7 +212,7 @@ class Pipeline:
                 distilled, arena, lambda fraction: self._progress("evaluate", fraction)
             )
         policies = _policies_of(sound, config.evaluation.policies)
-        curve = {step: found.numpy()[policies] for step, found in distilled.visited.items()}
+        curve = {step: distilled.visited[step].numpy()[policies] for step in curve_at}
         return PipelineResult(
             config=config,
             dataset={
@@ -229,6 +254,21 @@ class Pipeline:
             progress,
         )
         return returns
+
+    def _rung_return(self, rows: Distilled, arena: Arena, rungs: Rungs) -> float:
+        """Mean normalised return, over the distillation seeds that did not diverge."""
+        sound = _sound(rows)
+        returns = evaluate_rows(
+            rows.observations[sound],
+            rows.actions[sound],
+            _recipes(self.config, rows),
+            arena,
+            rungs.policies,
+            rungs.episodes,
+            rungs.seed,
+            "rung",
+        )
+        return float(returns.mean())
 
     def prepare(self) -> Prepared:
         """The stages before the distillation."""

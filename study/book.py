@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import StudySpec
-from study.outcomes import COMPLETE, FAILED, finished_result
+from study.outcomes import COMPLETE, FAILED, PRUNED, finished_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ ATTRIBUTE = "trial"
 OUTCOMES = {
     TrialState.COMPLETE: COMPLETE,
     TrialState.FAIL: FAILED,
-    TrialState.PRUNED: "PRUNED",
+    TrialState.PRUNED: PRUNED,
     TrialState.RUNNING: "RUNNING",
     TrialState.WAITING: "WAITING",
 }
@@ -59,7 +59,7 @@ class TrialBook:
     def record(
         self, trial_id: int, document: Mapping[str, Any], ray_trial_id: str | None = None
     ) -> None:
-        """Put a trial into its final state: COMPLETE with finite values, or FAILED with a reason.
+        """Put a trial into its final state: COMPLETE with finite values, else without a value.
 
         Args:
             trial_id: the storage's.
@@ -82,11 +82,20 @@ class TrialBook:
             "node": document.get("node"),
             "ray_trial_id": ray_trial_id,
         }
+        rungs = document.get("rungs", {})
+        self.keep_intermediate(trial_id, {int(step): value for step, value in rungs.items()})
         self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, json.dumps(record))
         if outcome == COMPLETE:
             self.study.tell(number, values)
+        elif outcome == PRUNED:  # `tell` would make its last intermediate value its value
+            self._storage.set_trial_state_values(trial_id, TrialState.PRUNED)
         else:
             self.study.tell(number, state=TrialState.FAIL)
+
+    def keep_intermediate(self, trial_id: int, returns: Mapping[int, float]) -> None:
+        """Keep a trial's returns at rungs, outer step -> return."""
+        for step in returns.keys() - self._storage.get_trial(trial_id).intermediate_values.keys():
+            self._storage.set_trial_intermediate_value(trial_id, step, returns[step])
 
     def requeue(self, trial_id: int) -> None:
         """Set a RUNNING trial back to WAITING: the next `ask` returns it, with its parameters."""

@@ -172,6 +172,7 @@ def status(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False
     out.print(f"{folder.name}: {document['state']}")
     book = folder.book()
     out.print(trial_table(book, book.best()))
+    _say_saved(document["early_stopping"])
 
 
 @app.command()
@@ -433,6 +434,7 @@ def _check(spec: StudySpec) -> "OfflineDataset":
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     """Run a study to its end; confirm and export the winner; say how to go on."""
     from study.display import Display, trial_table
+    from study.early_stopping import saved
     from study.export import export as write
     from study.runner import drive
 
@@ -447,6 +449,7 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
         _print_json(_status(folder) | {"exports": [str(path) for path in folders]})
     else:
         out.print(trial_table(book, winners))
+        _say_saved(saved(book))
         if len(winners) == 1 and folders:
             out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
             out.print(_returns_table(_confirmed(folder, winners[0])))
@@ -470,6 +473,15 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _say_saved(saved: dict[str, Any] | None) -> None:
+    if saved:
+        _say(
+            out,
+            f"early stopping ended {saved['pruned']} trials and saved "
+            f"{saved['outer_steps_saved']} outer steps, {saved['percent']:.0f} % of them",
+        )
+
+
 def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
     scores = read_json(folder.trial(number) / "confirmed.json")
     return {
@@ -480,13 +492,21 @@ def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
 
 
 def _status(folder: "StudyFolder") -> dict[str, Any]:
+    from study.early_stopping import saved
+
     book = folder.book()
     state = "running" if folder.driven() else "stopped" if book.remaining() else "finished"
     trials = [asdict(row) for row in book.rows()]
     for trial in trials:
         if state != "running" and trial["outcome"] == "RUNNING":
             trial["outcome"] = "WAITING"  # its process is gone; `sdw resume` asks for it again
-    return {"study": folder.name, "state": state, "trials": trials, "best": book.best()}
+    return {
+        "study": folder.name,
+        "state": state,
+        "trials": trials,
+        "best": book.best(),
+        "early_stopping": saved(book),
+    }
 
 
 def _threads(count: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from sdw_core.config import PipelineConfig
 from sdw_core.files import read_json, sha256_of_json
 
-COMPLETE, FAILED, STOPPED = "COMPLETE", "FAILED", "STOPPED"
+COMPLETE, PRUNED, FAILED, STOPPED = "COMPLETE", "PRUNED", "FAILED", "STOPPED"
 """Of a trial's result; a STOPPED trial leaves none and goes back to the queue."""
 
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from sdw_core.errors import InputError
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.display import Display
+from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED
 from study.trial import run_trial
@@ -33,16 +34,23 @@ LOCK_PATIENCE = 2.0
 
 
 def trainable(config: dict[str, Any], folder: str, metrics: list[str]) -> None:
-    """What a Ray worker runs: one trial, and one report of its outcome."""
+    """What a Ray worker runs: one trial, a report at each rung and one of its outcome."""
     from ray import tune
 
-    document = _outcome(StudyFolder(Path(folder)), config["number"], config["params"])
-    values = document.get("metrics", {})
-    report = {metric: values.get(metric, math.nan) for metric in metrics}
-    tune.report({**report, "document": json.dumps(document)})
+    def report(document: dict[str, Any]) -> None:
+        values = document.get("metrics", {})
+        scalars = {metric: values.get(metric, math.nan) for metric in metrics}
+        tune.report({**scalars, "document": json.dumps(document)})
+
+    report(_outcome(StudyFolder(Path(folder)), config["number"], config["params"], report))
 
 
-def _outcome(study: StudyFolder, number: int, params: dict[str, Any]) -> dict[str, Any]:
+def _outcome(
+    study: StudyFolder,
+    number: int,
+    params: dict[str, Any],
+    report: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
     try:
         spec = study.spec()
     except FileNotFoundError:
@@ -59,6 +67,11 @@ def _outcome(study: StudyFolder, number: int, params: dict[str, Any]) -> dict[st
         study.cache,
         study.stop_flag,
         spec.study.resources.cpu,
+        rungs_of(
+            spec,
+            study.trial(number),
+            lambda step, value: report({"rung": step, "return": value}),
+        ),
     )
 
 
@@ -122,7 +135,7 @@ def _tune(folder: StudyFolder, book: TrialBook) -> None:
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearch(book, folder.stop_flag.exists),
+            search_alg=StudySearch(book, folder.stop_flag.exists, folder.trial),
             num_samples=book.remaining(),
             max_concurrent_trials=concurrency(spec),
             reuse_actors=True,

@@ -24,6 +24,7 @@ from ray.tune.search.optuna import OptunaSearch
 from sdw_core.seeds import derive_seed
 from search_spaces import Choice, Distribution, FloatRange
 from study.book import TrialBook
+from study.early_stopping import decide
 from study.outcomes import FAILED, STOPPED
 
 
@@ -88,9 +89,15 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     Args:
         book: the study's trials.
         stopping: while it returns True, nothing new is proposed.
+        folder_of: the folder of a trial's number, where it is answered at a rung.
     """
 
-    def __init__(self, book: TrialBook, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        book: TrialBook,
+        stopping: Callable[[], bool] = lambda: False,
+        folder_of: Callable[[int], Path] | None = None,
+    ) -> None:
         settings = book.spec.study
         super().__init__(
             space=None,
@@ -102,6 +109,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._ot_study = book.study
         self._space = {path: optuna_distribution(d) for path, d in book.spec.search.items()}
         self._stopping = stopping
+        self._folder_of = folder_of
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next waiting trial, or a new one: its number and the searched values."""
@@ -112,7 +120,12 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         return {"number": trial.number, "params": dict(trial.params)}
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Nothing: a trial reports once, when it has an outcome."""
+        """Answer a trial that reports from a rung; what else it reports is its outcome."""
+        document = json.loads(result["document"])
+        if "outcome" not in document and self._folder_of:
+            trial = self._ot_trials[trial_id]
+            folder = self._folder_of(trial.number)
+            decide(self._book, trial._trial_id, folder, document["rung"], document["return"])
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False

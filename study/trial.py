@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from sdw_core.config import PipelineConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError, StopRequested
 from sdw_core.files import replaced_atomically, write_json, write_text
-from sdw_core.pipeline import Pipeline, PipelineResult
-from study.outcomes import COMPLETE, FAILED, STOPPED, config_hash, finished_result
+from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
+from study.early_stopping import TrialPruned, returns_at_rungs
+from study.outcomes import COMPLETE, FAILED, PRUNED, STOPPED, config_hash, finished_result
 
 PROGRESS_EVERY = 0.5
 """Seconds between two writes of a trial's progress."""
@@ -36,6 +37,7 @@ def run_trial(
     cache: Path,
     stop_flag: Path,
     threads: int,
+    rungs: Rungs | None = None,
 ) -> dict[str, Any]:
     """Run a trial to an outcome.
 
@@ -50,6 +52,7 @@ def run_trial(
         cache: the study's stage cache.
         stop_flag: a file whose appearance ends the trial; it goes on from its checkpoint later.
         threads: torch threads.
+        rungs: where the trial is judged on its way.
 
     Returns:
         `outcome`, `reason`, and for a COMPLETE trial the metrics: scalars only.
@@ -70,11 +73,19 @@ def run_trial(
         try:
             stopping = _throttled(stop_flag.exists)
             progress = _Progress(folder, stopping)
-            result = Pipeline(config, cache, progress, checkpoint, stopping).run()
+            result = Pipeline(config, cache, progress, checkpoint, stopping, rungs).run()
             _write_rows(result, folder / "rows.safetensors")
             outcome = _complete(result, monotonic() - begun)
         except StopRequested as stop:
             return {**common, "outcome": STOPPED, "reason": str(stop)}
+        except TrialPruned as pruned:
+            outcome = {
+                "outcome": PRUNED,
+                "reason": str(pruned),
+                "rung": pruned.step,
+                "seconds": monotonic() - begun,
+                "stages": {},
+            }
         except Exception as error:
             write_text(folder / "error.txt", traceback.format_exc())
             outcome = {
@@ -83,6 +94,7 @@ def run_trial(
                 "seconds": monotonic() - begun,
                 "stages": {},
             }
+        outcome["rungs"] = returns_at_rungs(folder)
         write_json(folder / "result.json", common | outcome)
         checkpoint.unlink(missing_ok=True)
         return common | outcome

@@ -133,6 +133,7 @@ def distill(
         state.update(gradient, step, config)
         done = step + 1
         if visits and done in visits.steps:
+            state.require_sound(config)
             state.visited[done] = visits.find(done, state.distilled())
         stopping = should_stop()
         if done % CHECK_EVERY == 0 or done == config.outer_steps or stopping:

@@ -333,6 +333,14 @@ def test_if_every_problem_diverges_the_step_and_the_way_out_are_named() -> None:
     assert "non-finite at outer step 1; lower `distill.inner_lr` (now 1e+30)" in str(caught.value)
 
 
+def test_rows_that_all_diverged_are_not_visited() -> None:
+    def find(step: int, rows: Distilled) -> torch.Tensor:
+        raise AssertionError("visited")
+
+    with pytest.raises(DivergenceError):
+        distill(small_task(), changed(SMALL, inner_lr=1e30), 0, visits=Visits(frozenset({5}), find))
+
+
 # What it starts from and where it gets to
 
 
