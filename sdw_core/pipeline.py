@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdw_core.cache import StageCache, StageResult
+from sdw_core.cache import StageCache, StageResult, entry_name
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.density import fit_density
@@ -302,13 +302,7 @@ class Pipeline:
         with self._stage("density"):
             log_density, log_likelihood = np.zeros(len(dataset)), None
             if config.weighting.temperature > 0:
-                key = StageCache.key(
-                    "density",
-                    1,
-                    config.density.model_dump(),
-                    dataset.content_hash,
-                    str(config.seed),
-                )
+                key = density_key(config, dataset.content_hash)
                 density = self._cache.result("density", key, lambda: self._fit_density(states))
                 log_density = density.tensors["log_density"].double().numpy()
                 log_likelihood = density.document["held_out_log_likelihood"]
@@ -337,9 +331,7 @@ class Pipeline:
         In units of reward: the reference scores are no part of what the key hashes.
         """
         config = self.config.expert
-        key = StageCache.key(
-            "expert", 2, config.model_dump(), dataset.content_hash, str(self.config.seed)
-        )
+        key = expert_key(self.config, dataset.content_hash)
 
         def compute() -> StageResult:
             z = torch.as_tensor(states).to(self.device)
@@ -375,6 +367,26 @@ class Pipeline:
         start = perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+
+
+def density_key(config: PipelineConfig, content_hash: str) -> str:
+    """What the density depends on, the dataset by its content."""
+    settings = config.density.model_dump()
+    return StageCache.key("density", 1, settings, content_hash, str(config.seed))
+
+
+def expert_key(config: PipelineConfig, content_hash: str) -> str:
+    """What the expert depends on, the dataset by its content."""
+    settings = config.expert.model_dump()
+    return StageCache.key("expert", 2, settings, content_hash, str(config.seed))
+
+
+def cache_entries(config: PipelineConfig, content_hash: str) -> set[str]:
+    """Names of the files of a stage cache that a run uses."""
+    used = {entry_name("expert", expert_key(config, content_hash))}
+    if config.weighting.temperature > 0:
+        used.add(entry_name("density", density_key(config, content_hash)))
+    return used
 
 
 def curve_steps(config: PipelineConfig) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -37,6 +38,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Datasets: list, describe, import.")
 app.add_typer(data_app, name="data")
+cache_app = typer.Typer(help="A study's stage cache: list, prune.")
+app.add_typer(cache_app, name="cache")
 
 Spec = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped spec.")]
 StudyName = Annotated[str, typer.Argument(help="A study's name under the storage, or its path.")]
@@ -370,6 +373,51 @@ def data_import(
         _print_json({"dataset": made})
     else:
         _say(out, f"imported as {made}; use it with `pipeline.dataset: {made}`")
+
+
+@cache_app.command("list")
+def cache_list(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:
+    """Stage results that the study's trials share."""
+    from study.stage_cache import contents
+
+    folder = _find(study, storage)
+    entries = contents(folder)
+    if as_json:
+        _print_json({"study": folder.name, "entries": [asdict(entry) for entry in entries]})
+        return
+    table = Table("stage", "MB", "written", "trials", "needed", "file", box=None)
+    for entry in entries:
+        table.add_row(
+            entry.stage,
+            f"{entry.bytes / 1e6:.1f}",
+            f"{datetime.fromtimestamp(entry.written):%Y-%m-%d %H:%M}",
+            str(len(entry.trials)),
+            "yes" if entry.needed else "no",
+            entry.file,
+        )
+    out.print(table)
+
+
+@cache_app.command("prune")
+def cache_prune(
+    study: StudyName,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what unfinished trials would compute again.")
+    ] = False,
+    storage: Storage = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Remove stage results that no unfinished trial needs; what is in use stays."""
+    from study.stage_cache import prune
+
+    folder = _find(study, storage)
+    document = prune(folder, everything)
+    if as_json:
+        _print_json({"study": folder.name, **document})
+        return
+    used = f"; {len(document['in_use'])} are in use and stay" if document["in_use"] else ""
+    freed = f"{document['bytes_freed'] / 1e6:.1f} MB"
+    _say(out, f"removed {len(document['removed'])} files, {freed}{used}")
 
 
 def main() -> None:
