@@ -78,7 +78,7 @@ def launch(
             "`search` is empty, so that all trials would be the same; name what to search, or run "
             "the pipeline once with `sdw distill`."
         )
-    _check(loaded)
+    _preflight(loaded, storage / loaded.study.name, address)
     folder = StudyFolder.create(loaded, storage)
     try:
         _drive(folder, address, as_json)
@@ -95,7 +95,14 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
-    _drive(_find(study, storage), address, as_json)
+    from study.folder import check_writable
+
+    folder = _find(study, storage)
+    check_writable(folder.path)
+    remaining = folder.book().remaining()
+    if remaining and not folder.driven():
+        _preflight(folder.spec(), folder.path, address, remaining)
+    _drive(folder, address, as_json)
 
 
 @app.command()
@@ -120,9 +127,11 @@ def validate(
 ) -> None:
     """Say what a spec would run, without running it."""
     from study.cluster import validate_cluster
+    from study.preflight import estimate
 
     loaded = _load(spec, overrides)
     dataset = _check(loaded)
+    need = estimate(loaded, dataset)
     if cluster:
         validate_cluster(cluster)
     document = {
@@ -135,6 +144,7 @@ def validate(
         },
         "search": {path: d.model_dump(mode="json") for path, d in loaded.search.items()},
         "pipeline": loaded.pipeline.model_dump(mode="json"),
+        "estimate": asdict(need),
         "cluster": str(cluster) if cluster else None,
     }
     if as_json:
@@ -157,6 +167,12 @@ def validate(
         f"  each trial: {distill.objective}, {distill.outer_steps} outer x {distill.inner_steps} "
         f"inner steps, {distill.seeds} seed(s), {settings.resources.cpu} CPU, "
         f"{settings.resources.gpu:g} GPU"
+    )
+    gpu = need.gpu_memory_per_trial
+    out.print(
+        f"  about {need.disk / 1e6:.0f} MB of disk, {need.disk_per_trial / 1e6:.1f} MB a trial; "
+        f"{need.memory / 1e9:.1f} GB of memory for {need.trials_at_a_time} at a time"
+        + (f", {gpu / 1e9:.1f} GB on the GPU each" if gpu else "")
     )
     if cluster:
         out.print(f"  {cluster} is valid for the Ray cluster launcher")
@@ -477,6 +493,16 @@ def _check(spec: StudySpec) -> "OfflineDataset":
         if not spec.study.resources.gpu:
             resolve_device(config.device)
     return datasets[spec.pipeline.dataset]
+
+
+def _preflight(
+    spec: StudySpec, folder: Path, address: str | None, trials: int | None = None
+) -> None:
+    """Refuse, before anything is written, a study that could not run or does not fit."""
+    from study.preflight import estimate, require_room
+
+    need = estimate(spec, _check(spec), trials)
+    require_room(spec, need, folder, on_this_machine=address is None)
 
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from sdw_core.errors import SDWError
 from sdw_core.files import read_json, write_json
 from sdw_core.pipeline import Rungs
 from search_spaces import StudySpec
@@ -25,6 +26,9 @@ from study.book import TrialBook
 
 ANSWERS = "rungs.json"
 """In a trial's folder: outer step -> `return`, and `reason`, null where the trial goes on."""
+
+PATIENCE = 120.0
+"""Seconds that a trial waits for its answer to be visible."""
 
 
 class TrialPruned(Exception):
@@ -66,8 +70,7 @@ def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]
         answer = _answer(folder, step, value)
         if answer is None:
             report(step, value)
-            while (answer := _answer(folder, step, value)) is None:
-                sleep(0.1)  # a network file system shows it late
+            answer = _awaited(folder, step, value)
         if answer["reason"]:
             raise TrialPruned(step, answer["reason"])
 
@@ -78,6 +81,16 @@ def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]
         spec.pipeline.seed,
         judge,
     )
+
+
+def _awaited(folder: Path, step: int, value: float) -> Mapping[str, Any]:
+    """The answer that the driver has given by now: a network file system may show it late."""
+    for _ in range(int(PATIENCE / 0.1)):
+        answer = _answer(folder, step, value)
+        if answer:
+            return answer
+        sleep(0.1)
+    raise SDWError(f"The driver's answer at rung {step} did not arrive within {PATIENCE:.0f} s.")
 
 
 def _answer(folder: Path, step: int, value: float) -> Mapping[str, Any] | None:

@@ -18,13 +18,14 @@ from typing import Any
 
 from filelock import Timeout
 
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, SDWError
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.display import Display
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED
+from study.preflight import require_light, require_shared_folder, storage_trouble
 from study.trial import run_trial
 
 WORKER_DEATHS = 3
@@ -104,6 +105,8 @@ def drive(folder: StudyFolder, address: str | None, display: Display) -> bool:
         book.reconcile(folder.path / "trials")
         if book.remaining():
             with _ray(address) as context:
+                if address:
+                    require_shared_folder(folder.path)
                 folder.write_driver(
                     {
                         "host": socket.gethostname(),
@@ -132,10 +135,12 @@ def _tune(folder: StudyFolder, book: TrialBook) -> None:
         folder=str(folder.path),
         metrics=[objective.metric for objective in spec.study.objectives],
     )
+    require_light(bound)
+    search = StudySearch(book, folder.stop_flag.exists, folder.trial)
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearch(book, folder.stop_flag.exists, folder.trial),
+            search_alg=search,
             num_samples=book.remaining(),
             max_concurrent_trials=concurrency(spec),
             reuse_actors=True,
@@ -148,7 +153,22 @@ def _tune(folder: StudyFolder, book: TrialBook) -> None:
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except Exception as error:
+        trouble = storage_trouble(folder.path)
+        if trouble is None:
+            raise
+        raise _interrupted(folder, trouble) from error
+    if search.trouble:
+        raise _interrupted(folder, storage_trouble(folder.path) or search.trouble)
+
+
+def _interrupted(folder: StudyFolder, trouble: str) -> SDWError:
+    return SDWError(
+        f"The storage of {folder.name!r} cannot be written ({trouble}); what is done is kept: mend "
+        f"that, and go on with `sdw resume {folder.path}`."
+    )
 
 
 def concurrency(spec: StudySpec) -> int:
@@ -203,6 +223,8 @@ def _ray(address: str | None) -> Iterator[Any]:
             "HOST:PORT, or leave `--address` out to run on this machine."
         ) from None
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Of Tune's own snapshots, which nothing reads: a full disk is told once, and by us.
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"ray\.")
     try:
         with redirect_stdout(sys.stderr):  # Ray prints about dead workers on stdout

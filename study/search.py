@@ -6,7 +6,8 @@ nothing stays RUNNING.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -110,14 +112,17 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._space = {path: optuna_distribution(d) for path, d in book.spec.search.items()}
         self._stopping = stopping
         self._folder_of = folder_of
+        self.trouble: str | None = None
+        """Why the storage cannot be written: nothing more is proposed then."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next waiting trial, or a new one: its number and the searched values."""
-        if self._stopping():
-            return str(Searcher.FINISHED)
-        trial = self._ot_study.ask(fixed_distributions=self._space)
-        self._ot_trials[trial_id] = trial
-        return {"number": trial.number, "params": dict(trial.params)}
+        if not self._stopping() and not self.trouble:
+            with self._noting_trouble():
+                trial = self._ot_study.ask(fixed_distributions=self._space)
+                self._ot_trials[trial_id] = trial
+                return {"number": trial.number, "params": dict(trial.params)}
+        return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Answer a trial that reports from a rung; what else it reports is its outcome."""
@@ -125,21 +130,36 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         if "outcome" not in document and self._folder_of:
             trial = self._ot_trials[trial_id]
             folder = self._folder_of(trial.number)
-            decide(self._book, trial._trial_id, folder, document["rung"], document["return"])
+            with self._noting_trouble():
+                decide(self._book, trial._trial_id, folder, document["rung"], document["return"])
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna the outcome; an error without a result is the death of a process."""
+        """Tell Optuna the outcome; an error without a result is the death of a process.
+
+        An outcome that cannot be told stays in the trial's folder, where the next driver finds it.
+        """
         trial = self._ot_trials.pop(trial_id)
         document = json.loads((result or {}).get("document", "{}")) or {
             "outcome": FAILED,
             "reason": "infrastructure: the worker died",
         }
-        if document["outcome"] == STOPPED:
-            self._book.requeue(trial._trial_id)
-        else:
-            self._book.record(trial._trial_id, document, ray_trial_id=trial_id)
+        if document["outcome"] == STOPPED and not self._stopping():
+            self.trouble = document["reason"]
+        with self._noting_trouble():
+            if document["outcome"] == STOPPED:
+                self._book.requeue(trial._trial_id)
+            else:
+                self._book.record(trial._trial_id, document, ray_trial_id=trial_id)
+
+    @contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        """Tune goes on after an error of a searcher; this one proposes nothing more instead."""
+        try:
+            yield
+        except (StorageInternalError, OSError) as error:
+            self.trouble = str(error.__cause__ or error).splitlines()[0]
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the database is the searcher's state."""

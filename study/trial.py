@@ -6,6 +6,7 @@ result is written before it is reported, so a worker that dies in between loses 
 attempt finds the result and returns it.
 """
 
+import errno
 import math
 import os
 import socket
@@ -25,6 +26,7 @@ from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
 from study.early_stopping import TrialPruned, returns_at_rungs
 from study.outcomes import COMPLETE, FAILED, PRUNED, STOPPED, config_hash, finished_result
+from study.preflight import storage_trouble
 
 PROGRESS_EVERY = 0.5
 """Seconds between two writes of a trial's progress."""
@@ -41,7 +43,8 @@ def run_trial(
 ) -> dict[str, Any]:
     """Run a trial to an outcome.
 
-    Whatever goes wrong inside the trial is an outcome; only a folder that cannot be written raises.
+    Whatever goes wrong inside the trial is an outcome; a folder that cannot be written is no fault
+    of the trial, which is STOPPED then with the reason.
     A trial that still runs elsewhere, because its driver died, keeps the folder's lock: this one
     waits, and then finds its result.
 
@@ -87,6 +90,9 @@ def run_trial(
                 "stages": {},
             }
         except Exception as error:
+            trouble = storage_trouble(folder) or _full_disk(error)
+            if trouble:  # not this trial's fault: it goes on when the study does
+                return {**common, "outcome": STOPPED, "reason": trouble}
             write_text(folder / "error.txt", traceback.format_exc())
             outcome = {
                 "outcome": FAILED,
@@ -180,6 +186,12 @@ def _reason_class(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out of memory"
     return "failure" if isinstance(error, SDWError) else type(error).__name__
+
+
+def _full_disk(error: Exception) -> str | None:
+    """The words of the system, which libraries pass on in errors of their own."""
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else None
 
 
 def _first_line(error: Exception) -> str:

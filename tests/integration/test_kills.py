@@ -5,16 +5,18 @@ import random
 import signal
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 from time import sleep
 
 import psutil
 import pytest
+from safetensors import safe_open
 
 from sdw_core.cache import StageCache
 from sdw_core.files import read_json
 from study.folder import StudyFolder
 from study.outcomes import config_hash
-from tests.integration.processes import World, ended
+from tests.integration.processes import World, ended, signal_group, wait_until
 
 SPEC = """
 study: {name: NAME, trials: 5, concurrency: 2, startup_trials: 2, early_stopping: STOPPING}
@@ -89,6 +91,44 @@ def test_after_any_kill_every_trial_has_one_result_under_its_number(
     assert status == 0, err
     assert json.loads(out)["state"] == "finished"
     check(driven.folder)
+
+
+def test_a_study_killed_in_a_distillation_ends_as_if_it_had_not_been(world: World) -> None:
+    """With early stopping, one trial at a time: every trial's rows, to the bit, and every rung."""
+    stopping = "{grace: 0.1, reduction_factor: 2, policies: 1, episodes: 1}"
+    settings = ("--set", "study.trials=2", "--set", "study.concurrency=1", "--json")
+    folders = []
+    for name in ("killed", "straight"):
+        spec = world.path / f"{name}.yaml"
+        spec.write_text(SPEC.replace("NAME", name).replace("STOPPING", stopping))
+        folders.append(StudyFolder(world.path / "sdw-studies" / name))
+    killed, straight = folders
+    checkpoint, outer_steps = killed.trial(0) / "checkpoint.safetensors", 800
+
+    driver = world.start("launch", world.path / "killed.yaml", *settings)
+    wait_until(lambda: checkpoint.exists() and steps_done(checkpoint) > 0.2 * outer_steps, driver)
+    signal_group(driver, signal.SIGKILL)
+    ended(driver)
+    assert 0.2 * outer_steps < steps_done(checkpoint) < outer_steps
+    status, out, err = world.run("resume", "killed", "--json")
+    assert status == 0, err
+    status, expected, err = world.run("launch", world.path / "straight.yaml", *settings)
+    assert status == 0, err
+
+    found, wanted = (json.loads(document) for document in (out, expected))
+    assert found["early_stopping"] == wanted["early_stopping"]
+    for one, other in zip(found["trials"], wanted["trials"], strict=True):
+        for key in ("number", "outcome", "reason", "params", "values", "interval"):
+            assert one[key] == other[key]
+    for one, other in zip(killed.book().trials(), straight.book().trials(), strict=True):
+        assert one.intermediate_values == other.intermediate_values != {}
+    rows = [folder.trial(0) / "rows.safetensors" for folder in folders]
+    assert rows[0].read_bytes() == rows[1].read_bytes()
+
+
+def steps_done(checkpoint: Path) -> int:
+    with safe_open(checkpoint, framework="pt") as file:
+        return int(file.metadata()["step"])
 
 
 def check(folder: StudyFolder) -> None:
