@@ -78,6 +78,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(world: W
         assert list(disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_stops_the_study_which_goes_on_when_there_is_room(world: World) -> None:
     with small_disk(world.path / "filling", 60) as disk:
         driver = world.start("launch", spec_in(world), "--storage", disk, "--json")
@@ -99,6 +100,7 @@ def test_a_disk_that_fills_stops_the_study_which_goes_on_when_there_is_room(worl
             assert (folder / "result.json").read_bytes() == result
 
 
+@pytest.mark.slow
 def test_a_folder_that_becomes_read_only_is_said_so_and_resume_works_after(world: World) -> None:
     with small_disk(world.path / "frozen", 60) as disk:
         driver = world.start("launch", spec_in(world), "--storage", disk, "--json")
@@ -118,6 +120,7 @@ def test_a_folder_that_becomes_read_only_is_said_so_and_resume_works_after(world
         assert before.items() <= complete(out).items()
 
 
+@pytest.mark.slow
 def test_torn_files_are_computed_again(world: World) -> None:
     """A truncated checkpoint, a corrupt cache entry, and what a killed export left half-written."""
     folder = StudyFolder(world.path / "sdw-studies" / "faulty")

@@ -133,3 +133,23 @@ def test_two_trials_that_need_the_same_density_and_expert_fit_them_once(folder):
     assert [process.returncode for process in processes] == [0, 0], told
     assert [json.loads(out)["outcome"] for out, _ in told] == ["COMPLETE"] * 2
     assert sorted((folder.path / "fits").read_text().split()) == ["fit_density", "fit_percent_bc"]
+
+
+def test_the_commands_print_what_there_is_and_what_went(two_trials, capsys):
+    from tests.study.test_cli import sdw
+
+    StudySearch(two_trials.book()).suggest("a")
+    filled(two_trials)
+    status, out, _ = sdw(capsys, "cache", "list", str(two_trials.path), "--json")
+    document = json.loads(out)
+    assert (status, document["study"], len(document["entries"])) == (0, two_trials.name, 3)
+    assert set(document["entries"][0]) == {
+        *("file", "stage", "bytes", "written", "trials", "needed"),
+    }
+    assert sdw(capsys, "cache", "list", str(two_trials.path))[1].count("yes") == 2
+    status, out, _ = sdw(capsys, "cache", "prune", str(two_trials.path), "--json")
+    document = json.loads(out)
+    assert set(document) == {"study", "removed", "in_use", "bytes_freed"}
+    assert len(document["removed"]) == 1
+    assert "removed 2 files" in sdw(capsys, "cache", "prune", str(two_trials.path), "--all")[1]
+    assert names(two_trials) == []
