@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -54,8 +54,8 @@ class StageCache:
         if self.folder is None:
             return compute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{stage}-{key[:20]}.safetensors"
-        with FileLock(path.with_suffix(".lock")):
+        path = self.folder / entry_name(stage, key)
+        with _lock_of(path):
             if path.exists():
                 stored = _read(path)
                 if stored is not None:
@@ -65,6 +65,57 @@ class StageCache:
             _write(path, result)
             path.with_suffix(".checkpoint").unlink(missing_ok=True)
             return result
+
+    def entries(self) -> list["Entry"]:
+        """What is kept, by name."""
+        return [Entry(path) for path in sorted(self._files("[!.]*.safetensors"))]
+
+    def leftovers(self) -> list["Entry"]:
+        """What processes that were killed while they wrote left behind."""
+        return [Entry(path) for path in sorted(self._files(".*.safetensors.*"))]
+
+    def _files(self, pattern: str) -> Iterator[Path]:
+        return self.folder.glob(pattern) if self.folder else iter(())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a stage cache: a stage's result, or the beginning of one."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The name of the result's file."""
+        return self.path.name.removeprefix(".").partition(".safetensors")[0] + ".safetensors"
+
+    @property
+    def stage(self) -> str:
+        """Whose result it is."""
+        return self.name.partition("-")[0]
+
+    def sound(self) -> bool:
+        """Whether it is what was written, by its checksum."""
+        return _read(self.path) is not None
+
+    def discard(self) -> int | None:
+        """Remove it; returns the bytes freed, or None if a process computes or reads it now."""
+        try:
+            with _lock_of(self.path.with_name(self.name), timeout=0):
+                size = self.path.stat().st_size if self.path.exists() else 0
+                self.path.unlink(missing_ok=True)
+        except Timeout:
+            return None
+        return size
+
+
+def entry_name(stage: str, key: str) -> str:
+    """The name of the file that holds a result."""
+    return f"{stage}-{key[:20]}.safetensors"
+
+
+def _lock_of(path: Path, timeout: float = -1) -> FileLock:
+    return FileLock(path.with_suffix(".lock"), timeout=timeout)
 
 
 def _write(path: Path, result: StageResult) -> None:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdw_core.cache import StageCache, StageResult
+from sdw_core.cache import StageCache, StageResult, entry_name
 from sdw_core.config import CalQLConfig, CheckpointConfig, DistillConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.density import fit_density
@@ -109,6 +109,24 @@ class PipelineResult:
 
 
 @dataclass(frozen=True)
+class Rungs:
+    """Small evaluations on the way, after which a run may be ended.
+
+    Attributes:
+        steps: numbers of outer steps that are done then.
+        policies, episodes: K and M, fewer than those of the evaluation that counts.
+        seed: root seed, the same for all runs that are compared.
+        judge: told such a number and the mean normalised return there; ends the run by raising.
+    """
+
+    steps: tuple[int, ...]
+    policies: int
+    episodes: int
+    seed: int
+    judge: Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What the stages before the distillation made.
 
@@ -146,6 +164,7 @@ class Pipeline:
             training keeps its own in the cache.
         should_stop: asked between steps of the expert's training and of the distillation; True
             ends the run with `StopRequested`.
+        rungs: where the run is judged on its way; None: nowhere.
     """
 
     def __init__(
@@ -155,6 +174,7 @@ class Pipeline:
         progress: Progress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        rungs: Rungs | None = None,
     ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
@@ -163,6 +183,7 @@ class Pipeline:
         self._progress = progress
         self._checkpoint = checkpoint
         self._should_stop = should_stop
+        self._rungs = rungs
 
     def run(self) -> PipelineResult:
         """Run every stage.
@@ -178,15 +199,19 @@ class Pipeline:
         config = self.config
         dataset, arena = prepared.dataset, prepared.arena
         visiting = 0.0
+        curve_at = curve_steps(config)[:-1]
+        rungs_at = self._rungs.steps if self._rungs else ()
 
         def visit(step: int, rows: Distilled) -> Tensor:
             nonlocal visiting
             start = perf_counter()
-            found = torch.from_numpy(self._evaluated(rows, arena))
+            found = self._evaluated(rows, arena) if step in curve_at else np.empty(0)
+            if self._rungs and step in rungs_at:
+                self._rungs.judge(step, self._rung_return(rows, arena, self._rungs))
             visiting += perf_counter() - start
-            return found
+            return torch.from_numpy(found)
 
-        visits = Visits(frozenset(curve_steps(config)[:-1]), visit)
+        visits = Visits(frozenset({*curve_at, *rungs_at}), visit)
         with self._stage("distill"):
             distilled = distill(
                 prepared.task,
@@ -205,7 +230,7 @@ class Pipeline:
                 distilled, arena, lambda fraction: self._progress("evaluate", fraction)
             )
         policies = _policies_of(sound, config.evaluation.policies)
-        curve = {step: found.numpy()[policies] for step, found in distilled.visited.items()}
+        curve = {step: distilled.visited[step].numpy()[policies] for step in curve_at}
         return PipelineResult(
             config=config,
             dataset={
@@ -248,6 +273,21 @@ class Pipeline:
             settings.ensemble,
         )
         return returns
+
+    def _rung_return(self, rows: Distilled, arena: Arena, rungs: Rungs) -> float:
+        """Mean normalised return, over the distillation seeds that did not diverge."""
+        sound = _sound(rows)
+        returns = evaluate_rows(
+            rows.observations[sound],
+            rows.actions[sound],
+            _recipes(self.config, rows),
+            arena,
+            rungs.policies,
+            rungs.episodes,
+            rungs.seed,
+            "rung",
+        )
+        return float(returns.mean())
 
     def prepare(self) -> Prepared:
         """The stages before the distillation."""
@@ -292,14 +332,8 @@ class Pipeline:
         config = self.config
         with self._stage("density"):
             log_density, log_likelihood = np.zeros(len(dataset)), None
-            if config.weighting.temperature > 0 or config.distill.initial_states == "density":
-                key = StageCache.key(
-                    "density",
-                    1,
-                    config.density.model_dump(),
-                    dataset.content_hash,
-                    str(config.seed),
-                )
+            if needs_density(config):
+                key = density_key(config, dataset.content_hash)
                 density = self._cache.result("density", key, lambda: self._fit_density(states))
                 log_density = density.tensors["log_density"].double().numpy()
                 log_likelihood = density.document["held_out_log_likelihood"]
@@ -331,11 +365,7 @@ class Pipeline:
 
         In units of reward: the reference scores are no part of what the key hashes.
         """
-        config, version = self.config.expert, 2
-        settings, inputs = config.model_dump(), [dataset.content_hash, str(self.config.seed)]
-        if isinstance(config, CheckpointConfig):  # what the file holds counts, not where it lies
-            settings["path"] = read_checkpoint(config.path).sha256
-        key = StageCache.key("expert", version, settings, *inputs)
+        key = expert_key(self.config, dataset.content_hash)
         training = Training(
             lambda fraction: self._progress("expert", fraction),
             self._cache.checkpoint("expert", key),
@@ -409,6 +439,33 @@ class Pipeline:
         start = perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+
+
+def needs_density(config: PipelineConfig) -> bool:
+    """Whether anything asks for log d(s)."""
+    return config.weighting.temperature > 0 or config.distill.initial_states == "density"
+
+
+def density_key(config: PipelineConfig, content_hash: str) -> str:
+    """What the density depends on, the dataset by its content."""
+    settings = config.density.model_dump()
+    return StageCache.key("density", 1, settings, content_hash, str(config.seed))
+
+
+def expert_key(config: PipelineConfig, content_hash: str) -> str:
+    """What the expert depends on, the dataset and a checkpoint by their content."""
+    settings = config.expert.model_dump()
+    if isinstance(config.expert, CheckpointConfig):
+        settings["path"] = read_checkpoint(config.expert.path).sha256
+    return StageCache.key("expert", 2, settings, content_hash, str(config.seed))
+
+
+def cache_entries(config: PipelineConfig, content_hash: str) -> set[str]:
+    """Names of the files of a stage cache that a run uses."""
+    used = {entry_name("expert", expert_key(config, content_hash))}
+    if needs_density(config):
+        used.add(entry_name("density", density_key(config, content_hash)))
+    return used
 
 
 def curve_steps(config: PipelineConfig) -> tuple[int, ...]:

@@ -75,6 +75,31 @@ StudyName = Annotated[
 ]
 
 
+class EarlyStopping(Config):
+    """Trials that lag behind at a rung end there: asynchronous successive halving (ASHA)."""
+
+    grace: float = Field(
+        0.2, gt=0, lt=1, description="share of the outer steps that every trial takes: first rung"
+    )
+    reduction_factor: int = Field(
+        3, ge=2, description="one trial in so many passes a rung; rungs lie as many times apart"
+    )
+    policies: PositiveInt = Field(3, description="fresh policies at a rung, on seeds of their own")
+    episodes: PositiveInt = Field(2, description="episodes a policy at a rung")
+
+    def rungs(self, outer_steps: int) -> tuple[int, ...]:
+        """Outer steps at which trials are compared.
+
+        >>> EarlyStopping(grace=0.1).rungs(400)
+        (40, 120, 360)
+        """
+        steps, share = [], self.grace
+        while round(share * outer_steps) < outer_steps:
+            steps.append(max(1, round(share * outer_steps)))
+            share *= self.reduction_factor
+        return tuple(dict.fromkeys(steps))
+
+
 class StudyConfig(Config):
     """How a study runs."""
 
@@ -111,6 +136,10 @@ class StudyConfig(Config):
         5,
         description="so many trials in a row that FAILED for one reason stop the study; null: none "
         "do",
+    )
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="where and how lagging trials are ended; null: every trial runs to its end",
     )
 
 
@@ -201,6 +230,8 @@ def parse_spec(document: Document) -> StudySpec:
     metrics = [objective.metric for objective in spec.study.objectives]
     if len(set(metrics)) < len(metrics):
         raise InputError(f"`study.objectives` must name each metric once, not {metrics}.")
+    if spec.study.early_stopping:
+        _check_early_stopping(spec)
     for path, distribution in spec.search.items():
         _check_path(path)
         _check_distribution(path, distribution)
@@ -212,6 +243,22 @@ def parse_spec(document: Document) -> StudySpec:
                     f"`search.{path}` holds a value that is not valid: {error}"
                 ) from None
     return spec
+
+
+def _check_early_stopping(spec: StudySpec) -> None:
+    """Refuse what rungs cannot compare: returns are no proxy, or the rungs lie elsewhere."""
+    objectives = [(objective.metric, objective.mode) for objective in spec.study.objectives]
+    if objectives not in ([("normalized_return", "max")], [("iqm", "max")]):
+        shown = ", ".join(f"{metric} {mode}" for metric, mode in objectives)
+        raise InputError(
+            "`study.early_stopping` compares returns and needs `normalized_return` or `iqm`, "
+            f"maximised, as the only objective, not {shown}; set it to null."
+        )
+    if "distill.outer_steps" in spec.search:
+        raise InputError(
+            "`study.early_stopping` compares trials at the same share of the same distillation, "
+            "and `search.distill.outer_steps` makes it another one a trial; drop one of the two."
+        )
 
 
 # What PyYAML raises: its own errors, and Python's for 2001-99-99 and for a thousand brackets.

@@ -88,7 +88,7 @@ class TrialBook:
     def record(
         self, trial_id: int, document: Mapping[str, Any], ray_trial_id: str | None = None
     ) -> str | None:
-        """Put a trial into its final state: COMPLETE with finite values, PRUNED or FAILED.
+        """Put a trial into its final state: COMPLETE with finite values, else without a value.
 
         Args:
             trial_id: the storage's.
@@ -114,6 +114,8 @@ class TrialBook:
             "node": document.get("node"),
             "ray_trial_id": ray_trial_id,
         }
+        rungs = document.get("rungs", {})
+        self.keep_intermediate(trial_id, {int(step): value for step, value in rungs.items()})
         self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, json.dumps(record))
         if outcome == COMPLETE:
             self.study.tell(trial.number, values)
@@ -121,9 +123,14 @@ class TrialBook:
             self._storage.set_trial_state_values(trial_id, STATES[outcome])
         record |= {"number": trial.number, "params": dict(trial.params)}
         record["values"] = values if outcome == COMPLETE else None
-        record["intermediate"] = trial.intermediate_values
+        record["intermediate"] = self._storage.get_trial(trial_id).intermediate_values
         write_record(self._folders, record)
         return reason if outcome == FAILED else None
+
+    def keep_intermediate(self, trial_id: int, returns: Mapping[int, float]) -> None:
+        """Keep a trial's returns at rungs, outer step -> return."""
+        for step in returns.keys() - self._storage.get_trial(trial_id).intermediate_values.keys():
+            self._storage.set_trial_intermediate_value(trial_id, step, returns[step])
 
     def requeue(self, trial_id: int) -> None:
         """Set a RUNNING trial back to WAITING: the next `ask` returns it, with its parameters."""

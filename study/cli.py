@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -41,6 +42,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Datasets: list, describe, import.")
 app.add_typer(data_app, name="data")
+cache_app = typer.Typer(help="A study's stage cache: list, prune.")
+app.add_typer(cache_app, name="cache")
 
 Spec = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped spec.")]
 StudyName = Annotated[str, typer.Argument(help="A study's name under the storage, or its path.")]
@@ -79,7 +82,7 @@ def launch(
             "`search` is empty, so that all trials would be the same; name what to search, or run "
             "the pipeline once with `sdw distill`."
         )
-    _check(loaded)
+    _preflight(loaded, storage / loaded.study.name, address)
     folder = StudyFolder.create(loaded, storage)
     try:
         _drive(folder, address, as_json)
@@ -96,7 +99,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
-    _drive(_find(study, storage), address, as_json)
+    _go_on(_find(study, storage), address, as_json)
 
 
 @app.command()
@@ -157,9 +160,11 @@ def validate(
 ) -> None:
     """Say what a spec would run, without running it."""
     from study.cluster import validate_cluster
+    from study.preflight import estimate
 
     loaded = _load(spec, overrides)
     dataset = _check(loaded)
+    need = estimate(loaded, dataset)
     if cluster:
         validate_cluster(cluster)
     document = {
@@ -172,6 +177,7 @@ def validate(
         },
         "search": {path: d.model_dump(mode="json") for path, d in loaded.search.items()},
         "pipeline": loaded.pipeline.model_dump(mode="json"),
+        "estimate": asdict(need),
         "cluster": str(cluster) if cluster else None,
     }
     if as_json:
@@ -194,6 +200,12 @@ def validate(
         f"  each trial: {distill.objective}, {distill.outer_steps} outer x {distill.inner_steps} "
         f"inner steps, {distill.seeds} seed(s), {settings.resources.cpu} CPU, "
         f"{settings.resources.gpu:g} GPU"
+    )
+    gpu = need.gpu_memory_per_trial
+    out.print(
+        f"  about {need.disk / 1e6:.0f} MB of disk, {need.disk_per_trial / 1e6:.1f} MB a trial; "
+        f"{need.memory / 1e9:.1f} GB of memory for {need.trials_at_a_time} at a time"
+        + (f", {gpu / 1e9:.1f} GB on the GPU each" if gpu else "")
     )
     if cluster:
         out.print(f"  {cluster} is valid for the Ray cluster launcher")
@@ -222,6 +234,7 @@ def status(
     _say(out, f"{folder.name}: {document['state']}{where}")
     book = folder.book()
     out.print(trial_table(book, book.best()))
+    _say_saved(document["early_stopping"])
 
 
 @app.command()
@@ -494,6 +507,51 @@ def data_import(
         _say(out, f"imported as {made}; use it with `pipeline.dataset: {made}`")
 
 
+@cache_app.command("list")
+def cache_list(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:
+    """Stage results that the study's trials share."""
+    from study.stage_cache import contents
+
+    folder = _find(study, storage)
+    entries = contents(folder)
+    if as_json:
+        _print_json({"study": folder.name, "entries": [asdict(entry) for entry in entries]})
+        return
+    table = Table("stage", "MB", "written", "trials", "needed", "file", box=None)
+    for entry in entries:
+        table.add_row(
+            entry.stage,
+            f"{entry.bytes / 1e6:.1f}",
+            f"{datetime.fromtimestamp(entry.written):%Y-%m-%d %H:%M}",
+            str(len(entry.trials)),
+            "yes" if entry.needed else "no",
+            entry.file,
+        )
+    out.print(table)
+
+
+@cache_app.command("prune")
+def cache_prune(
+    study: StudyName,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what unfinished trials would compute again.")
+    ] = False,
+    storage: Storage = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Remove stage results that no unfinished trial needs; what is in use stays."""
+    from study.stage_cache import prune
+
+    folder = _find(study, storage)
+    document = prune(folder, everything)
+    if as_json:
+        _print_json({"study": folder.name, **document})
+        return
+    used = f"; {len(document['in_use'])} are in use and stay" if document["in_use"] else ""
+    freed = f"{document['bytes_freed'] / 1e6:.1f} MB"
+    _say(out, f"removed {len(document['removed'])} files, {freed}{used}")
+
+
 def main() -> None:
     """The entry point: one sentence and an exit status for every error of ours or of usage."""
     try:
@@ -557,9 +615,19 @@ def _check(spec: StudySpec) -> "OfflineDataset":
     return datasets[spec.pipeline.dataset]
 
 
+def _go_on(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
+    from study.folder import check_writable
+
+    check_writable(folder.path)
+    remaining = folder.book().remaining()
+    if remaining and not folder.driven():
+        _preflight(folder.spec(), folder.path, address, remaining)
+    _drive(folder, address, as_json)
+
+
 def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     if not folder.driven():
-        _drive(folder, address, as_json)
+        _go_on(folder, address, as_json)
         return
     driver = folder.driver()
     does = "takes them up"
@@ -570,9 +638,20 @@ def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bo
         _print_json(_status(folder))
 
 
+def _preflight(
+    spec: StudySpec, folder: Path, address: str | None, trials: int | None = None
+) -> None:
+    """Refuse, before anything is written, a study that could not run or does not fit."""
+    from study.preflight import estimate, require_room
+
+    need = estimate(spec, _check(spec), trials)
+    require_room(spec, need, folder, on_this_machine=address is None)
+
+
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     """Run a study to its end; confirm and export the winner; say how to go on."""
     from study.display import Display, trial_table
+    from study.early_stopping import saved
     from study.export import export as write
     from study.runner import drive
 
@@ -588,6 +667,7 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
         _print_json(_status(folder) | {"exports": [str(path) for path in folders]})
     else:
         out.print(trial_table(book, winners))
+        _say_saved(saved(book))
         if len(winners) == 1 and folders:
             out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
             out.print(_returns_table(_confirmed(folder, winners[0])))
@@ -617,6 +697,15 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _say_saved(saved: dict[str, Any] | None) -> None:
+    if saved:
+        _say(
+            out,
+            f"early stopping ended {saved['pruned']} trials and saved "
+            f"{saved['outer_steps_saved']} outer steps, {saved['percent']:.0f} % of them",
+        )
+
+
 def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
     scores = read_json(folder.trial(number) / "confirmed.json")
     return {
@@ -627,6 +716,8 @@ def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
 
 
 def _status(folder: "StudyFolder") -> dict[str, Any]:
+    from study.early_stopping import saved
+
     book = folder.book()
     state = "running" if folder.driven() else "stopped" if book.remaining() else "finished"
     trials = [asdict(row) for row in book.rows()]
@@ -641,6 +732,7 @@ def _status(folder: "StudyFolder") -> dict[str, Any]:
         "driver": driver,
         "trials": trials,
         "best": book.best(),
+        "early_stopping": saved(book),
     }
 
 

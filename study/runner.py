@@ -16,12 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, SDWError
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.display import Display
+from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED
+from study.preflight import require_light, require_shared_folder, storage_trouble
 from study.trial import run_trial
 
 if TYPE_CHECKING:
@@ -32,16 +34,23 @@ WORKER_DEATHS = 3
 
 
 def trainable(config: dict[str, Any], folder: str, metrics: list[str]) -> None:
-    """What a Ray worker runs: one trial, and one report of its outcome."""
+    """What a Ray worker runs: one trial, a report at each rung and one of its outcome."""
     from ray import tune
 
-    document = _outcome(StudyFolder(Path(folder)), config["number"], config["params"])
-    values = document.get("metrics", {})
-    report = {metric: values.get(metric, math.nan) for metric in metrics}
-    tune.report({**report, "document": json.dumps(document)})
+    def report(document: dict[str, Any]) -> None:
+        values = document.get("metrics", {})
+        scalars = {metric: values.get(metric, math.nan) for metric in metrics}
+        tune.report({**scalars, "document": json.dumps(document)})
+
+    report(_outcome(StudyFolder(Path(folder)), config["number"], config["params"], report))
 
 
-def _outcome(study: StudyFolder, number: int, params: dict[str, Any]) -> dict[str, Any]:
+def _outcome(
+    study: StudyFolder,
+    number: int,
+    params: dict[str, Any],
+    report: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
     try:
         spec = study.spec()
     except FileNotFoundError:
@@ -59,6 +68,11 @@ def _outcome(study: StudyFolder, number: int, params: dict[str, Any]) -> dict[st
         study.stop_flag,
         spec.study.resources.cpu,
         spec.study.trial_timeout,
+        rungs_of(
+            spec,
+            study.trial(number),
+            lambda step, value: report({"rung": step, "return": value}),
+        ),
     )
 
 
@@ -98,6 +112,8 @@ def drive(
                     return given_up
             if not ray_runs:
                 context = held.enter_context(ray_session(address))
+                if address:
+                    require_shared_folder(folder.path)
                 dashboard = {"ray_dashboard": context.dashboard_url or None}
                 folder.write_driver(folder.driver() | dashboard)
                 held.enter_context(stop_on_interrupt(folder.stop_flag))
@@ -115,12 +131,14 @@ def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) 
 
     spec = book.spec
     resources = spec.study.resources
-    search = StudySearch(book, folder.stop_flag.exists, folder.stop_flag.touch)
     bound = partial(
         trainable,
         folder=str(folder.path),
         metrics=[objective.metric for objective in spec.study.objectives],
     )
+    require_light(bound)
+    flag = folder.stop_flag
+    search = StudySearch(book, flag.exists, flag.touch, folder.trial)
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
@@ -138,8 +156,23 @@ def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) 
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except Exception as error:
+        trouble = storage_trouble(folder.path)
+        if trouble is None:
+            raise
+        raise _interrupted(folder, trouble) from error
+    if search.trouble:
+        raise _interrupted(folder, storage_trouble(folder.path) or search.trouble)
     return search.given_up
+
+
+def _interrupted(folder: StudyFolder, trouble: str) -> SDWError:
+    return SDWError(
+        f"The storage of {folder.name!r} cannot be written ({trouble}); what is done is kept: mend "
+        f"that, and go on with `sdw resume {folder.path}`."
+    )
 
 
 def _deaths(search: "StudySearch") -> Any:

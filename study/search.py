@@ -7,18 +7,21 @@ nothing stays RUNNING.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from sdw_core.seeds import derive_seed
 from study.book import TrialBook, optuna_distribution
+from study.early_stopping import decide
 from study.outcomes import FAILED, STOPPED
 
 
@@ -88,9 +91,12 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         book: the study's trials.
         stopping: while it returns True, nothing new is proposed.
         give_up: called when so many trials in a row have failed for one reason as the study allows.
+        folder_of: the folder of a trial's number, where it is answered at a rung.
 
     Attributes:
         given_up: that reason; None until then.
+        trouble: why the storage cannot be written: nothing more is proposed then.
+        deaths: why the worker of a trial, by Tune's name of it, last died.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         book: TrialBook,
         stopping: Callable[[], bool] = lambda: False,
         give_up: Callable[[], object] = lambda: None,
+        folder_of: Callable[[int], Path] | None = None,
     ) -> None:
         settings = book.spec.study
         super().__init__(
@@ -111,36 +118,50 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._space = {path: optuna_distribution(d) for path, d in book.spec.search.items()}
         self._stopping = stopping
         self._give_up = give_up
+        self._folder_of = folder_of
         self._in_a_row: list[str] = []
         self.given_up: str | None = None
+        self.trouble: str | None = None
         self.deaths: dict[str, str] = {}
-        """Why the worker of a trial, by Tune's name of it, last died."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next waiting trial, or a new one: its number and the searched values."""
-        if self._stopping():
-            return str(Searcher.FINISHED)
-        trial = self._ot_study.ask(fixed_distributions=self._space)
-        self._ot_trials[trial_id] = trial
-        self._book.asked(trial)
-        return {"number": trial.number, "params": dict(trial.params)}
+        if not self._stopping() and not self.trouble:
+            with self._noting_trouble():
+                trial = self._ot_study.ask(fixed_distributions=self._space)
+                self._book.asked(trial)
+                self._ot_trials[trial_id] = trial
+                return {"number": trial.number, "params": dict(trial.params)}
+        return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Nothing: a trial reports once, when it has an outcome."""
+        """Answer a trial that reports from a rung; what else it reports is its outcome."""
+        document = json.loads(result["document"])
+        if "outcome" not in document and self._folder_of:
+            trial = self._ot_trials[trial_id]
+            folder = self._folder_of(trial.number)
+            with self._noting_trouble():
+                decide(self._book, trial._trial_id, folder, document["rung"], document["return"])
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna the outcome; an error without a result is the death of a process."""
+        """Tell Optuna the outcome; an error without a result is the death of a process.
+
+        An outcome that cannot be told stays in the trial's folder, where the next driver finds it.
+        """
         trial = self._ot_trials.pop(trial_id)
         document = json.loads((result or {}).get("document", "{}")) or {
             "outcome": FAILED,
             "reason": self.deaths.get(trial_id, "infrastructure: the worker died"),
         }
-        if document["outcome"] == STOPPED:
-            self._book.requeue(trial._trial_id)
-        else:
-            self._count(self._book.record(trial._trial_id, document, ray_trial_id=trial_id))
+        if document["outcome"] == STOPPED and not self._stopping():
+            self.trouble = document["reason"]
+        with self._noting_trouble():
+            if document["outcome"] == STOPPED:
+                self._book.requeue(trial._trial_id)
+            else:
+                self._count(self._book.record(trial._trial_id, document, ray_trial_id=trial_id))
 
     def _count(self, failure: str | None) -> None:
         """Reasons are the same if they are so but for the numbers in them."""
@@ -149,6 +170,14 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         if len(self._in_a_row) == self._book.spec.study.max_identical_failures:
             self.given_up = failure
             self._give_up()
+
+    @contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        """Tune goes on after an error of a searcher; this one proposes nothing more instead."""
+        try:
+            yield
+        except (StorageInternalError, OSError) as error:
+            self.trouble = str(error.__cause__ or error).splitlines()[0]
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the database is the searcher's state."""

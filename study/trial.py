@@ -6,6 +6,7 @@ result is written before it is reported, so a worker that dies in between loses 
 attempt finds the result and returns it.
 """
 
+import errno
 import math
 import os
 import socket
@@ -22,9 +23,11 @@ from safetensors.torch import save_file
 from sdw_core.config import STAGES, PipelineConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError, StopRequested
 from sdw_core.files import replaced_atomically, write_json, write_text
-from sdw_core.pipeline import Pipeline, PipelineResult
+from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
 from study.clock import TrialClock
-from study.outcomes import COMPLETE, FAILED, STOPPED, config_hash, finished_result
+from study.early_stopping import TrialPruned, returns_at_rungs
+from study.outcomes import COMPLETE, FAILED, PRUNED, STOPPED, config_hash, finished_result
+from study.preflight import storage_trouble
 
 PROGRESS_EVERY = 0.5
 """Seconds between two writes of a trial's progress."""
@@ -38,11 +41,13 @@ def run_trial(
     stop_flag: Path,
     threads: int,
     timeout: float | None = None,
+    rungs: Rungs | None = None,
     work: "Work | None" = None,
 ) -> dict[str, Any]:
     """Run a trial to an outcome.
 
-    Whatever goes wrong inside the trial is an outcome; only a folder that cannot be written raises.
+    Whatever goes wrong inside the trial is an outcome; a folder that cannot be written is no fault
+    of the trial, which is STOPPED then with the reason.
     A trial that still runs elsewhere, because its driver died, keeps the folder's lock: this one
     waits, and then finds its result.
 
@@ -54,6 +59,7 @@ def run_trial(
         stop_flag: a file whose appearance ends the trial; it goes on from its checkpoint later.
         threads: torch threads.
         timeout: seconds over all attempts, after which the trial has failed.
+        rungs: where the trial is judged on its way.
         work: what is done with the pipeline; by default `distil_rows`.
 
     Returns:
@@ -76,7 +82,7 @@ def run_trial(
         progress = _Progress(folder, stopping, clock)
         try:
             with clock:
-                pipeline = Pipeline(config, cache, progress, checkpoint, stopping)
+                pipeline = Pipeline(config, cache, progress, checkpoint, stopping, rungs)
                 found = (work or distil_rows)(pipeline, folder, progress)
             if not math.isfinite(found["metrics"]["normalized_return"]):
                 raise DivergenceError("the return of the trained policies is not finite.")
@@ -90,9 +96,21 @@ def run_trial(
             if not clock.over():
                 return {**common, "outcome": STOPPED, "reason": str(stop)}
             outcome = _failed(_timeout_reason(clock), clock)
+        except TrialPruned as pruned:
+            outcome = {
+                "outcome": PRUNED,
+                "reason": str(pruned),
+                "rung": pruned.step,
+                "seconds": clock.seconds(),
+                "stages": {},
+            }
         except Exception as error:
+            trouble = storage_trouble(folder) or _full_disk(error)
+            if trouble:  # not this trial's fault: it goes on when the study does
+                return {**common, "outcome": STOPPED, "reason": trouble}
             write_text(folder / "error.txt", traceback.format_exc())
             outcome = _failed(f"{_reason_class(error)}: {_first_line(error)}", clock)
+        outcome["rungs"] = returns_at_rungs(folder)
         write_json(folder / "result.json", common | outcome)
         checkpoint.unlink(missing_ok=True)
         return common | outcome
@@ -212,6 +230,12 @@ def _reason_class(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out of memory"
     return "failure" if isinstance(error, SDWError) else type(error).__name__
+
+
+def _full_disk(error: Exception) -> str | None:
+    """The words of the system, which libraries pass on in errors of their own."""
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else None
 
 
 def _first_line(error: Exception) -> str:

@@ -139,6 +139,7 @@ def distill(
         state.update(gradient, step, config)
         done = step + 1
         if visits and done in visits.steps:
+            state.require_sound(config)
             state.visited[done] = visits.find(done, state.distilled())
         stopping = should_stop()
         if done % CHECK_EVERY == 0 or done == config.outer_steps or stopping:
@@ -330,15 +331,20 @@ def _draw_rows(count: int, size: int, generator: torch.Generator) -> Tensor:
     return torch.randint(count, (size,), generator=generator, device=generator.device)
 
 
+def engine_bytes(config: DistillConfig, policy: MLP) -> int:
+    """What the engine of a configuration holds."""
+    window = min(config.window or config.inner_steps, config.inner_steps)
+    shape = Shape(config.seeds, config.synthetic_size, config.meta_batch_size, window)
+    return memory_bytes(policy, shape)
+
+
 def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> None:
     """Refuse a configuration whose engine cannot fit, before anything is allocated.
 
     Raises:
         InputError: it needs more than is free on the device.
     """
-    window = min(config.window or config.inner_steps, config.inner_steps)
-    shape = Shape(config.seeds, config.synthetic_size, config.meta_batch_size, window)
-    need = memory_bytes(policy, shape)
+    need = engine_bytes(config, policy)
     if device.type == "cuda":
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free = torch.cuda.mem_get_info(device)[0] + reusable

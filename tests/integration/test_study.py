@@ -32,7 +32,7 @@ TWO_OBJECTIVES = (
 )
 LONG = 3000
 """Outer steps of a trial that is under way long enough to be interrupted."""
-KEYS = {"study", "state", "driver", "trials", "best"}
+KEYS = {"study", "state", "driver", "trials", "best", "early_stopping"}
 TRIAL_KEYS = {
     *("number", "outcome", "reason", "params", "values", "interval", "seconds", "stages"),
     "retry_of",

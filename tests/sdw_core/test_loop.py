@@ -352,6 +352,14 @@ def test_on_cuda_no_outer_step_waits_for_the_host() -> None:
     assert not result.diverged
 
 
+def test_rows_that_all_diverged_are_not_visited() -> None:
+    def find(step: int, rows: Distilled) -> torch.Tensor:
+        raise AssertionError("visited")
+
+    with pytest.raises(DivergenceError):
+        distill(small_task(), changed(SMALL, inner_lr=1e30), 0, visits=Visits(frozenset({5}), find))
+
+
 # What it starts from and where it gets to
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sqlite3
 import subprocess
 import sys
 
@@ -93,6 +94,26 @@ def test_a_stopped_trial_waits_and_is_asked_again_with_its_number_and_values(fol
     assert outcomes(folder.book()) == ["WAITING"]
     again = StudySearch(folder.book()).suggest("b")
     assert again == first
+
+
+def test_a_trial_that_stops_unasked_is_trouble_and_nothing_more_is_proposed(folder):
+    search = StudySearch(folder.book())
+    for name in "ab":
+        search.suggest(name)
+    search.on_trial_complete("a", report("STOPPED"))
+    assert search.trouble == "why"
+    assert search.suggest("c") == "FINISHED"
+    assert outcomes(folder.book()) == ["WAITING", "RUNNING"]
+
+
+def test_a_database_that_fails_is_trouble_and_no_error_of_the_searcher(folder):
+    search = StudySearch(folder.book())
+    search.suggest("a")
+    with sqlite3.connect(folder.path / "study.db") as other:
+        other.execute("DROP TABLE trial_user_attributes")
+    search.on_trial_complete("a", report(normalized_return=1.0))
+    assert "trial_user_attributes" in search.trouble
+    assert search.suggest("b") == "FINISHED"
 
 
 def test_while_stopping_nothing_is_proposed(folder):

@@ -1,0 +1,161 @@
+"""Early stopping: asynchronous successive halving (ASHA, arXiv 1810.05934) over outer steps.
+
+At a rung a trial's rows are judged by a few policies on random streams that all trials share, and
+the trial goes on if it is among the best there so far. Meta-losses are never compared: they differ
+with the weight temperature.
+
+The worker reports its return and waits; the driver keeps it as an intermediate value in Optuna's
+storage, decides from all intermediate values of that rung, and answers through the trial's folder.
+So a rung is nothing but what the storage holds, a new driver goes on with it, and workers never
+open the database. An answer holds for the very return that it was given to: a trial that is killed
+after it and comes by again is not asked twice.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from optuna.trial import TrialState
+
+from sdw_core.errors import SDWError
+from sdw_core.files import read_json, write_json
+from sdw_core.pipeline import Rungs
+from search_spaces import StudySpec
+from study.book import TrialBook
+
+ANSWERS = "rungs.json"
+"""In a trial's folder: outer step -> `return`, and `reason`, null where the trial goes on."""
+
+PATIENCE = 120.0
+"""Seconds that a trial waits for its answer to be visible."""
+
+
+class TrialPruned(Exception):
+    """A trial ends at a rung."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(reason)
+        self.step = step
+
+
+def survives(value: float, values: Sequence[float], reduction_factor: int) -> bool:
+    """Whether a value is among the best 1/reduction_factor of its rung, or the best so far.
+
+    Args:
+        value: a trial's.
+        values: all of the rung, this one included.
+        reduction_factor: one in so many goes on.
+    """
+    passing = max(1, len(values) // reduction_factor)
+    return value >= sorted(values, reverse=True)[passing - 1]
+
+
+# In the worker
+
+
+def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]) -> Rungs | None:
+    """Where a trial is judged on its way, and by whom.
+
+    Args:
+        spec: the study.
+        folder: the trial's.
+        report: tells the driver a rung and the return there.
+    """
+    settings = spec.study.early_stopping
+    if settings is None:
+        return None
+
+    def judge(step: int, value: float) -> None:
+        answer = _answer(folder, step, value)
+        if answer is None:
+            report(step, value)
+            answer = _awaited(folder, step, value)
+        if answer["reason"]:
+            raise TrialPruned(step, answer["reason"])
+
+    return Rungs(
+        settings.rungs(spec.pipeline.distill.outer_steps),
+        settings.policies,
+        settings.episodes,
+        spec.pipeline.seed,
+        judge,
+    )
+
+
+def _awaited(folder: Path, step: int, value: float) -> Mapping[str, Any]:
+    """The answer that the driver has given by now: a network file system may show it late."""
+    for _ in range(int(PATIENCE / 0.1)):
+        answer = _answer(folder, step, value)
+        if answer:
+            return answer
+        sleep(0.1)
+    raise SDWError(f"The driver's answer at rung {step} did not arrive within {PATIENCE:.0f} s.")
+
+
+def _answer(folder: Path, step: int, value: float) -> Mapping[str, Any] | None:
+    answer: Mapping[str, Any] | None = _answers(folder).get(str(step))
+    return answer if answer and answer["return"] == value else None
+
+
+def _answers(folder: Path) -> dict[str, Any]:
+    try:
+        answers: dict[str, Any] = read_json(folder / ANSWERS)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return answers
+
+
+def returns_at_rungs(folder: Path) -> dict[str, float]:
+    """Outer step -> return, of the rungs that a trial came by."""
+    return {step: answer["return"] for step, answer in _answers(folder).items()}
+
+
+# In the driver
+
+
+def decide(book: TrialBook, trial_id: int, folder: Path, step: int, value: float) -> None:
+    """Keep a return at a rung, decide whether its trial goes on, and answer.
+
+    Args:
+        book: the study's trials.
+        trial_id: the storage's.
+        folder: the trial's.
+        step: the rung, in outer steps.
+        value: mean normalised return there.
+    """
+    settings = book.spec.study.early_stopping
+    assert settings is not None
+    book.keep_intermediate(trial_id, {step: value})
+    values = [
+        trial.intermediate_values[step]
+        for trial in book.trials()
+        if step in trial.intermediate_values
+    ]
+    reason = None
+    if not survives(value, values, settings.reduction_factor):
+        rank = 1 + sum(other > value for other in values)
+        reason = f"rung {step}: return {value:.1f}, place {rank} of {len(values)}"
+    write_json(
+        folder / ANSWERS, _answers(folder) | {str(step): {"return": value, "reason": reason}}
+    )
+
+
+def saved(book: TrialBook) -> dict[str, Any] | None:
+    """What early stopping saved so far; None where it is off.
+
+    Returns:
+        `pruned` trials; `outer_steps_saved`, which they did not take; `percent` of the outer steps
+        that all pruned and complete trials would have taken.
+    """
+    if book.spec.study.early_stopping is None:
+        return None
+    steps = book.spec.pipeline.distill.outer_steps
+    pruned = book.trials(TrialState.PRUNED)
+    ended = len(pruned) + len(book.trials(TrialState.COMPLETE))
+    left = sum(steps - (trial.last_step or 0) for trial in pruned)
+    return {
+        "pruned": len(pruned),
+        "outer_steps_saved": left,
+        "percent": 100 * left / (steps * ended) if ended else 0.0,
+    }

@@ -1,0 +1,232 @@
+"""Before the first trial: whether a study will fit, and whether every node sees its folder.
+
+Each refusal is one sentence, and comes before anything is written.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from sdw_core.config import PipelineConfig
+from sdw_core.dataset import OfflineDataset
+from sdw_core.distill.loop import engine_bytes
+from sdw_core.errors import InputError, SDWError
+from sdw_core.files import write_text
+from sdw_core.policy import MLP
+from search_spaces import Choice, StudySpec
+
+PROCESS = 700_000_000
+"""Bytes of a worker beside its data and its engine: interpreter, torch, Ray, and their arenas."""
+COPIES = 4
+"""Of a dataset that a worker holds: as read, normalised, on the device, in passing."""
+RECORDS = 200_000
+"""Bytes of a trial's results and of Tune's and Optuna's records of it, rounded up."""
+TRAINABLE = 100_000
+"""Most bytes of the pickled trainable: it goes to every worker, and should carry no data."""
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study needs, in bytes, at the largest settings that its search can reach.
+
+    Attributes:
+        disk_per_trial: what a finished trial leaves.
+        disk: of the whole study, with its stage cache and the checkpoints of running trials.
+        memory_per_trial: of a worker.
+        memory: of the workers that run at a time on this machine.
+        gpu_memory_per_trial: of a worker on a GPU; 0 where trials take none.
+        trials_at_a_time: on this machine.
+    """
+
+    disk_per_trial: int
+    disk: int
+    memory_per_trial: int
+    memory: int
+    gpu_memory_per_trial: int
+    trials_at_a_time: int
+
+
+def estimate(spec: StudySpec, dataset: OfflineDataset, trials: int | None = None) -> Estimate:
+    """What a study needs.
+
+    Args:
+        spec: the study.
+        dataset: its source.
+        trials: how many are to run; None: as many as the spec says.
+    """
+    todo = spec.study.trials if trials is None else trials
+    config = largest(spec, dataset)
+    distill, states, actions = config.distill, dataset.observations, dataset.actions
+    width = states.shape[1] + actions.shape[1]
+    row_bytes = 4 * distill.seeds * distill.synthetic_size * width
+    losses = 4 * distill.seeds * distill.outer_steps
+    data = 4 * len(dataset) * (2 * width + 4)
+    engine = _engine_bytes(config, dataset)
+    at_a_time = min(_trials_at_a_time(spec), max(todo, 1))
+    per_trial = row_bytes + losses + RECORDS
+    checkpoint = 2 * (4 * row_bytes + losses)  # rows, averages and moments; the old and the new
+    stages = 4 * len(dataset) * (actions.shape[1] + 2)
+    fitted_anew = any(path.startswith(("density.", "expert.", "seed")) for path in spec.search)
+    on_gpu = bool(spec.study.resources.gpu)
+    memory = PROCESS + COPIES * data + (0 if on_gpu else engine)
+    return Estimate(
+        disk_per_trial=per_trial,
+        disk=todo * per_trial + at_a_time * checkpoint + stages * (todo if fitted_anew else 1),
+        memory_per_trial=memory,
+        memory=at_a_time * memory,
+        gpu_memory_per_trial=data + engine if on_gpu else 0,
+        trials_at_a_time=at_a_time,
+    )
+
+
+def largest(spec: StudySpec, dataset: OfflineDataset) -> PipelineConfig:
+    """The settings within a search whose distillation takes most memory."""
+    params = {
+        path: distribution.choices[0] if isinstance(distribution, Choice) else distribution.high
+        for path, distribution in spec.search.items()
+    }
+    for path, distribution in spec.search.items():
+        if isinstance(distribution, Choice):
+            configs = {
+                choice: spec.pipeline_with(params | {path: choice})
+                for choice in distribution.choices
+            }
+            params[path] = max(configs, key=lambda c: _engine_bytes(configs[c], dataset))
+    return spec.pipeline_with(params)
+
+
+def _engine_bytes(config: PipelineConfig, dataset: OfflineDataset) -> int:
+    sizes = dataset.observations.shape[1], dataset.actions.shape[1]
+    return engine_bytes(
+        config.distill, MLP.build(*sizes, config.distill.layers, config.distill.width)
+    )
+
+
+def _trials_at_a_time(spec: StudySpec) -> int:
+    """Trials that run together on this machine, as Ray will count its cores and GPUs."""
+    resources = spec.study.resources
+    fits = max(1, (os.cpu_count() or 1) // resources.cpu)
+    if resources.gpu:
+        fits = min(fits, max(1, int(torch.cuda.device_count() / resources.gpu + 1e-9)))
+    return fits if spec.study.concurrency == "auto" else min(fits, spec.study.concurrency)
+
+
+def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine: bool) -> None:
+    """Refuse a study that the storage, the memory or the GPU cannot hold.
+
+    Args:
+        spec: the study.
+        need: its estimate.
+        folder: where it is or will be; nothing is made there.
+        on_this_machine: whether its trials run here.
+
+    Raises:
+        InputError: it does not fit, or the folder cannot be written.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    trouble = storage_trouble(there)
+    if trouble:
+        raise InputError(
+            f"The folder {str(there)!r} cannot be written ({trouble}); make room or make it "
+            "writable, or choose another `--storage`."
+        )
+    free = shutil.disk_usage(there).free
+    if need.disk > free:
+        raise InputError(
+            f"The study needs about {need.disk / GB:.3g} GB of disk in {str(there)!r} and "
+            f"{free / GB:.3g} GB are free; make room, lower `study.trials`, or choose another "
+            "`--storage`."
+        )
+    if not on_this_machine:
+        return
+    memory = psutil.virtual_memory().available
+    if need.memory > memory:
+        raise InputError(
+            f"{need.trials_at_a_time} trials at a time need about {need.memory / GB:.3g} GB of "
+            f"memory and {memory / GB:.3g} GB are free; lower `study.concurrency`, "
+            "`distill.window`, `distill.seeds` or the sizes that are searched."
+        )
+    if need.gpu_memory_per_trial and torch.cuda.is_available():
+        share = min(1.0, spec.study.resources.gpu)
+        held = torch.cuda.mem_get_info()[0]
+        if need.gpu_memory_per_trial > share * held:
+            raise InputError(
+                f"A trial needs about {need.gpu_memory_per_trial / GB:.3g} GB on the GPU and its "
+                f"share of {share:g} is {share * held / GB:.3g} GB; raise `study.resources.gpu`, "
+                "or lower `distill.window`, `distill.seeds` or the sizes that are searched."
+            )
+
+
+def storage_trouble(folder: Path) -> str | None:
+    """Why a folder cannot be written, or None: a file of 1 MB is tried, and leaves nothing."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1_000_000))
+            file.flush()
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None
+
+
+def require_shared_folder(folder: Path) -> None:
+    """Prove that every node of the connected Ray cluster sees what is written to a folder.
+
+    Raises:
+        InputError: one does not; the message names it.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nonce = secrets.token_hex(16)
+    note = folder / f".nonce-{nonce}"
+    write_text(note, nonce)
+    look = ray.remote(num_cpus=0)(_text_of)
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        seen = [
+            look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(note))
+            for node in nodes
+        ]
+        read = ray.get(seen)
+    finally:
+        note.unlink()
+    blind = [
+        node["NodeManagerHostname"] for node, text in zip(nodes, read, strict=True) if text != nonce
+    ]
+    if blind:
+        raise InputError(
+            f"{len(blind)} of the cluster's {len(nodes)} nodes do not see what is written to "
+            f"{str(folder)!r} ({', '.join(blind)}); choose a `--storage` that all nodes share."
+        )
+
+
+def _text_of(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def require_light(trainable: object) -> None:
+    """Refuse a trainable that drags data along: it is pickled for every worker.
+
+    Raises:
+        SDWError: it does.
+    """
+    from ray import cloudpickle
+
+    size = len(cloudpickle.dumps(trainable))
+    if size > TRAINABLE:
+        raise SDWError(
+            f"The trainable takes {size} bytes pickled, and {TRAINABLE} at most are sent to "
+            "workers; let it read its data from the study's folder."
+        )

@@ -1,0 +1,91 @@
+"""A study's stage cache: which trials its entries serve, and what can go."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import TrialState
+
+from sdw_core.cache import Entry, StageCache
+from sdw_core.dataset import load
+from sdw_core.pipeline import cache_entries
+from study.folder import StudyFolder
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """An entry as `sdw cache list --json` prints it.
+
+    Attributes:
+        file: its name in the study's cache.
+        stage: whose result it is.
+        bytes: its size.
+        written: when, in seconds since the epoch.
+        trials: numbers of the trials that use it.
+        needed: whether a trial that has no final state uses it, or one that is not asked yet may.
+    """
+
+    file: str
+    stage: str
+    bytes: int
+    written: float
+    trials: list[int]
+    needed: bool
+
+
+def contents(folder: StudyFolder) -> list[CacheEntry]:
+    """The entries of a study's cache.
+
+    What a trial that is not asked yet will need is not known: until the last one is asked, all that
+    any trial used counts as needed.
+    """
+    users = _users(folder)
+    book = folder.book()
+    unfinished = {t.number for t in book.trials(TrialState.WAITING, TrialState.RUNNING)}
+    all_asked = book.remaining() <= len(unfinished)
+    entries = []
+    for entry in StageCache(folder.cache).entries():
+        trials = users.get(entry.name, [])
+        needed = bool(unfinished.intersection(trials) if all_asked else trials)
+        stat = entry.path.stat()
+        entries.append(
+            CacheEntry(entry.name, entry.stage, stat.st_size, stat.st_mtime, trials, needed)
+        )
+    return entries
+
+
+def _users(folder: StudyFolder) -> dict[str, list[int]]:
+    """Name of an entry -> numbers of the trials that use it."""
+    spec, hashes = folder.spec(), dict[str, str]()
+    users: dict[str, list[int]] = {}
+    for trial in folder.book().trials():
+        config = spec.pipeline_with(trial.params)
+        if config.dataset not in hashes:
+            hashes[config.dataset] = load(config.dataset).content_hash
+        for name in cache_entries(config, hashes[config.dataset]):
+            users.setdefault(name, []).append(trial.number)
+    return users
+
+
+def prune(folder: StudyFolder, everything: bool) -> dict[str, Any]:
+    """Remove entries that are not needed, and what killed writers left behind.
+
+    An entry that a process uses at this moment stays.
+
+    Args:
+        folder: the study.
+        everything: remove needed entries as well; they are computed again.
+
+    Returns:
+        `removed` files, `in_use` files that stayed for that reason, and `bytes_freed`.
+    """
+    cache = StageCache(folder.cache)
+    kept = set() if everything else {e.file for e in contents(folder) if e.needed}
+    going: list[Entry] = [entry for entry in cache.entries() if entry.name not in kept]
+    removed: list[str] = []
+    in_use: list[str] = []
+    freed = 0
+    for entry in going + cache.leftovers():
+        size = entry.discard()
+        (in_use if size is None else removed).append(entry.path.name)
+        freed += size or 0
+    return {"removed": removed, "in_use": in_use, "bytes_freed": freed}

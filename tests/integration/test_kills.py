@@ -1,0 +1,154 @@
+"""kill -9 of workers, worker pools and drivers, at random moments: nothing is lost or doubled."""
+
+import json
+import random
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from time import sleep
+
+import psutil
+import pytest
+from safetensors import safe_open
+
+from sdw_core.cache import StageCache
+from sdw_core.files import read_json
+from study.folder import StudyFolder
+from study.outcomes import config_hash
+from tests.integration.processes import World, ended, signal_group, wait_until
+
+SPEC = """
+study: {name: NAME, trials: 5, concurrency: 2, startup_trials: 2, early_stopping: STOPPING}
+pipeline:
+  dataset: sdw/hopper-replay-mini-v0
+  density: {transforms: 1, hidden_features: 8, steps: 20}
+  expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
+  distill: {layers: 2, width: 8, inner_steps: 4, outer_steps: 800, meta_batch_size: 64}
+  evaluation: {policies: 2, episodes: 1}
+search:
+  weighting.temperature: {type: float, low: 0.01, high: 1.0, log: true}
+  distill.synthetic_size: {type: int, low: 8, high: 16}
+"""
+KILLS = 5
+"""A study; four studies make 20."""
+
+
+class Driven:
+    """A study and the process that drives it, launched or resumed whenever there is none."""
+
+    def __init__(self, world: World, name: str, early_stopping: str) -> None:
+        self.world = world
+        self.folder = StudyFolder(world.path / "sdw-studies" / name)
+        self.spec = world.path / f"{name}.yaml"
+        self.spec.write_text(SPEC.replace("NAME", name).replace("STOPPING", early_stopping))
+        self.go_on()
+
+    def go_on(self) -> None:
+        begun = (self.folder.path / "study.yaml").exists()
+        command = ("resume", self.folder.name) if begun else ("launch", self.spec)
+        self.process: subprocess.Popen[str] = self.world.start(*command, "--json")
+
+    def workers(self) -> list[psutil.Process]:
+        """Ray's worker processes below the driver."""
+        found = []
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if process.name().startswith("ray::"):
+                        found.append(process)
+        return found
+
+    def kill(self, kind: str, dice: random.Random) -> None:
+        """Kill something of this study; a driver that dies is followed by another."""
+        while kind != "driver" and not self.workers() and self.process.poll() is None:
+            sleep(0.05)
+        sleep(dice.uniform(0, 12 if kind == "driver" else 6))
+        workers = self.workers() if kind != "driver" else []
+        for worker in workers if kind == "pool" else workers and [dice.choice(workers)]:
+            with suppress(psutil.NoSuchProcess):
+                worker.send_signal(signal.SIGKILL)
+        if not workers:
+            self.process.kill()
+            ended(self.process)
+            self.go_on()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(4))
+def test_after_any_kill_every_trial_has_one_result_under_its_number(
+    world: World, seed: int
+) -> None:
+    dice = random.Random(seed)
+    stopping = "{reduction_factor: 2, policies: 1, episodes: 1}" if seed % 2 else "null"
+    driven = Driven(world, f"killed-{seed}", stopping)
+    kinds = dice.sample(["worker", "pool", "driver", "worker", "driver"], KILLS)
+    for kind in kinds:
+        driven.kill(kind, dice)
+    ended(driven.process)
+    status, out, err = world.run("resume", driven.folder.name, "--json")
+    assert status == 0, err
+    assert json.loads(out)["state"] == "finished"
+    check(driven.folder)
+
+
+def test_a_study_killed_in_a_distillation_ends_as_if_it_had_not_been(world: World) -> None:
+    """With early stopping, one trial at a time: every trial's rows, to the bit, and every rung."""
+    stopping = "{grace: 0.1, reduction_factor: 2, policies: 1, episodes: 1}"
+    settings = ("--set", "study.trials=2", "--set", "study.concurrency=1", "--json")
+    folders = []
+    for name in ("killed", "straight"):
+        spec = world.path / f"{name}.yaml"
+        spec.write_text(SPEC.replace("NAME", name).replace("STOPPING", stopping))
+        folders.append(StudyFolder(world.path / "sdw-studies" / name))
+    killed, straight = folders
+    checkpoint, outer_steps = killed.trial(0) / "checkpoint.safetensors", 800
+
+    driver = world.start("launch", world.path / "killed.yaml", *settings)
+    wait_until(lambda: checkpoint.exists() and steps_done(checkpoint) > 0.2 * outer_steps, driver)
+    signal_group(driver, signal.SIGKILL)
+    ended(driver)
+    assert 0.2 * outer_steps < steps_done(checkpoint) < outer_steps
+    status, out, err = world.run("resume", "killed", "--json")
+    assert status == 0, err
+    status, expected, err = world.run("launch", world.path / "straight.yaml", *settings)
+    assert status == 0, err
+
+    found, wanted = (json.loads(document) for document in (out, expected))
+    assert found["early_stopping"] == wanted["early_stopping"]
+    for one, other in zip(found["trials"], wanted["trials"], strict=True):
+        for key in ("number", "outcome", "reason", "params", "values", "interval"):
+            assert one[key] == other[key]
+    for one, other in zip(killed.book().trials(), straight.book().trials(), strict=True):
+        assert one.intermediate_values == other.intermediate_values != {}
+    rows = [folder.trial(0) / "rows.safetensors" for folder in folders]
+    assert rows[0].read_bytes() == rows[1].read_bytes()
+
+
+def steps_done(checkpoint: Path) -> int:
+    with safe_open(checkpoint, framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
+def check(folder: StudyFolder) -> None:
+    """Every asked trial is final, has its own result and no other, and the cache is sound."""
+    spec, rows = folder.spec(), folder.book().rows()
+    assert [row.number for row in rows] == list(range(spec.study.trials))
+    assert sorted(path.name for path in (folder.path / "trials").iterdir()) == [
+        str(row.number) for row in rows
+    ]
+    assert len({tuple(row.params.values()) for row in rows}) == len(rows)
+    for row in rows:
+        result = read_json(folder.trial(row.number) / "result.json")
+        assert row.outcome == result["outcome"]
+        assert row.outcome in ("COMPLETE", "PRUNED"), row.reason
+        assert result["number"] == row.number
+        assert result["config_hash"] == config_hash(spec.pipeline_with(row.params))
+        if row.outcome == "COMPLETE":
+            assert row.values == [result["metrics"]["normalized_return"]]
+            assert (folder.trial(row.number) / "rows.safetensors").exists()
+        assert not (folder.trial(row.number) / "checkpoint.safetensors").exists()
+    entries = StageCache(folder.cache).entries()
+    assert sorted(entry.stage for entry in entries) == ["density", "expert"]
+    assert all(entry.sound() for entry in entries)

@@ -1,0 +1,223 @@
+"""Early stopping: Optuna's rule, from Optuna's intermediate values, answered through the folder."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from sdw_core.errors import InputError
+from sdw_core.files import read_json, write_json
+from search_spaces.spec import EarlyStopping
+from study.early_stopping import TrialPruned, rungs_of, saved, survives
+from study.folder import StudyFolder
+from study.search import StudySearch
+from study.trial import run_trial
+from tests.study.conftest import small_spec
+from tests.study.test_search import report
+
+ON = "study.early_stopping={grace: 0.34, reduction_factor: 2, policies: 1, episodes: 1}"
+
+
+@pytest.fixture
+def stopping(tmp_path) -> StudyFolder:
+    """A study of 6 outer steps a trial, with rungs at 2 and 4."""
+    return StudyFolder.create(small_spec(ON), tmp_path)
+
+
+def driver(folder: StudyFolder) -> StudySearch:
+    """The searcher of a new driver."""
+    return StudySearch(folder.book(), folder_of=folder.trial)
+
+
+def at_rung(search: StudySearch, name: str, step: int, value: float) -> None:
+    search.on_trial_result(name, {"document": json.dumps({"rung": step, "return": value})})
+
+
+def answer(folder: StudyFolder, number: int, step: int) -> str | None:
+    return read_json(folder.trial(number) / "rungs.json")[str(step)]["reason"]
+
+
+# The rule
+
+
+@given(
+    st.floats(0.001, 0.999), st.integers(2, 6), st.integers(1, 5000)
+)  # fmt: skip
+def test_rungs_lie_within_the_distillation_each_a_factor_apart(grace, factor, outer_steps):
+    rungs = EarlyStopping(grace=grace, reduction_factor=factor).rungs(outer_steps)
+    assert all(0 < a < b for a, b in pairwise(rungs))
+    assert all(0 < rung < outer_steps for rung in rungs) or outer_steps == 1
+    for index, rung in enumerate(rungs):
+        if len(set(rungs)) == len(rungs) and rungs[0] > 1:
+            assert abs(rung - grace * factor**index * outer_steps) <= 0.5 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_it_decides_as_optunas_pruner_does(factor, seed):
+    """Optuna's keeps its rungs in attributes of its own; ours only looks at the values."""
+    generator = np.random.default_rng(seed)
+    storage = optuna.storages.RDBStorage("sqlite://")
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=factor)
+    study = optuna.create_study(storage=storage, direction="maximize", pruner=pruner)
+    values = []
+    for _ in range(30):
+        values.append(round(float(generator.normal()), 1))  # with ties
+        trial = study.ask()
+        trial.report(values[-1], 1)
+        assert survives(values[-1], values, factor) == (not trial.should_prune())
+        study.tell(trial, state=TrialState.PRUNED)
+
+
+# The driver
+
+
+def test_a_lagging_trial_ends_and_the_best_so_far_go_on(stopping):
+    search = driver(stopping)
+    for name, value, goes_on in (("a", 5.0, True), ("b", 9.0, True), ("c", 6.0, False)):
+        number = search.suggest(name)["number"]
+        at_rung(search, name, 2, value)
+        assert (answer(stopping, number, 2) is None) == goes_on
+    assert answer(stopping, 2, 2) == "rung 2: return 6.0, place 2 of 3"
+
+
+def test_a_new_driver_rebuilds_the_rungs_from_the_intermediate_values(stopping):
+    first = driver(stopping)
+    for name, value in (("a", 5.0), ("b", 9.0)):
+        first.suggest(name)
+        at_rung(first, name, 2, value)
+    for name in "ab":
+        first.on_trial_complete(name, report("STOPPED"))
+    second = driver(stopping)
+    asked = [second.suggest(name)["number"] for name in "abc"]
+    assert asked == [0, 1, 2]
+    at_rung(second, "c", 2, 7.0)
+    assert answer(stopping, 2, 2) == "rung 2: return 7.0, place 2 of 3"
+    at_rung(second, "b", 4, 1.0)  # alone there
+    assert answer(stopping, 1, 4) is None
+    assert [t.intermediate_values for t in stopping.book().trials()] == [
+        {2: 5.0}, {2: 9.0, 4: 1.0}, {2: 7.0},
+    ]  # fmt: skip
+
+
+def test_a_pruned_trial_has_no_value_and_never_wins(stopping):
+    search = driver(stopping)
+    for name, value in (("a", 9.0), ("b", 99.0)):
+        search.suggest(name)
+        at_rung(search, name, 2, value)
+    pruned = {"outcome": "PRUNED", "reason": "rung 2: why", "rung": 2, "rungs": {"2": 99.0}}
+    search.on_trial_complete("b", {"document": json.dumps(pruned)})
+    search.on_trial_complete("a", report(normalized_return=1.0))
+    book = stopping.book()
+    rows = book.rows()
+    assert (rows[1].outcome, rows[1].reason, rows[1].values) == ("PRUNED", "rung 2: why", None)
+    assert book.best(2) == [0]
+    assert book.trials(TrialState.PRUNED)[0].value is None
+    assert book.remaining() == book.spec.study.trials - 2
+    assert saved(book) == {"pruned": 1, "outer_steps_saved": 4, "percent": pytest.approx(100 / 3)}
+    assert driver(stopping).suggest("c")["number"] == 2  # the sampler takes them as they are
+
+
+def test_off_by_default_and_nothing_is_said_to_be_saved(folder):
+    assert folder.spec().study.early_stopping is None
+    assert rungs_of(folder.spec(), folder.trial(0), lambda step, value: None) is None
+    assert saved(folder.book()) is None
+
+
+# The trial
+
+
+def test_a_trial_that_is_ended_at_a_rung_is_pruned_and_leaves_its_reason(stopping):
+    search = driver(stopping)
+    for name in "ab":
+        search.suggest(name)
+    at_rung(search, "a", 2, 1e9)
+    document = run(stopping, search, "b", 1)
+    assert (document["outcome"], document["rung"]) == ("PRUNED", 2)
+    assert document["reason"].startswith("rung 2: return ")
+    assert list(document["rungs"]) == ["2"]
+    assert document == read_json(stopping.trial(1) / "result.json")
+    assert not (stopping.trial(1) / "checkpoint.safetensors").exists()
+    assert run(stopping, None, "b", 1) == document  # what is done is not done again
+
+
+def run(
+    folder: StudyFolder, search: StudySearch | None, name: str, number: int
+) -> dict[str, object]:
+    """A trial that asks a driver in the same process; None: asking is an error."""
+    spec, home = folder.spec(), folder.trial(number)
+
+    def ask(step: int, value: float) -> None:
+        assert search
+        at_rung(search, name, step, value)
+
+    home.mkdir(parents=True, exist_ok=True)
+    rungs = rungs_of(spec, home, ask)
+    return run_trial(number, spec.pipeline, home, folder.cache, folder.stop_flag, 1, rungs)
+
+
+def test_rungs_change_nothing_in_the_result_of_a_trial_that_goes_on(stopping, tmp_path):
+    search = driver(stopping)
+    search.suggest("a")
+    judged = run(stopping, search, "a", 0)
+    alone = run_trial(
+        0, stopping.spec().pipeline, tmp_path / "0", stopping.cache, tmp_path / "s", 1
+    )
+    assert list(judged["rungs"]) == ["2", "4"]
+    assert judged["metrics"]["normalized_return"] == alone["metrics"]["normalized_return"]
+    rows = [path / "rows.safetensors" for path in (stopping.trial(0), tmp_path / "0")]
+    assert rows[0].read_bytes() == rows[1].read_bytes()
+
+
+def test_trials_of_the_same_rows_have_the_same_return_at_a_rung(stopping):
+    search = driver(stopping)
+    found = []
+    for number, name in enumerate("ab"):
+        search.suggest(name)
+        found.append(run(stopping, search, name, number)["rungs"]["2"])
+    assert found[0] == found[1]
+
+
+def test_an_answer_holds_for_its_return_only(stopping):
+    folder = stopping.trial(0)
+    asked = []
+
+    def ask(step: int, value: float) -> None:
+        asked.append(value)
+        write_json(folder / "rungs.json", {str(step): {"return": value, "reason": "lags"}})
+
+    rungs = rungs_of(stopping.spec(), folder, ask)
+    write_json(folder / "rungs.json", {"2": {"return": 5.0, "reason": None}})
+    rungs.judge(2, 5.0)
+    assert asked == []
+    with pytest.raises(TrialPruned, match="lags"):
+        rungs.judge(2, 6.0)
+    with pytest.raises(TrialPruned, match="lags"):
+        rungs.judge(2, 6.0)
+    assert asked == [6.0]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("study.objectives=[{metric: seconds, mode: min}]", "not seconds min"),
+        ("study.objectives=[{metric: normalized_return, mode: min}]", "not normalized_return min"),
+        (
+            "study.objectives=[{metric: iqm, mode: max}, {metric: synthetic_size, mode: min}]",
+            "not iqm max, synthetic_size min",
+        ),
+        ("search.distill.outer_steps={type: int, low: 5, high: 9}", "search.distill.outer_steps"),
+    ],
+)
+def test_what_rungs_cannot_compare_is_refused(override, said):
+    with pytest.raises(InputError, match=r"`study\.early_stopping` compares") as caught:
+        small_spec(ON, override)
+    assert said in str(caught.value)

@@ -1,0 +1,145 @@
+"""Preflight: what a study needs, and what is refused before anything is written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sdw_core.dataset import load
+from sdw_core.errors import InputError, SDWError
+from study.preflight import estimate, largest, require_light, require_room, storage_trouble
+from study.search import StudySearch
+from study.trial import run_trial
+from tests.study.conftest import small_spec
+from tests.study.test_search import report
+
+DATASET = load("sdw/hopper-replay-mini-v0")
+
+
+def test_the_largest_settings_are_the_ends_and_the_dearest_choices():
+    spec = small_spec(
+        "search.distill.window={type: categorical, choices: [2, null, 3]}",
+        "search.distill.seeds={type: categorical, choices: [4, 1]}",
+        "pipeline.distill.inner_steps=9",
+    )
+    found = largest(spec, DATASET).distill
+    assert (found.synthetic_size, found.window, found.seeds) == (24, None, 4)
+
+
+def test_a_finished_study_fits_its_estimate_of_disk(folder):
+    spec = folder.spec()
+    need = estimate(spec, DATASET, trials=2)
+    search = StudySearch(folder.book())
+    for number, name in enumerate("ab"):
+        config = spec.pipeline_with(search.suggest(name)["params"])
+        run_trial(number, config, folder.trial(number), folder.cache, folder.stop_flag, 1)
+        search.on_trial_complete(name, report(normalized_return=1.0))
+    used = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
+    assert 0.2 * need.disk < used < need.disk
+    per_trial = sum(path.stat().st_size for path in folder.trial(0).iterdir())
+    assert per_trial < need.disk_per_trial
+
+
+MEMORY = """if True:
+    import resource, sys, tempfile
+    from pathlib import Path
+    import optuna, ray
+    from search_spaces import load_spec
+    from study.trial import run_trial
+    home = Path(sys.argv[1])
+    pipeline = load_spec("quickstart", sys.argv[2:]).pipeline
+    document = run_trial(0, pipeline, home / "0", home / "cache", home / "stop", 1)
+    assert document["outcome"] == "COMPLETE", document
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_a_worker_takes_about_the_memory_that_was_foreseen(tmp_path):
+    from tests.study.conftest import SMALL
+
+    big = ("pipeline.distill.meta_batch_size=8192", "pipeline.distill.seeds=4")
+    overrides = [*SMALL, *big, "pipeline.distill.width=1024", "pipeline.distill.outer_steps=2"]
+    spec = small_spec(*overrides)
+    need = estimate(spec, DATASET, trials=1).memory_per_trial
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path), *overrides],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert 0.5 * need < int(done.stdout) < 1.3 * need
+
+
+def test_more_trials_and_longer_ones_need_more_disk():
+    one, more = (estimate(small_spec(f"study.trials={n}"), DATASET) for n in (1, 1000))
+    long = estimate(small_spec("pipeline.distill.outer_steps=50000"), DATASET)
+    assert one.disk < more.disk
+    assert more.disk_per_trial == one.disk_per_trial < long.disk_per_trial
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["study.trials=100000000"], "GB of disk in .* lower `study.trials`"),
+        (
+            ["pipeline.distill.meta_batch_size=100000000", "pipeline.distill.width=4096"],
+            "of memory and .* lower `study.concurrency`",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_writes_nothing(tmp_path, overrides, said):
+    spec = small_spec(*overrides)
+    with pytest.raises(InputError, match=said):
+        require_room(spec, estimate(spec, DATASET), tmp_path / "a" / "b", on_this_machine=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_the_nodes_own_affair_on_a_cluster(tmp_path):
+    spec = small_spec("pipeline.distill.meta_batch_size=100000000")
+    need = estimate(spec, DATASET)
+    assert need.memory > psutil.virtual_memory().available
+    require_room(spec, need, tmp_path, on_this_machine=False)
+
+
+def test_on_a_gpu_the_engine_lies_there():
+    cpu, gpu = (
+        estimate(small_spec(f"study.resources={{cpu: 1, gpu: {share}}}"), DATASET)
+        for share in (0, 0.5)
+    )
+    assert cpu.gpu_memory_per_trial == 0
+    assert gpu.gpu_memory_per_trial > 0
+    assert gpu.memory_per_trial < cpu.memory_per_trial
+
+
+def test_a_storage_that_cannot_be_written_is_refused():
+    spec = small_spec()
+    with pytest.raises(InputError, match=r"'/proc' cannot be written .*--storage"):
+        require_room(spec, estimate(spec, DATASET), Path("/proc/no/where"), True)
+    assert storage_trouble(Path("/proc"))
+
+
+def test_a_trainable_that_carries_data_is_refused():
+    require_light(run_trial)
+    with pytest.raises(SDWError, match="bytes pickled"):
+        require_light(bytes(10**6))
+
+
+def test_validate_and_launch_say_so(tmp_path, monkeypatch, capsys):
+    from tests.study.test_cli import sdw
+
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = sdw(capsys, "validate", "quickstart", "--json")
+    assert (status, set(json.loads(out)["estimate"])) == (
+        0,
+        {
+            *("disk_per_trial", "disk", "memory_per_trial", "memory"),
+            *("gpu_memory_per_trial", "trials_at_a_time"),
+        },
+    )
+    status, out, err = sdw(capsys, "launch", "quickstart", "--set", "study.trials=100000000")
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "GB of disk" in err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,155 @@
+"""The stage cache of a study: computed once by all trials, and pruned of what none needs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdw_core.cache import StageCache, StageResult
+from sdw_core.dataset import load
+from sdw_core.pipeline import density_key, expert_key
+from study.folder import StudyFolder
+from study.search import StudySearch
+from study.stage_cache import contents, prune
+from tests.sdw_core.processes import kill, start
+from tests.study.conftest import small_spec
+from tests.study.test_search import report
+
+RESULT = StageResult({"x": torch.arange(100.0)})
+
+
+def filled(folder: StudyFolder) -> StageCache:
+    """A cache with the density and the expert of all trials, and an entry that none uses."""
+    config = folder.spec().pipeline
+    content = load(config.dataset).content_hash
+    cache = StageCache(folder.cache)
+    cache.result("density", density_key(config, content), lambda: RESULT)
+    cache.result("expert", expert_key(config, content), lambda: RESULT)
+    cache.result("expert", "0" * 64, lambda: RESULT)
+    return cache
+
+
+def names(folder: StudyFolder) -> list[str]:
+    return [entry.name for entry in StageCache(folder.cache).entries()]
+
+
+@pytest.fixture
+def two_trials(tmp_path: Path) -> StudyFolder:
+    return StudyFolder.create(small_spec("study.trials=2"), tmp_path)
+
+
+def test_entries_name_the_trials_that_use_them(folder):
+    search = StudySearch(folder.book())
+    for name in "ab":
+        search.suggest(name)
+    filled(folder)
+    density, orphan, expert = contents(folder)
+    if orphan.trials:
+        orphan, expert = expert, orphan
+    assert (density.stage, density.trials, density.needed) == ("density", [0, 1], True)
+    assert (expert.stage, expert.trials, expert.needed) == ("expert", [0, 1], True)
+    assert (orphan.stage, orphan.trials, orphan.needed) == ("expert", [], False)
+    assert density.bytes == (folder.cache / density.file).stat().st_size
+
+
+def test_only_what_no_unfinished_trial_needs_goes(two_trials):
+    search = StudySearch(two_trials.book())
+    search.suggest("a")
+    filled(two_trials)
+    search.on_trial_complete("a", report(normalized_return=1.0))
+    found = prune(two_trials, everything=False)  # trial 1 is not asked yet
+    assert [name.split("-")[1][:4] for name in found["removed"]] == ["0000"]
+    assert len(names(two_trials)) == 2
+    search.suggest("b")
+    assert prune(two_trials, everything=False)["removed"] == []
+    search.on_trial_complete("b", report(normalized_return=1.0))
+    before = sum(path.stat().st_size for path in two_trials.cache.iterdir())
+    found = prune(two_trials, everything=False)
+    after = sum(path.stat().st_size for path in two_trials.cache.iterdir())
+    assert len(found["removed"]) == 2
+    assert found["bytes_freed"] == before - after > 0
+    assert names(two_trials) == []
+
+
+def test_all_means_all(two_trials):
+    StudySearch(two_trials.book()).suggest("a")
+    filled(two_trials)
+    assert len(prune(two_trials, everything=True)["removed"]) == 3
+    assert names(two_trials) == []
+
+
+BUSY = """if True:
+    import sys, time
+    from pathlib import Path
+    from sdw_core.cache import StageCache
+    def compute():
+        Path(sys.argv[1], ".expert-00000000000000000000.safetensors.torn").write_text("half")
+        print("computing", flush=True)
+        time.sleep(60)
+    StageCache(Path(sys.argv[1])).result("expert", "0" * 64, compute)
+"""
+
+
+def test_what_a_process_writes_stays_until_it_is_dead(two_trials):
+    process = start(BUSY, two_trials.cache)
+    assert process.stdout.readline() == "computing\n"
+    found = prune(two_trials, everything=True)
+    assert (found["removed"], len(found["in_use"])) == ([], 1)
+    kill(process)
+    found = prune(two_trials, everything=True)
+    assert (len(found["removed"]), found["bytes_freed"]) == (1, len("half"))
+    assert not list(two_trials.cache.glob(".*torn"))
+
+
+TRIAL = """if True:
+    import sys, time, json
+    from pathlib import Path
+    import sdw_core.pipeline as pipeline
+    from study.folder import StudyFolder
+    from study.trial import run_trial
+    folder, number = StudyFolder(Path(sys.argv[1])), int(sys.argv[2])
+    for stage in ("fit_density", "fit_percent_bc"):
+        def counted(*arguments, _stage=stage, _fit=getattr(pipeline, stage)):
+            with (folder.path / "fits").open("a") as log:
+                log.write(_stage + "\\n")
+            return _fit(*arguments)
+        setattr(pipeline, stage, counted)
+    (folder.path / f"ready-{number}").touch()
+    while not (folder.path / "go").exists():
+        time.sleep(0.001)
+    config = folder.spec().pipeline_with({"weighting.temperature": 0.1 * (number + 1)})
+    home = folder.trial(number)
+    print(json.dumps(run_trial(number, config, home, folder.cache, folder.stop_flag, 1)))
+"""
+
+
+def test_two_trials_that_need_the_same_density_and_expert_fit_them_once(folder):
+    processes = [start(TRIAL, folder.path, number) for number in (0, 1)]
+    while not all((folder.path / f"ready-{number}").exists() for number in (0, 1)):
+        assert all(process.poll() is None for process in processes)
+    (folder.path / "go").touch()
+    told = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert [json.loads(out)["outcome"] for out, _ in told] == ["COMPLETE"] * 2
+    assert sorted((folder.path / "fits").read_text().split()) == ["fit_density", "fit_percent_bc"]
+
+
+def test_the_commands_print_what_there_is_and_what_went(two_trials, capsys):
+    from tests.study.test_cli import sdw
+
+    StudySearch(two_trials.book()).suggest("a")
+    filled(two_trials)
+    status, out, _ = sdw(capsys, "cache", "list", str(two_trials.path), "--json")
+    document = json.loads(out)
+    assert (status, document["study"], len(document["entries"])) == (0, two_trials.name, 3)
+    assert set(document["entries"][0]) == {
+        *("file", "stage", "bytes", "written", "trials", "needed"),
+    }
+    assert sdw(capsys, "cache", "list", str(two_trials.path))[1].count("yes") == 2
+    status, out, _ = sdw(capsys, "cache", "prune", str(two_trials.path), "--json")
+    document = json.loads(out)
+    assert set(document) == {"study", "removed", "in_use", "bytes_freed"}
+    assert len(document["removed"]) == 1
+    assert "removed 2 files" in sdw(capsys, "cache", "prune", str(two_trials.path), "--all")[1]
+    assert names(two_trials) == []
