@@ -146,7 +146,7 @@ def load_comparison(reference: str, overrides: Sequence[str] = ()) -> Comparison
                 f"{nearest(reference, known)}"
             )
         path = known[reference]
-    document = read_document(path)
+    document = read_document(path, "`comparison`, `datasets`, `pipeline` and `methods`")
     for override in overrides:
         place_override(document, override)
     spec = parse(ComparisonSpec, document, "")

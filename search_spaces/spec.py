@@ -265,8 +265,8 @@ def _check_early_stopping(spec: StudySpec) -> None:
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
-def read_document(path: Path) -> Document:
-    """A YAML file's mapping.
+def read_document(path: Path, sections: str = "`study`, `pipeline` and `search`") -> Document:
+    """A YAML file's mapping, which should hold these sections.
 
     Raises:
         InputError: there is no such file, or it holds something else.
@@ -289,7 +289,7 @@ def read_document(path: Path) -> Document:
         ) from None
     if not isinstance(document, dict):
         raise InputError(
-            f"The spec file {str(path)!r} must hold a mapping of keys to values, not "
+            f"The spec file {str(path)!r} must hold the mappings {sections}, not "
             f"{type(document).__name__}."
         )
     return document
