@@ -70,6 +70,12 @@ class ComparisonSpec(Config):
     )
     methods: dict[str, Method] = Field(min_length=1, description="the rows of the table, by name")
 
+    @property
+    def size(self) -> int:
+        """Cells that a whole run takes, searches included."""
+        rows = sum(1 + len(method.candidates) for method in self.methods.values())
+        return rows * len(self.datasets)
+
     def cell(self, method: str, dataset: str, candidate: int | None = None) -> "Cell":
         """A cell of the table; of a method with candidates, with the one that was chosen."""
         return self._cell(method, dataset, candidate, {"seed": self.comparison.seed})
@@ -163,7 +169,12 @@ def load_comparison(reference: str, overrides: Sequence[str] = ()) -> Comparison
                 f"`pipeline.{key}` is not for a comparison to set; name `datasets`, and "
                 "`comparison.seed`."
             )
-    for _ in spec.all_cells():
+    if spec.comparison.search_seed == spec.comparison.seed:
+        raise InputError(
+            "`comparison.search_seed` must differ from `comparison.seed`, and both are "
+            f"{spec.comparison.seed}: what is chosen on a seed must not be judged on it."
+        )
+    for _ in spec.all_cells():  # a setting that is not valid is found here
         pass
     return spec
 

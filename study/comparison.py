@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sdw_core.dataset import load
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, SDWError
 from sdw_core.files import write_text
 from sdw_core.pipeline import Pipeline, check_fit, resolve_device
 from sdw_core.statistics import summarize
@@ -29,7 +29,7 @@ from search_spaces import Cell, ComparisonSpec
 from study.folder import check_writable
 from study.outcomes import COMPLETE, FAILED, STOPPED, config_hash, finished_result
 from study.runner import WORKER_DEATHS, ray_session, stop_on_interrupt
-from study.trial import distil_rows, run_trial
+from study.trial import distil_rows, placed, run_trial
 
 Results = dict[Cell, dict[str, Any]]
 """What cells that have ended found: their `result.json`."""
@@ -152,35 +152,48 @@ def _run(
         run_cell
     )
     running: dict[Any, Cell] = {}
-    stopped = False
+    stopped: str | None = None
     while True:
+        under_way = {folder.cell(cell) for cell in running.values()}
         for cell in ready(spec, results):
-            if cell not in running.values() and not stopped:
-                running[task.remote(str(folder.path), cell, resources.cpu)] = cell
+            if folder.cell(cell) not in under_way and not stopped:
+                under_way.add(folder.cell(cell))
+                running[task.remote(str(folder.path), cell, resources.cpu, resources.gpu)] = cell
         if not running:
-            return None if stopped else results
+            break
         (reference,), _ = ray.wait(list(running), num_returns=1)
         cell = running.pop(reference)
         try:
             result = ray.get(reference)
-        except (
-            ray.exceptions.RayError
-        ):  # ran out of retries; the next run of the command tries again
+        except ray.exceptions.RayError:  # kept nowhere: the same command tries again
             result = {"outcome": FAILED, "reason": "infrastructure: the worker died"}
         if result["outcome"] == STOPPED:
-            stopped = True
+            stopped = result["reason"]
             continue
         results[cell] = result
-        total = len(results) + len(running)
-        console.print(f"{len(results)} of {total}+ {describe(spec, cell)}: {_told(result)}")
+        line = f"{len(results)} of {spec.size} {describe(spec, cell)}: {_told(result)}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if stopped and not folder.stop_flag.exists():  # nobody asked: a cell could not write
+        raise SDWError(
+            f"The storage {str(folder.path)!r} cannot be written ({stopped}); what is done is "
+            "kept: mend that, and give the same command again."
+        )
+    return None if stopped else results
 
 
-def run_cell(path: str, cell: Cell, threads: int) -> dict[str, Any]:
+def run_cell(path: str, cell: Cell, threads: int, gpu: float) -> dict[str, Any]:
     """What a Ray worker runs."""
     folder = ComparisonFolder(Path(path))
     work = judge_experts if cell.judged == "expert" else distil_rows
-    where = folder.cell(cell)
-    return run_trial(0, cell.config, where, folder.cache, folder.stop_flag, threads, work=work)
+    return run_trial(
+        number=0,
+        config=placed(cell.config, gpu),
+        folder=folder.cell(cell),
+        cache=folder.cache,
+        stop_flag=folder.stop_flag,
+        threads=threads,
+        work=work,
+    )
 
 
 def judge_experts(pipeline: Pipeline, folder: Path, progress: object) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED
 from study.preflight import require_light, require_shared_folder, storage_trouble
-from study.trial import run_trial
+from study.trial import placed, run_trial
 
 if TYPE_CHECKING:
     from study.search import StudySearch
@@ -56,13 +56,9 @@ def _outcome(
     except FileNotFoundError:
         reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
         return {"outcome": FAILED, "reason": reason + "on storage that all nodes share"}
-    pipeline = spec.pipeline
-    if pipeline.device == "auto" and not spec.study.resources.gpu:
-        pipeline = pipeline.model_copy(update={"device": "cpu"})  # a GPU is not this trial's to use
-        spec = spec.model_copy(update={"pipeline": pipeline})
     return run_trial(
         number,
-        spec.pipeline_with(params),
+        placed(spec.pipeline_with(params), spec.study.resources.gpu),
         study.trial(number),
         study.cache,
         study.stop_flag,

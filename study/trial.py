@@ -33,87 +33,11 @@ PROGRESS_EVERY = 0.5
 """Seconds between two writes of a trial's progress."""
 
 
-def run_trial(
-    number: int,
-    config: PipelineConfig,
-    folder: Path,
-    cache: Path,
-    stop_flag: Path,
-    threads: int,
-    timeout: float | None = None,
-    rungs: Rungs | None = None,
-    work: "Work | None" = None,
-) -> dict[str, Any]:
-    """Run a trial to an outcome.
-
-    Whatever goes wrong inside the trial is an outcome; a folder that cannot be written is no fault
-    of the trial, which is STOPPED then with the reason.
-    A trial that still runs elsewhere, because its driver died, keeps the folder's lock: this one
-    waits, and then finds its result.
-
-    Args:
-        number: the trial's Optuna number.
-        config: the settings.
-        folder: the trial's own.
-        cache: the study's stage cache.
-        stop_flag: a file whose appearance ends the trial; it goes on from its checkpoint later.
-        threads: torch threads.
-        timeout: seconds over all attempts, after which the trial has failed.
-        rungs: where the trial is judged on its way.
-        work: what is done with the pipeline; by default `distil_rows`.
-
-    Returns:
-        `outcome`, `reason`, and for a COMPLETE trial the metrics: scalars only.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        finished = finished_result(folder, config)
-        if finished is not None:
-            return finished
-        torch.set_num_threads(threads)
-        checkpoint = folder / "checkpoint.safetensors"
-        common = {
-            "number": number,
-            "config_hash": config_hash(config),
-            "node": socket.gethostname(),
-        }
-        clock = TrialClock(folder, timeout)
-        stopping = _throttled(lambda: stop_flag.exists() or clock.over())
-        progress = _Progress(folder, stopping, clock)
-        try:
-            with clock:
-                pipeline = Pipeline(config, cache, progress, checkpoint, stopping, rungs)
-                found = (work or distil_rows)(pipeline, folder, progress)
-            if not math.isfinite(found["metrics"]["normalized_return"]):
-                raise DivergenceError("the return of the trained policies is not finite.")
-            outcome: dict[str, Any] = {
-                "outcome": COMPLETE,
-                "reason": None,
-                "seconds": clock.seconds(),
-            } | found
-        except StopRequested as stop:
-            progress.write()
-            if not clock.over():
-                return {**common, "outcome": STOPPED, "reason": str(stop)}
-            outcome = _failed(_timeout_reason(clock), clock)
-        except TrialPruned as pruned:
-            outcome = {
-                "outcome": PRUNED,
-                "reason": str(pruned),
-                "rung": pruned.step,
-                "seconds": clock.seconds(),
-                "stages": {},
-            }
-        except Exception as error:
-            trouble = storage_trouble(folder) or _full_disk(error)
-            if trouble:  # not this trial's fault: it goes on when the study does
-                return {**common, "outcome": STOPPED, "reason": trouble}
-            write_text(folder / "error.txt", traceback.format_exc())
-            outcome = _failed(f"{_reason_class(error)}: {_first_line(error)}", clock)
-        outcome["rungs"] = returns_at_rungs(folder)
-        write_json(folder / "result.json", common | outcome)
-        checkpoint.unlink(missing_ok=True)
-        return common | outcome
+def placed(config: PipelineConfig, gpu: float) -> PipelineConfig:
+    """`auto` is the CPU for a trial that was given no GPU: one that is there is not its to use."""
+    if config.device == "auto" and not gpu:
+        return config.model_copy(update={"device": "cpu"})
+    return config
 
 
 def distil_rows(pipeline: Pipeline, folder: Path, progress: "_Progress") -> dict[str, Any]:
@@ -147,6 +71,89 @@ def distil_rows(pipeline: Pipeline, folder: Path, progress: "_Progress") -> dict
 
 Work = Callable[[Pipeline, Path, "_Progress"], dict[str, Any]]
 """Of a pipeline, a folder to keep things in, and where to tell progress: what the result says."""
+
+
+def run_trial(
+    number: int,
+    config: PipelineConfig,
+    folder: Path,
+    cache: Path,
+    stop_flag: Path,
+    threads: int,
+    timeout: float | None = None,
+    rungs: Rungs | None = None,
+    work: Work = distil_rows,
+) -> dict[str, Any]:
+    """Run a trial to an outcome.
+
+    Whatever goes wrong inside the trial is an outcome; a folder that cannot be written is no fault
+    of the trial, which is STOPPED then with the reason.
+    A trial that still runs elsewhere, because its driver died, keeps the folder's lock: this one
+    waits, and then finds its result.
+
+    Args:
+        number: the trial's Optuna number.
+        config: the settings.
+        folder: the trial's own.
+        cache: the study's stage cache.
+        stop_flag: a file whose appearance ends the trial; it goes on from its checkpoint later.
+        threads: torch threads.
+        timeout: seconds over all attempts, after which the trial has failed.
+        rungs: where the trial is judged on its way.
+        work: what is done with the pipeline.
+
+    Returns:
+        `outcome`, `reason`, and for a COMPLETE trial the metrics: scalars only.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        finished = finished_result(folder, config)
+        if finished is not None:
+            return finished
+        torch.set_num_threads(threads)
+        checkpoint = folder / "checkpoint.safetensors"
+        common = {
+            "number": number,
+            "config_hash": config_hash(config),
+            "node": socket.gethostname(),
+        }
+        clock = TrialClock(folder, timeout)
+        stopping = _throttled(lambda: stop_flag.exists() or clock.over())
+        progress = _Progress(folder, stopping, clock)
+        try:
+            with clock:
+                pipeline = Pipeline(config, cache, progress, checkpoint, stopping, rungs)
+                found = work(pipeline, folder, progress)
+            if not math.isfinite(found["metrics"]["normalized_return"]):
+                raise DivergenceError("the return of the trained policies is not finite.")
+            outcome: dict[str, Any] = {
+                "outcome": COMPLETE,
+                "reason": None,
+                "seconds": clock.seconds(),
+            } | found
+        except StopRequested as stop:
+            progress.write()
+            if not clock.over():
+                return {**common, "outcome": STOPPED, "reason": str(stop)}
+            outcome = _failed(_timeout_reason(clock), clock)
+        except TrialPruned as pruned:
+            outcome = {
+                "outcome": PRUNED,
+                "reason": str(pruned),
+                "rung": pruned.step,
+                "seconds": clock.seconds(),
+                "stages": {},
+            }
+        except Exception as error:
+            trouble = storage_trouble(folder) or _full_disk(error)
+            if trouble:  # not this trial's fault: it goes on when the study does
+                return {**common, "outcome": STOPPED, "reason": trouble}
+            write_text(folder / "error.txt", traceback.format_exc())
+            outcome = _failed(f"{_reason_class(error)}: {_first_line(error)}", clock)
+        outcome["rungs"] = returns_at_rungs(folder)
+        write_json(folder / "result.json", common | outcome)
+        checkpoint.unlink(missing_ok=True)
+        return common | outcome
 
 
 def _failed(reason: str, clock: TrialClock) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""Comparisons from end to end: real Ray, interrupted, and taken up again."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sdw_core.config import PipelineConfig, parse
+from sdw_core.files import read_json
+from sdw_core.pipeline import Pipeline
+from tests.integration.processes import World, ended, wait_until, wait_until_gone
+
+SPEC = """
+comparison: {name: tiny, ours: SDW, over: Av-PBC, search: {distill: {seeds: 1}}}
+datasets: {sdw/hopper-replay-mini-v0: }
+pipeline:
+  density: {model: gaussian}
+  weighting: {temperature: 0}
+  expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
+  distill:
+    {layers: 2, width: 8, synthetic_size: 8, inner_steps: 4, outer_steps: 6, seeds: 2, window: 3,
+    meta_batch_size: 64}
+  evaluation: {policies: 2, episodes: 1, curve: 2}
+methods:
+  random: {pipeline: {distill: {outer_steps: 0, initial_actions: dataset}}}
+  Av-PBC: {}
+  SDW: {candidates: [{weighting: {temperature: 0}}, {weighting: {temperature: 0.5}}]}
+  too far: {pipeline: {distill: {inner_lr: 1.0e+30}}}
+  expert: {judged: expert, pipeline: {distill: {seeds: 1}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def spec(world: World) -> str:
+    path = world.path / "tiny-comparison.yaml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+def finished(folder: Path) -> dict[Path, int]:
+    """Results that lie there, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
+
+
+def test_a_comparison_that_is_killed_goes_on_where_it_was(world: World, spec: str) -> None:
+    folder = world.path / "sdw-studies" / "tiny"
+    driver = world.start("compare", spec)
+    wait_until(lambda: finished(folder), driver)
+    status, out, err = world.run("compare", spec)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "is being run by another process" in err
+    os.killpg(driver.pid, signal.SIGKILL)
+    ended(driver)
+    wait_until_gone(lambda: [p for p in world.processes() if "run_cell" in p.name()])
+    before = finished(folder)
+    status, out, err = world.run("compare", spec, "--json")
+    assert status == 0, err
+    after = finished(folder)
+    assert before.items() <= after.items()  # what was done was not done again
+
+    document = json.loads(out)
+    cells = {cell["method"]: cell for cell in document["cells"]}
+    assert "non-finite" in cells["too far"]["failed"]
+    assert all(cells[name]["failed"] is None for name in ("random", "Av-PBC", "SDW", "expert"))
+    assert [len(cells[name]["last"]) for name in ("random", "SDW", "expert")] == [2, 2, 1]
+    assert cells["SDW"]["chosen"] is not None
+    assert document["improvement"]["probability"]["value"] >= 0
+    table = (folder / "table.md").read_text()
+    assert "| too far | failed |" in table
+
+    # each row of the results can be had again from its config and seed
+    frame, configs = pd.read_csv(folder / "results.csv"), read_json(folder / "configs.json")
+    rows = frame[(frame.method == "SDW") & (frame.outer_steps == 6)]
+    config = parse(PipelineConfig, configs[rows.config_hash.iloc[0]], "pipeline")
+    again = Pipeline(config).run().returns.mean(axis=1)
+    assert again.tolist() == pytest.approx(rows.normalized_return.tolist())
+
+    status, out, err = world.run("compare", spec)  # all is done: no Ray, the table again
+    assert status == 0, err
+    assert finished(folder) == after
+    assert "| random |" in out
+
+
+def test_a_dataset_that_is_not_there_is_refused_before_any_work(world: World, spec: str) -> None:
+    given = ("--name", "nowhere", "--set", "datasets={sdw/hopper-nowhere-v0: null}")
+    status, out, err = world.run("compare", spec, *given)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert not (world.path / "sdw-studies" / "nowhere").exists()

@@ -1,0 +1,166 @@
+"""A comparison's table, files and statistics, from results as cells leave them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sdw_core.files import read_json
+from search_spaces import Cell, ComparisonSpec, load_comparison
+from study.comparison import Results, final_cell, ready
+from study.standings import COLUMNS, Standings
+
+SPEC = """
+comparison: {name: small, ours: SDW, over: Av-PBC, seed: 0, search_seed: 9}
+datasets: {a/one-v0: , a/two-v0: }
+pipeline: {distill: {seeds: 2, outer_steps: 10}, evaluation: {policies: 2, curve: 2}}
+methods:
+  Av-PBC: {}
+  SDW: {candidates: [{weighting: {temperature: 0}}, {weighting: {temperature: 0.5}}]}
+  expert: {judged: expert, pipeline: {distill: {seeds: 1}}}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ComparisonSpec:
+    path = tmp_path / "small.yaml"
+    path.write_text(SPEC)
+    return load_comparison(str(path))
+
+
+def result(*curve: list[float], seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
+    """Of a cell whose policies, those of a seed together, returned so at steps 5 and 10."""
+    steps = [5, 10][-len(curve) :]
+    return {
+        "outcome": "COMPLETE",
+        "metrics": {"normalized_return": float(np.mean(curve[-1]))},
+        "curve": {str(step): returns for step, returns in zip(steps, curve, strict=True)},
+        "distillation_seeds": list(seeds),
+    }
+
+
+FAILURE = {"outcome": "FAILED", "reason": "divergence: too far"}
+
+
+def searched(spec: ComparisonSpec, dataset: str, *returns: float | None) -> Results:
+    cells = spec.search_cells("SDW", dataset)
+    return {
+        cell: FAILURE if value is None else result([value])
+        for cell, value in zip(cells, returns, strict=True)
+    }
+
+
+@pytest.fixture
+def results(spec: ComparisonSpec) -> Results:
+    found: Results = {}
+    for shift, dataset in ((0.0, "a/one-v0"), (10.0, "a/two-v0")):
+        found |= searched(spec, dataset, 1.0, 2.0)
+        ours, theirs = spec.cell("SDW", dataset, 1), spec.cell("Av-PBC", dataset)
+        found[ours] = result([50, 60, 0, 0], [30 + shift, 32 + shift, 40, 44])
+        found[theirs] = result([0, 0, 0, 0], [20, 22, 30, 34])
+        found[spec.cell("expert", dataset)] = result([90.0], seeds=(0,))
+    return found
+
+
+def cells_of(cells: list[Cell]) -> list[tuple[str, str, int | None]]:
+    return [(cell.method, cell.dataset, cell.candidate) for cell in cells]
+
+
+# What runs when
+
+
+def test_searches_come_first_and_what_they_choose_next(spec: ComparisonSpec) -> None:
+    one = [cell for cell in ready(spec, {}) if cell.dataset == "a/one-v0"]
+    assert cells_of(one) == [
+        ("Av-PBC", "a/one-v0", None),
+        ("SDW", "a/one-v0", 0),
+        ("SDW", "a/one-v0", 1),
+        ("expert", "a/one-v0", None),
+    ]
+    assert [cell.config.seed for cell in one] == [0, 9, 9, 0]
+    half = dict(list(searched(spec, "a/one-v0", 5.0, 3.0).items())[:1])
+    assert final_cell(spec, "SDW", "a/one-v0", half) == spec.cell("SDW", "a/one-v0", 0)
+    assert ("SDW", "a/one-v0", 1) in cells_of(list(ready(spec, half)))
+    whole = searched(spec, "a/one-v0", 5.0, 3.0)
+    chosen = next(cell for cell in ready(spec, whole) if cell.method == "SDW")
+    assert (chosen.candidate, chosen.config.seed) == (0, 0)
+
+
+def test_a_candidate_that_failed_is_not_chosen(spec: ComparisonSpec) -> None:
+    whole = searched(spec, "a/one-v0", None, 3.0)
+    assert final_cell(spec, "SDW", "a/one-v0", whole) == spec.cell("SDW", "a/one-v0", 1)
+    none = searched(spec, "a/one-v0", None, None)
+    assert final_cell(spec, "SDW", "a/one-v0", none) is None
+    assert not [c for c in ready(spec, none) if (c.method, c.dataset) == ("SDW", "a/one-v0")]
+
+
+# What comes of it
+
+
+def test_scores_are_means_of_a_seeds_policies(spec: ComparisonSpec, results: Results) -> None:
+    standings = Standings.of(spec, results)
+    assert standings.scores("SDW", "a/one-v0").tolist() == [31, 42]
+    assert standings.scores("SDW", "a/one-v0", "best").tolist() == [55, 42]
+    assert standings.scores("Av-PBC", "a/two-v0").tolist() == [21, 32]
+    assert standings.aggregate("SDW")["mean"].value == pytest.approx((31 + 42 + 41 + 42) / 4)
+    improvement = standings.improvement()
+    assert improvement["gain"].value == pytest.approx((10 + 10 + 20 + 10) / 4)
+    assert improvement["by_dataset"]["a/two-v0"].value == pytest.approx(15)
+    # pairs of seeds that ours wins: 31 > 21, 42 > 21, 42 > 32 on one; all four on two
+    assert improvement["probability"].value == pytest.approx((3 / 4 + 4 / 4) / 2)
+
+
+def test_rows_are_written_one_a_policy(
+    spec: ComparisonSpec, results: Results, tmp_path: Path
+) -> None:
+    standings = Standings.of(spec, results)
+    standings.write(tmp_path)
+    frame = pd.read_csv(tmp_path / "results.csv")
+    assert list(frame.columns) == COLUMNS
+    assert frame.equals(pd.read_parquet(tmp_path / "results.parquet").reset_index(drop=True))
+    last = frame[
+        (frame.method == "SDW") & (frame.dataset == "a/one-v0") & (frame.outer_steps == 10)
+    ]
+    assert last[["seed", "policy", "normalized_return"]].to_numpy().tolist() == [
+        [0, 0, 30], [0, 1, 32], [1, 0, 40], [1, 1, 44],
+    ]  # fmt: skip
+    configs = read_json(tmp_path / "configs.json")
+    assert set(frame.config_hash) == set(configs)
+    assert configs[last.config_hash.iloc[0]]["weighting"]["temperature"] == 0.5
+    for name in ("returns.png", "curves.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_says_last_and_best_and_what_was_chosen(
+    spec: ComparisonSpec, results: Results
+) -> None:
+    lines = Standings.of(spec, results).markdown().splitlines()
+    rows = [line for line in lines if line.startswith("| SDW |")]
+    assert rows[0].startswith("| SDW | 36.5 +- 7.8 | 41.5 +- 0.7 | 39.0 |")
+    assert rows[1].startswith("| SDW | 48.5 +- 9.2 |")
+    assert "- SDW, a/one-v0: weighting.temperature 0.5" in lines
+    assert any("gain +12.5" in line for line in lines)
+
+
+def test_a_cell_that_failed_leaves_the_others_whole(spec: ComparisonSpec, results: Results) -> None:
+    results[spec.cell("SDW", "a/two-v0", 1)] = FAILURE
+    standings = Standings.of(spec, results)
+    text = standings.markdown()
+    assert "| SDW | 36.5 +- 7.8 | failed |  |" in text
+    assert "- SDW, a/two-v0: divergence: too far" in text
+    assert standings.aggregate("SDW") is None
+    assert standings.aggregate("Av-PBC") is not None
+    assert standings.improvement()["datasets"] == ["a/one-v0"]
+    assert standings.to_json()["aggregates"]["SDW"] is None
+
+
+def test_a_dataset_with_a_seed_that_diverged_is_left_out_of_the_statistics(
+    spec: ComparisonSpec, results: Results
+) -> None:
+    results[spec.cell("Av-PBC", "a/one-v0")] = result([20, 22], seeds=(1,))
+    standings = Standings.of(spec, results)
+    assert standings.scores("Av-PBC", "a/one-v0").tolist() == [21]
+    assert standings.improvement()["datasets"] == ["a/two-v0"]
+    assert standings.aggregate("Av-PBC") is None
