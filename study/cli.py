@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="sdw",
-    help="Distil an offline-RL dataset into a few dozen rows, and search for the best settings.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -59,6 +58,23 @@ STUDIES = Path("sdw-studies")
 
 log = Console(stderr=True)
 out = Console()
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"sdw-obd {version('sdw-obd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """Distil an offline-RL dataset into a few dozen rows, and search for the best settings."""
 
 
 @app.command()
