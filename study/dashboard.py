@@ -57,7 +57,8 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
         if ray_dashboard
         else "only while the study runs",
     }
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` has it ignored
+        signal.signal(number, signal.default_int_handler)
     with server, contextlib.suppress(KeyboardInterrupt):  # from the moment that it says so
         for name, address in lines.items():
             console.print(f"{name:28}{address}", highlight=False, soft_wrap=True)

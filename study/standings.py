@@ -220,7 +220,7 @@ class Standings:
         matrix = np.stack([self.scores(method, d, which) for d in datasets], axis=1)
         statistics = (mean_score, iqm_score) if which == "last" else (mean_score,)
         estimates = [estimate(statistic, matrix) for statistic in statistics]
-        return [t for e in estimates for t in (f"{e.value:.1f}", f"{e.low:.1f} to {e.high:.1f}")]
+        return [text for each in estimates for text in _with_interval(each, len(matrix))]
 
 
 def _rows(
@@ -232,6 +232,12 @@ def _rows(
         for index, value in enumerate(returns):
             row = (method, dataset, seeds[index // policies], index % policies)
             yield dict(zip(COLUMNS, (*row, value, int(step), config_hash), strict=True))
+
+
+def _with_interval(found: Estimate, runs: int) -> tuple[str, str]:
+    """A value and its interval, which a single run has none of."""
+    interval = f"{found.low:.1f} to {found.high:.1f}" if runs > 1 else ""
+    return f"{found.value:.1f}", interval
 
 
 def _line(cells: list[str]) -> str:

@@ -49,7 +49,8 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
         ({"distil": {}}, "unknown key `pipeline.distil`: did you mean `distill`?"),
         (
             {"evaluation": {"zzz": 3}},
-            "unknown key `pipeline.evaluation.zzz`: the choices are `architecture`, `ensemble`, "
+            "unknown key `pipeline.evaluation.zzz`: the choices are `architecture`, `curve`, "
+            "`ensemble`, "
                 "`episodes`, `layers`, `learning_rate`, `optimizer`, `policies`, `steps`.",
         ),
         (

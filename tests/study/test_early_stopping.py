@@ -158,7 +158,7 @@ def run(
 
     home.mkdir(parents=True, exist_ok=True)
     rungs = rungs_of(spec, home, ask)
-    return run_trial(number, spec.pipeline, home, folder.cache, folder.stop_flag, 1, rungs)
+    return run_trial(number, spec.pipeline, home, folder.cache, folder.stop_flag, 1, rungs=rungs)
 
 
 def test_rungs_change_nothing_in_the_result_of_a_trial_that_goes_on(stopping, tmp_path):
