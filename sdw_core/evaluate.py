@@ -173,6 +173,26 @@ def evaluate_rows(
     return arena.normalized(returns)
 
 
+_kept: dict[str, list[gymnasium.Env[Array, Array]]] = {}
+
+
+def _environments(arena: Arena, count: int) -> list[gymnasium.Env[Array, Array]]:
+    """Environments of this process, kept from one rollout to the next.
+
+    Made and closed each time, they would leave the heap in pieces: a worker that runs hundreds of
+    trials would grow by megabytes with each. Only the last kind that was asked for is kept.
+    """
+    kind = f"{arena.environment} {sorted(arena.kwargs.items())}"
+    if kind not in _kept:
+        for environment in _kept.popitem()[1] if _kept else ():
+            environment.close()
+        _kept[kind] = []
+    while len(_kept[kind]) < count:
+        made = gymnasium.make(arena.environment, disable_env_checker=True, **arena.kwargs)
+        _kept[kind].append(made)
+    return _kept[kind][:count]
+
+
 def rollout(
     act: Act,
     arena: Arena,
@@ -189,36 +209,29 @@ def rollout(
     a search fall early, and a vector environment would go on stepping all of them until the last
     one ends.
     """
-    environments = [
-        gymnasium.make(arena.environment, disable_env_checker=True, **arena.kwargs)
-        for _ in range(policies * episodes)
-    ]
-    try:
-        spec = environments[0].spec
-        limit = (spec.max_episode_steps if spec else None) or 1000
-        observations = np.zeros((len(environments), len(arena.observation_mean)), np.float32)
-        for lane, env in enumerate(environments):
-            start = derive_seed(seed, f"{stage}/episode", *divmod(lane, episodes))
-            observations[lane], _ = env.reset(seed=start % 2**31)
-        returns = np.zeros(len(environments))
-        active = list(range(len(environments)))
-        step = 0
-        while active and step < limit:
-            actions = act(observations.reshape(policies, episodes, -1))
-            actions = actions.reshape(len(environments), -1)
-            still_active = []
-            for lane in active:
-                observations[lane], reward, terminated, truncated, _ = environments[lane].step(
-                    actions[lane]
-                )
-                returns[lane] += float(reward)
-                if not (terminated or truncated):
-                    still_active.append(lane)
-            active = still_active
-            step += 1
-            if progress and step % 20 == 0:
-                progress(min(1.0, step / limit))
-    finally:
-        for env in environments:
-            env.close()
+    environments = _environments(arena, policies * episodes)
+    spec = environments[0].spec
+    limit = (spec.max_episode_steps if spec else None) or 1000
+    observations = np.zeros((len(environments), len(arena.observation_mean)), np.float32)
+    for lane, env in enumerate(environments):
+        start = derive_seed(seed, f"{stage}/episode", *divmod(lane, episodes))
+        observations[lane], _ = env.reset(seed=start % 2**31)
+    returns = np.zeros(len(environments))
+    active = list(range(len(environments)))
+    step = 0
+    while active and step < limit:
+        actions = act(observations.reshape(policies, episodes, -1))
+        actions = actions.reshape(len(environments), -1)
+        still_active = []
+        for lane in active:
+            observations[lane], reward, terminated, truncated, _ = environments[lane].step(
+                actions[lane]
+            )
+            returns[lane] += float(reward)
+            if not (terminated or truncated):
+                still_active.append(lane)
+        active = still_active
+        step += 1
+        if progress and step % 20 == 0:
+            progress(min(1.0, step / limit))
     return returns.reshape(policies, episodes)

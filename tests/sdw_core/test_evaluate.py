@@ -140,9 +140,8 @@ class Countdown(gymnasium.Env[Array, Array]):
 gymnasium.register("SdwTest/Countdown-v0", entry_point=Countdown)
 
 
-def test_an_episode_that_has_ended_is_not_stepped_and_all_are_closed() -> None:
+def test_an_episode_that_has_ended_is_not_stepped() -> None:
     countdown = arena("SdwTest/Countdown-v0", kwargs={"bonus": 1.0})
-    Countdown.open = 0
     fractions: list[float] = []
     act = countdown.actor(lambda states: torch.ones(*states.shape[:2], 2), "cpu")
     returns = rollout(act, countdown, 4, 5, 0, "evaluate", fractions.append)
@@ -151,16 +150,26 @@ def test_an_episode_that_has_ended_is_not_stepped_and_all_are_closed() -> None:
     assert steps.min() >= 1
     assert steps.max() <= 30
     assert len(np.unique(steps)) > 5
-    assert Countdown.open == 0
     assert fractions
     assert all(0 < fraction <= 1 for fraction in fractions)
 
 
-def test_environments_are_closed_after_an_error_too() -> None:
-    Countdown.open = 0
-    with pytest.raises(ZeroDivisionError):
-        rollout(lambda states: 1 / 0, arena("SdwTest/Countdown-v0"), 2, 2, 0, "evaluate")  # type: ignore[arg-type,return-value]
-    assert Countdown.open == 0
+def test_environments_are_used_again_and_those_of_another_kind_closed() -> None:
+    countdown = arena("SdwTest/Countdown-v0", kwargs={"bonus": 2.0})
+    act = countdown.actor(lambda states: torch.ones(*states.shape[:2], 2), "cpu")
+    rollout(act, countdown, 1, 1, 0, "evaluate")
+    Countdown.open = 1
+    first = rollout(act, countdown, 4, 5, 0, "evaluate")
+    assert Countdown.open == 20
+    rollout(act, countdown, 2, 3, 1, "evaluate")  # leaves its episodes at other ends
+    with pytest.raises(ZeroDivisionError):  # and this one in their midst
+        rollout(lambda states: 1 / 0, countdown, 2, 2, 0, "evaluate")  # type: ignore[arg-type,return-value]
+    np.testing.assert_array_equal(rollout(act, countdown, 4, 5, 0, "evaluate"), first)
+    rollout(act, countdown, 4, 6, 0, "evaluate")
+    assert Countdown.open == 24
+    other = arena("SdwTest/Countdown-v0", kwargs={"bonus": 3.0})
+    rollout(act, other, 1, 1, 0, "evaluate")
+    assert Countdown.open == 1
 
 
 def test_bounds_are_mapped_element_by_element_and_back() -> None:
