@@ -430,7 +430,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Run methods x datasets, and write their table, statistics and figures; go on if begun."""
-    from study.comparison import ComparisonFolder, check_comparison, run_comparison
+    from study.comparison import ComparisonFolder, check_comparison, ready, run_comparison
     from study.standings import Standings
 
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
@@ -438,17 +438,20 @@ def compare(
     check_comparison(loaded)
     folder = ComparisonFolder((storage / loaded.comparison.name).resolve())
     results = run_comparison(folder, loaded, address, log, retry_failed)
-    if results is None:
-        again = f"sdw compare {spec} --storage {storage}"
-        _say(log, f"stopped; the same command goes on where it was: {again}")
-        return
+    finished = not any(ready(loaded, results))
     standings = Standings.of(loaded, results)
-    standings.write(folder.path)
+    if finished:
+        standings.write(folder.path)
     if as_json:
-        _print_json(standings.to_json() | {"folder": str(folder.path)})
-    else:
+        found = standings.to_json()
+        _print_json(found | {"finished": finished, "folder": str(folder.path)})
+    elif finished:
         _say(out, standings.markdown())
         _say(out, f"table, results and figures are in {folder.path}")
+    if not finished:
+        _say(log, "stopped; give the same command again, and it goes on where it was")
+    elif standings.frame.empty:
+        raise SDWError(f"No cell completed: {'; '.join(sorted(set(standings.failed.values())))}")
 
 
 @app.command()

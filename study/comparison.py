@@ -10,7 +10,11 @@ A cell that has its result is not run again, so that the same command goes on af
 and a method or a dataset that is added to the spec costs only its own cells.
 """
 
+import os
+import shutil
+import socket
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,7 @@ from rich.console import Console
 
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SDWError
-from sdw_core.files import write_text
+from sdw_core.files import read_json, write_json, write_text
 from sdw_core.pipeline import Pipeline, check_fit, resolve_device
 from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec
@@ -50,6 +54,16 @@ class ComparisonFolder:
     def stop_flag(self) -> Path:
         """Running cells end when this file appears."""
         return self.path / "stop"
+
+    @contextmanager
+    def removed_if_untouched(self) -> Iterator[None]:
+        """On bad input, take the folder back in which no cell was begun."""
+        try:
+            yield
+        except InputError:
+            if not (self.path / "cells").exists():
+                shutil.rmtree(self.path)
+            raise
 
     def cell(self, cell: Cell) -> Path:
         """The folder of a cell; equal settings share one."""
@@ -103,8 +117,8 @@ def run_comparison(
     address: str | None,
     console: Console,
     retry_failed: bool = False,
-) -> Results | None:
-    """Run every cell that has no result yet.
+) -> Results:
+    """Run every cell that has no result yet, or as many as there is time for until it is stopped.
 
     Args:
         folder: where results are, and go.
@@ -114,16 +128,17 @@ def run_comparison(
         retry_failed: forget the results of cells that failed.
 
     Returns:
-        The results, or None if the comparison was asked to stop first.
+        The results; some are missing if the comparison was asked to stop.
 
     Raises:
         InputError: another process runs it, or the cluster cannot be reached.
+        SDWError: a cell could not write.
     """
     check_writable(folder.path)
+    driver = folder.path / "driver.json"
     try:
-        with FileLock(folder.path / "driver.lock", timeout=0):
-            text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
-            write_text(folder.path / "comparison.yaml", text)
+        with FileLock(folder.path / "driver.lock", timeout=0), folder.removed_if_untouched():
+            write_json(driver, {"host": socket.gethostname(), "pid": os.getpid()})
             folder.stop_flag.unlink(missing_ok=True)
             results = folder.results(spec)
             if retry_failed:
@@ -131,20 +146,24 @@ def run_comparison(
                 for cell in spec.all_cells():
                     if cell not in results:
                         (folder.cell(cell) / "result.json").unlink(missing_ok=True)
-            if not any(ready(spec, results)):
-                return results
-            with ray_session(address), stop_on_interrupt(folder.stop_flag):
-                return _run(folder, spec, results, console)
+            if any(ready(spec, results)):
+                with ray_session(address), stop_on_interrupt(folder.stop_flag):
+                    text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
+                    write_text(folder.path / "comparison.yaml", text)
+                    _run(folder, spec, results, console)
+            return results
     except Timeout:
+        other = read_json(driver)
         raise InputError(
-            f"The comparison in {str(folder.path)!r} is being run by another process; wait for it, "
-            "or choose another `--name`."
+            f"The comparison in {str(folder.path)!r} is being run by process {other['pid']} on "
+            f"{other['host']}; wait for it, or choose another `--name`."
         ) from None
 
 
 def _run(
     folder: ComparisonFolder, spec: ComparisonSpec, results: Results, console: Console
-) -> Results | None:
+) -> None:
+    """Add to the results what the cells find that have none."""
     import ray
 
     resources = spec.comparison.resources
@@ -178,7 +197,6 @@ def _run(
             f"The storage {str(folder.path)!r} cannot be written ({stopped}); what is done is "
             "kept: mend that, and give the same command again."
         )
-    return None if stopped else results
 
 
 def run_cell(path: str, cell: Cell, threads: int, gpu: float) -> dict[str, Any]:

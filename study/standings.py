@@ -48,20 +48,22 @@ class Standings:
 
     @classmethod
     def of(cls, spec: ComparisonSpec, results: Results) -> "Standings":
-        """Gather what the cells of the table found."""
+        """Gather what the cells of the table found, as far as they have run."""
         rows: list[dict[str, Any]] = []
         failed, chosen, configs = {}, {}, {}
         for method, settings in spec.methods.items():
             for dataset in spec.datasets:
                 cell = final_cell(spec, method, dataset, results)
                 if cell is None:
-                    reasons = {results[c]["reason"] for c in spec.search_cells(method, dataset)}
-                    failed[method, dataset] = "no candidate completed: " + "; ".join(
-                        sorted(reasons)
-                    )
+                    search = spec.search_cells(method, dataset)
+                    if all(each in results for each in search):
+                        reasons = sorted({results[each]["reason"] for each in search})
+                        failed[method, dataset] = f"no candidate completed: {'; '.join(reasons)}"
                     continue
                 if cell.candidate is not None:
                     chosen[method, dataset] = settings.candidates[cell.candidate]
+                if cell not in results:
+                    continue
                 result = results[cell]
                 if result["outcome"] != COMPLETE:
                     failed[method, dataset] = result["reason"]
@@ -208,7 +210,7 @@ class Standings:
     def _cell(self, method: str, dataset: str, which: str) -> str:
         scores = self.scores(method, dataset, which)
         if not len(scores):
-            return "failed"
+            return "failed" if (method, dataset) in self.failed else ""
         if len(scores) == 1:
             return f"{scores[0]:.1f}"
         return f"{scores.mean():.1f} +- {scores.std(ddof=1):.1f}"

@@ -49,9 +49,6 @@ def test_a_comparison_that_is_killed_goes_on_where_it_was(world: World, spec: st
     folder = world.path / "sdw-studies" / "tiny"
     driver = world.start("compare", spec)
     wait_until(lambda: finished(folder), driver)
-    status, out, err = world.run("compare", spec)
-    assert (status, out, err.count("\n")) == (2, "", 1), err
-    assert "is being run by another process" in err
     os.killpg(driver.pid, signal.SIGKILL)
     ended(driver)
     wait_until_gone(lambda: [p for p in world.processes() if "run_cell" in p.name()])
@@ -84,8 +81,38 @@ def test_a_comparison_that_is_killed_goes_on_where_it_was(world: World, spec: st
     assert "| random |" in out
 
 
+def test_one_process_at_a_time_runs_a_comparison(world: World, spec: str) -> None:
+    long = ("compare", spec, "--name", "long", "--set", "pipeline.distill.outer_steps=100000")
+    folder = world.path / "sdw-studies" / "long"
+    driver = world.start(*long)
+    wait_until(lambda: list(folder.glob("cells/*/checkpoint.safetensors")), driver)
+    status, out, err = world.run(*long)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert f"is being run by process {driver.pid} on" in err
+    driver.send_signal(signal.SIGINT)
+    status, out, err = ended(driver)
+    assert (status, out) == (0, "")
+    assert "give the same command again" in err
+
+
 def test_a_dataset_that_is_not_there_is_refused_before_any_work(world: World, spec: str) -> None:
     given = ("--name", "nowhere", "--set", "datasets={sdw/hopper-nowhere-v0: null}")
     status, out, err = world.run("compare", spec, *given)
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert not (world.path / "sdw-studies" / "nowhere").exists()
+
+
+def test_a_cluster_that_is_not_there_leaves_nothing_behind(world: World, spec: str) -> None:
+    given = ("--name", "far", "--address", "127.0.0.1:1")
+    status, out, err = world.run("compare", spec, *given)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert not (world.path / "sdw-studies" / "far").exists()
+
+
+def test_a_comparison_in_which_nothing_completes_is_a_failure(world: World, spec: str) -> None:
+    given = ("--name", "failed", "--set", "pipeline.distill.inner_lr=1.0e+30")
+    methods = "methods={SDW: {}, Av-PBC: {pipeline: {distill: {objective: pbc}}}}"
+    status, out, err = world.run("compare", spec, *given, "--set", methods, "--json")
+    assert status == 1, err
+    assert "No cell completed: divergence" in err
+    assert all(cell["failed"] for cell in json.loads(out)["cells"])

@@ -164,3 +164,12 @@ def test_a_dataset_with_a_seed_that_diverged_is_left_out_of_the_statistics(
     assert standings.scores("Av-PBC", "a/one-v0").tolist() == [21]
     assert standings.improvement()["datasets"] == ["a/two-v0"]
     assert standings.aggregate("Av-PBC") is None
+
+
+def test_what_has_not_run_is_left_blank(spec: ComparisonSpec, results: Results) -> None:
+    del results[spec.cell("Av-PBC", "a/two-v0")]
+    del results[spec.search_cells("SDW", "a/one-v0")[0]]
+    standings = Standings.of(spec, {c: r for c, r in results.items() if c.method != "expert"})
+    assert standings.failed == {}
+    assert "| expert |  |  |" in standings.markdown()
+    assert standings.scores("Av-PBC", "a/two-v0").size == 0
