@@ -18,6 +18,9 @@ Array = NDArray[np.float32]
 Act = Callable[[Array], Array]
 """Actions of K policies: raw observations [K, M, O] -> environment actions [K, M, A]."""
 Progress = Callable[[float], None]
+Record = Callable[[list[int], Array], None]
+"""Told, before each step of a rollout, which of its K * M episodes go on, and what they observe
+[as many, O], in environment units."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,7 @@ def rollout(
     seed: int,
     stage: str,
     progress: Progress | None = None,
+    record: Record | None = None,
 ) -> NDArray[np.float64]:
     """Undiscounted returns [K, M] of whole episodes, in units of the environment's reward.
 
@@ -220,6 +224,8 @@ def rollout(
     active = list(range(len(environments)))
     step = 0
     while active and step < limit:
+        if record:
+            record(active, observations[active])
         actions = act(observations.reshape(policies, episodes, -1))
         actions = actions.reshape(len(environments), -1)
         still_active = []

@@ -21,7 +21,7 @@ from torch import Tensor
 from sdw_core.cache import StageCache, StageResult, entry_name
 from sdw_core.config import CalQLConfig, CheckpointConfig, DistillConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load
-from sdw_core.density import fit_density
+from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
 from sdw_core.distill.objectives import build_task
 from sdw_core.distill.selection import available_rows
@@ -333,12 +333,23 @@ class Pipeline:
         with self._stage("density"):
             log_density, log_likelihood = np.zeros(len(dataset)), None
             if needs_density(config):
-                key = density_key(config, dataset.content_hash)
-                density = self._cache.result("density", key, lambda: self._fit_density(states))
+                density = self._density(dataset, states)
                 log_density = density.tensors["log_density"].double().numpy()
                 log_likelihood = density.document["held_out_log_likelihood"]
         with self._stage("weights"):
             return state_weights(log_density, config.weighting), log_density, log_likelihood
+
+    def source_density(self, dataset: OfflineDataset) -> FittedDensity:
+        """log d(s) of the dataset, as a density that can be asked about other states as well."""
+        normalizer = Normalizer.fit(dataset.observations)
+        with self._stage("density"):
+            found = self._density(dataset, normalizer(dataset.observations))
+        state = {name: tensor.numpy() for name, tensor in found.tensors.items()}
+        return FittedDensity.from_state(self.config.density, state, self.device)
+
+    def _density(self, dataset: OfflineDataset, states: NDArray[np.float32]) -> StageResult:
+        key = density_key(self.config, dataset.content_hash)
+        return self._cache.result("density", key, lambda: self._fit_density(states))
 
     def _fit_density(self, states: NDArray[np.float32]) -> StageResult:
         density = fit_density(

@@ -142,3 +142,22 @@ def probability_of_improvement(ours: Returns, theirs: Returns) -> Returns:
     """
     difference = ours[:, :, None, :] - theirs[:, None, :, :]
     return np.asarray((0.5 * (np.sign(difference) + 1)).mean(axis=(1, 2, 3)))
+
+
+def spearman(ours: Returns, theirs: Returns) -> Returns:
+    """Spearman's rank correlation over runs, ties sharing their mean rank: [B, R, 1] x 2 -> [B].
+
+    0 where either is constant: such a variable orders nothing.
+
+    >>> float(spearman(np.array([[[1.0], [2.0], [3.0]]]), np.array([[[9.0], [5.0], [5.0]]]))[0])
+    -0.8660254037844387
+    """
+    a, b = (np.stack([_ranks(run) for run in x[..., 0]]) for x in (ours, theirs))
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    spread = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.asarray((a * b).sum(1) / np.where(spread > 0, spread, 1))
+
+
+def _ranks(values: Returns) -> Returns:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((counts.cumsum() - (counts - 1) / 2)[place])

@@ -26,6 +26,7 @@ from sdw_core.config import CheckpointConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
+from study.analyze_cli import analyze_app
 
 if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
@@ -43,6 +44,7 @@ data_app = typer.Typer(help="Datasets: list, describe, import.")
 app.add_typer(data_app, name="data")
 cache_app = typer.Typer(help="A study's stage cache: list, prune.")
 app.add_typer(cache_app, name="cache")
+app.add_typer(analyze_app, name="analyze")
 
 Spec = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped spec.")]
 StudyName = Annotated[str, typer.Argument(help="A study's name under the storage, or its path.")]

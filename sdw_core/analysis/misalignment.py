@@ -1,0 +1,228 @@
+"""Return against training loss: which of two training sets serves a policy better, at which loss.
+
+Policies are cloned from either set by the same recipe and run at many points of their training. A
+point is (training loss on its own set, return). The two sets are compared where their losses
+overlap, loss by loss and not step by step: the paper's claim is that the diverse set gives the
+better policy while the loss is large, and the narrow set of high quality once it is small.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdw_core.evaluate import Arena, rollout
+from sdw_core.policy import MLP, Descent, Parameters, cloning_loss
+from sdw_core.seeds import numpy_generator, torch_generator
+
+Floats = NDArray[np.float64]
+
+BATCH, LEARNING_RATE = 256, 3e-4
+"""Rows a gradient step, and Adam's learning rate."""
+JUDGED_ROWS = 10_000
+"""Rows that the training loss is measured on, drawn at random; all of a smaller set."""
+STAGE = "misalignment"
+_ROWS, _RESAMPLES = range(2)  # streams of numpy, beside those of the networks
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What policies are cloned from.
+
+    Attributes:
+        name: of the set.
+        states: z [N, O], normalised.
+        targets: the actions to imitate [N, A], in [-1, 1].
+        arena: where its policies are run; it normalises as the states are.
+    """
+
+    name: str
+    states: Tensor
+    targets: Tensor
+    arena: Arena
+
+
+@dataclass(frozen=True)
+class Course:
+    """How P policies fared along their training, at S points.
+
+    Attributes:
+        steps: gradient steps done [S].
+        losses: mean-square error on the training set [S, P].
+        returns: mean normalised return [S, P].
+    """
+
+    steps: NDArray[np.int64]
+    losses: Floats
+    returns: Floats
+
+
+@dataclass(frozen=True)
+class ByLoss:
+    """Two courses, compared in bins of the training loss.
+
+    Attributes:
+        edges: of the bins [B + 1], ascending.
+        diverse, narrow: mean return in each bin [B]; nan where a course has no point.
+        difference: narrow - diverse [B].
+        low, high: its 95 % bootstrap interval over the policies [B].
+        crossings: losses at which the difference changes its sign, the highest first.
+    """
+
+    edges: Floats
+    diverse: Floats
+    narrow: Floats
+    difference: Floats
+    low: Floats
+    high: Floats
+    crossings: list[float]
+
+    @property
+    def reverses(self) -> bool:
+        """Whether the diverse set is better at some loss and the narrow one at a lower loss.
+
+        Better: the interval of the difference leaves out 0.
+        """
+        diverse = np.flatnonzero(self.high < 0)
+        narrow = np.flatnonzero(self.low > 0)
+        return bool(len(diverse) and len(narrow) and narrow[0] < diverse[-1])
+
+
+def follow(
+    training: TrainingSet,
+    network: MLP,
+    steps: Sequence[int],
+    policies: int,
+    episodes: int,
+    seed: int,
+    progress: Callable[[float], None],
+) -> Course:
+    """Clone P policies from the set by Adam on random mini-batches, and run them on the way.
+
+    Policies of the same index start from the same network and the same environment states whatever
+    the set.
+
+    Args:
+        training: the set.
+        network: the policies' architecture.
+        steps: ascending numbers of gradient steps after which they are judged.
+        policies: P.
+        episodes: whole episodes a policy and point.
+        seed: root seed.
+        progress: told the fraction of the steps that is done.
+    """
+    device = training.states.device
+    generators = [torch_generator(seed, STAGE, k) for k in range(policies)]
+    parameters = [p.to(device) for p in network.initial_parameters(generators)]
+    rates = [torch.full((policies, 1, 1), LEARNING_RATE, device=device) for _ in parameters]
+    descent = Descent("adam", rates)
+    uniform = torch.full((policies, BATCH), 1 / BATCH, device=device)
+    judged = _judged_rows(len(training.states), seed)
+    snapshots: list[Parameters] = []
+    losses = []
+    for step in range(1, steps[-1] + 1):
+        generator = torch_generator(seed, f"{STAGE}/batch", 0, step)
+        size = (policies, BATCH)
+        picks = torch.randint(len(training.states), size, generator=generator).to(device)
+        variables = [p.requires_grad_() for p in parameters]
+        predicted = network(variables, training.states[picks])
+        loss = cloning_loss(predicted, training.targets[picks], uniform).sum()
+        gradients = torch.autograd.grad(loss, variables)
+        parameters = descent.step([p.detach() for p in variables], gradients)
+        if step in steps:
+            snapshots.append(parameters)
+            losses.append(_loss(network, parameters, training, judged))
+            progress(step / steps[-1])
+    pack = [torch.cat(tensors) for tensors in zip(*snapshots, strict=True)]
+    act = training.arena.actor(lambda states: network(pack, states), device)
+    returns = rollout(act, training.arena, len(steps) * policies, episodes, seed, STAGE)
+    means = training.arena.normalized(returns).mean(1).reshape(len(steps), policies)
+    return Course(np.asarray(steps), np.stack(losses), means)
+
+
+def _judged_rows(count: int, seed: int) -> NDArray[np.int64]:
+    order = numpy_generator(seed, STAGE, _ROWS).permutation(count)
+    return order[:JUDGED_ROWS]
+
+
+@torch.no_grad()
+def _loss(
+    network: MLP, parameters: Parameters, training: TrainingSet, rows: NDArray[np.int64]
+) -> Floats:
+    error = network(parameters, training.states[rows]) - training.targets[rows]
+    return error.square().mean((1, 2)).cpu().double().numpy()
+
+
+def spaced_steps(last: int, count: int) -> list[int]:
+    """At most `count` numbers of steps, up to `last`, by equal factors from a two-hundredth of it.
+
+    >>> spaced_steps(2000, 4)
+    [10, 58, 342, 2000]
+    """
+    first = max(1.0, last / 200)
+    return sorted({round(step) for step in np.geomspace(first, last, count)})
+
+
+def compare_by_loss(
+    diverse: Course, narrow: Course, bins: int, seed: int, resamples: int = 2000
+) -> ByLoss:
+    """Compare returns at equal training loss, over the losses that both courses pass through.
+
+    Bins are equally wide in the logarithm of the loss. Policies are resampled, each with all of its
+    points, the two sets independently.
+    """
+    low = max(diverse.losses.min(), narrow.losses.min())
+    high = min(diverse.losses.max(), narrow.losses.max())
+    if not low < high:
+        nothing = np.full(0, np.nan)
+        return ByLoss(np.array([low]), nothing, nothing, nothing, nothing, nothing, [])
+    edges = np.geomspace(low, high, bins + 1)
+    means, drawn = [], []
+    for stream, course in enumerate((diverse, narrow)):
+        totals, counts = _per_policy(course, edges)
+        generator = numpy_generator(seed, f"{STAGE}/bootstrap", stream)
+        draws = generator.integers(len(totals), size=(resamples, len(totals)))
+        means.append(_mean(totals.sum(0), counts.sum(0)))
+        drawn.append(_mean(totals[draws].sum(1), counts[draws].sum(1)))
+    difference = means[1] - means[0]
+    interval = np.full((2, bins), np.nan)
+    known = np.flatnonzero(np.isfinite(difference))
+    interval[:, known] = np.nanquantile((drawn[1] - drawn[0])[:, known], [0.025, 0.975], axis=0)
+    centres = np.sqrt(edges[1:] * edges[:-1])
+    found = crossings(centres[known], difference[known])
+    return ByLoss(edges, means[0], means[1], difference, interval[0], interval[1], found)
+
+
+def _per_policy(course: Course, edges: Floats) -> tuple[Floats, Floats]:
+    """Sum of the returns and number of the points of each policy in each bin, [P, B] both."""
+    place = np.searchsorted(edges, course.losses, side="right") - 1
+    place[course.losses == edges[-1]] = len(edges) - 2
+    inside = place[..., None] == np.arange(len(edges) - 1)
+    return (inside * course.returns[..., None]).sum(0), inside.sum(0).astype(np.float64)
+
+
+def _mean(totals: Floats, counts: Floats) -> Floats:
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
+
+
+def crossings(losses: Floats, difference: Floats) -> list[float]:
+    """Losses at which a difference changes its sign, the highest first.
+
+    Between neighbours the difference counts as linear in the logarithm of the loss. A difference of
+    exactly 0 changes no sign by itself.
+
+    >>> found = crossings(np.array([0.01, 0.1, 1.0]), np.array([30.0, 10.0, -10.0]))
+    >>> [round(loss, 3) for loss in found]
+    [0.316]
+    """
+    at = np.flatnonzero(difference)
+    found = []
+    for left, right in pairwise(at):
+        if difference[left] * difference[right] < 0:
+            share = difference[left] / (difference[left] - difference[right])
+            found.append(float(losses[left] * (losses[right] / losses[left]) ** share))
+    return found[::-1]

@@ -1,0 +1,347 @@
+"""The analyses of a configuration: from the pipeline's stages to a table, findings and a figure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sdw_core.analysis.coverage import RARE, Source
+from sdw_core.analysis.errors import (
+    Choice,
+    clone_policies,
+    correlations,
+    expert_support,
+    measure,
+)
+from sdw_core.analysis.figures import coverage_figure, errors_figure, misalignment_figure
+from sdw_core.analysis.misalignment import TrainingSet, compare_by_loss, follow, spaced_steps
+from sdw_core.artifact import Artifact
+from sdw_core.config import PipelineConfig
+from sdw_core.dataset import load
+from sdw_core.distill.selection import available_rows
+from sdw_core.errors import InputError
+from sdw_core.expert.percent_bc import best_rows
+from sdw_core.files import created_folder, write_json
+from sdw_core.pipeline import Pipeline, Prepared
+from sdw_core.policy import MLP
+from sdw_core.seeds import numpy_generator
+
+BEST = 0.1
+"""Part of the transitions that the best episodes make up, where no narrow dataset is given."""
+Tell = Callable[[str], None]
+"""Told what is being done."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an analysis found.
+
+    Attributes:
+        name: of the analysis.
+        table: a row a point of the figure.
+        findings: a JSON document; null stands for what could not be measured.
+        draw: writes the figure.
+    """
+
+    name: str
+    table: list[dict[str, Any]]
+    findings: dict[str, Any]
+    draw: Callable[[Path], None]
+
+    def write(self, folder: Path) -> None:
+        """Write NAME.csv, NAME.json and NAME.png into a new folder, whole or not at all."""
+        with created_folder(folder) as scratch:
+            pd.DataFrame(self.table).to_csv(
+                scratch / f"{self.name}.csv", index=False, float_format="%.6g"
+            )
+            write_json(scratch / f"{self.name}.json", self.findings)
+            self.draw(scratch / f"{self.name}.png")
+
+
+def misalignment(
+    config: PipelineConfig,
+    narrow: PipelineConfig | None,
+    policies: int,
+    steps: int,
+    points: int,
+    bins: int,
+    episodes: int,
+    cache: Path | None,
+    tell: Tell,
+) -> Analysis:
+    """Return against training loss; see `sdw_core.analysis.misalignment`.
+
+    The targets are those of the distillation objective: the expert's actions, or with `dbc` the
+    dataset's. Every dataset has its own expert and its own normaliser.
+
+    Args:
+        config: of the diverse dataset.
+        narrow: of the narrow one; None: the best episodes of the diverse one.
+        policies, steps, points, episodes: cloned from each set, for how long, judged how often.
+        bins: of the training loss.
+        cache: of the stages.
+        tell: what is being done.
+
+    Raises:
+        InputError: the datasets are not of one environment.
+    """
+    _require_one_environment(config, narrow or config)
+    prepared = _pipeline(_weighted(config, 0), cache, tell).prepare()
+    diverse = _training_set(prepared)
+    if narrow is None:
+        dataset = prepared.dataset
+        rows = best_rows(dataset.episode_returns(), dataset.episode_ends, BEST)
+        states, targets = prepared.task.states[rows], prepared.task.targets[rows]
+        name = f"best {BEST:.0%} of {dataset.name}"
+        better = TrainingSet(name, states, targets, prepared.arena)
+    else:
+        better = _training_set(_pipeline(_weighted(narrow, 0), cache, tell).prepare())
+    network = _network(config, prepared)
+    at = spaced_steps(steps, points)
+    courses = []
+    for each in (diverse, better):
+
+        def report(fraction: float, name: str = each.name) -> None:
+            tell(f"policies from {name}: {fraction:.0%}")
+
+        courses.append(follow(each, network, at, policies, episodes, config.seed, report))
+    by_loss = compare_by_loss(courses[0], courses[1], bins, config.seed)
+    table = [
+        {
+            "role": role,
+            "dataset": training.name,
+            "policy": policy,
+            "steps": int(done),
+            "training_loss": course.losses[i, policy],
+            "normalized_return": course.returns[i, policy],
+        }
+        for role, training, course in zip(
+            ("diverse", "narrow"), (diverse, better), courses, strict=True
+        )
+        for i, done in enumerate(course.steps)
+        for policy in range(policies)
+    ]
+    findings = {
+        "diverse": diverse.name,
+        "narrow": better.name,
+        "objective": config.distill.objective,
+        "bins": [
+            {
+                "loss": [by_loss.edges[b], by_loss.edges[b + 1]],
+                "diverse": by_loss.diverse[b],
+                "narrow": by_loss.narrow[b],
+                "difference": by_loss.difference[b],
+                "interval": [by_loss.low[b], by_loss.high[b]],
+            }
+            for b in reversed(range(len(by_loss.difference)))
+        ],
+        "crossings": by_loss.crossings,
+        "reverses": by_loss.reverses,
+    }
+    names = diverse.name, better.name
+    return Analysis(
+        "misalignment",
+        table,
+        _plain(findings),
+        lambda path: misalignment_figure(courses[0], courses[1], by_loss, names, path),
+    )
+
+
+def errors(
+    config: PipelineConfig,
+    sizes: Sequence[int],
+    budgets: Sequence[int],
+    repeats: int,
+    episodes: int,
+    expert_episodes: int,
+    quantile: float,
+    cache: Path | None,
+    tell: Tell,
+) -> Analysis:
+    """Pivotal and surrounding error against return; see `sdw_core.analysis.errors`.
+
+    Args:
+        config: of the dataset, its expert and its density.
+        sizes, budgets, repeats: of the policies.
+        episodes: of each.
+        expert_episodes, quantile: of the expert's support.
+        cache: of the stages.
+        tell: what is being done.
+
+    Raises:
+        InputError: more rows than there are to choose from.
+    """
+    _require_rows(config, sizes)
+    pipeline = _pipeline(config, cache, tell)
+    prepared = pipeline.prepare()
+    task, arena, expert = prepared.task, prepared.arena, prepared.expert
+    assert task.episode_returns is not None
+    tell("running the expert, and fitting a density to its states")
+    support = expert_support(
+        expert, arena, expert_episodes, quantile, config.density, config.seed, pipeline.device
+    )
+    choices: list[Choice] = ["random", "best"]
+    if config.weighting.temperature > 0:
+        choices.insert(1, "weighted")
+    policies = clone_policies(
+        _network(config, prepared),
+        task.states,
+        expert.actions(task.states),
+        torch.as_tensor(prepared.weights.astype(np.float32)).to(pipeline.device),
+        task.episode_returns,
+        choices,
+        sizes,
+        budgets,
+        repeats,
+        config.seed,
+        lambda fraction: tell(f"cloning policies: {fraction:.0%}"),
+    )
+    tell(f"running {len(policies.made)} policies")
+    measured = measure(policies, expert, support, arena, episodes, config.seed)
+    findings = {
+        "dataset": prepared.dataset.name,
+        "expert_return": prepared.expert_returns.mean(),
+        "policies": len(measured),
+        "without_surrounding_states": sum(each.surrounding_share == 0 for each in measured),
+        "quantile": quantile,
+        "threshold": support.threshold,
+        "pivotal_states": len(support.pivotal),
+        "correlations": correlations(measured, config.seed),
+    }
+    return Analysis(
+        "errors",
+        [asdict(each) for each in measured],
+        _plain(findings),
+        lambda path: errors_figure(measured, path),
+    )
+
+
+def coverage(
+    config: PipelineConfig,
+    artifacts: dict[str, Artifact],
+    bins: int,
+    cache: Path | None,
+    tell: Tell,
+) -> Analysis:
+    """Density and diversity of synthetic states; see `sdw_core.analysis.coverage`.
+
+    Args:
+        config: of the source and its density.
+        artifacts: exported sets, by name; none: sets distilled now with the configured density
+            weights and without any, and as many random rows.
+        bins: of the histograms.
+        cache: of the stages.
+        tell: what is being done.
+
+    Raises:
+        InputError: a set is not of states of the source's width.
+    """
+    _require_width(config, artifacts)
+    pipeline = _pipeline(config, cache, tell)
+    sets: dict[str, np.typing.NDArray[np.float32]] = {}
+    prepared = pipeline.prepare()
+    dataset, arena = prepared.dataset, prepared.arena
+    returns: dict[str, float] = {}
+    for name, artifact in artifacts.items():
+        sets[name] = arena.normalized_states(artifact.observations)
+        returns[name] = float(artifact.evidence["scores"]["synthetic"]["mean"])
+    if not artifacts:
+        for temperature in dict.fromkeys((0.0, config.weighting.temperature)):
+            result = _pipeline(_weighted(config, temperature), cache, tell).run()
+            name = f"distilled, temperature {temperature:g}"
+            sets[name] = result.observations.flatten(0, 1).numpy()
+            returns[name] = result.summary.mean
+        count = config.distill.synthetic_size
+        picks = numpy_generator(config.seed, "random_subset").choice(len(dataset), count, False)
+        sets["random rows"] = arena.normalized_states(dataset.observations[picks])
+    tell("measuring the sets")
+    source_states = arena.normalized_states(dataset.observations)
+    source = Source(source_states, pipeline.source_density(dataset), bins, config.seed)
+    covered = [source.covered(name, states) for name, states in sets.items()]
+    table = [
+        {"set": name, "low": source.edges[b], "high": source.edges[b + 1], "share": histogram[b]}
+        for name, histogram in [
+            ("source", source.histogram),
+            *((each.name, each.histogram) for each in covered),
+        ]
+        for b in range(bins)
+    ]
+    findings = {
+        "source": dataset.name,
+        "source_rare_share": RARE,
+        "source_median_log_density": source.median_log_density,
+        "sets": [
+            {key: value for key, value in asdict(each).items() if key != "histogram"}
+            | {"normalized_return": returns.get(each.name)}
+            for each in covered
+        ],
+    }
+    return Analysis(
+        "coverage", table, _plain(findings), lambda path: coverage_figure(source, covered, path)
+    )
+
+
+def _pipeline(config: PipelineConfig, cache: Path | None, tell: Tell) -> Pipeline:
+    where = config.dataset
+    return Pipeline(config, cache, lambda stage, done: tell(f"{where}, {stage}: {done:.0%}"))
+
+
+def _weighted(config: PipelineConfig, temperature: float) -> PipelineConfig:
+    """With another temperature; at 0 no density is fitted for the weights."""
+    weighting = config.weighting.model_copy(update={"temperature": temperature})
+    return config.model_copy(update={"weighting": weighting})
+
+
+def _network(config: PipelineConfig, prepared: Prepared) -> MLP:
+    task, distill = prepared.task, config.distill
+    return MLP.build(task.states.shape[1], task.targets.shape[1], distill.layers, distill.width)
+
+
+def _training_set(prepared: Prepared) -> TrainingSet:
+    task = prepared.task
+    return TrainingSet(prepared.dataset.name, task.states, task.targets, prepared.arena)
+
+
+def _require_one_environment(diverse: PipelineConfig, narrow: PipelineConfig) -> None:
+    names = [load(config.dataset).environment for config in (diverse, narrow)]
+    if names[0] != names[1]:
+        raise InputError(
+            f"Both datasets must be of one environment, and {diverse.dataset} is of {names[0]}, "
+            f"{narrow.dataset} of {names[1]}; choose another `--narrow`."
+        )
+
+
+def _require_rows(config: PipelineConfig, sizes: Sequence[int]) -> None:
+    available = available_rows("best", len(load(config.dataset)))
+    if max(sizes) > available:
+        raise InputError(
+            f"`--size` cannot exceed the {available} transitions of the best episodes of "
+            f"{config.dataset}, and is {max(sizes)}; lower it."
+        )
+
+
+def _require_width(config: PipelineConfig, artifacts: dict[str, Artifact]) -> None:
+    width = load(config.dataset).observations.shape[1]
+    for name, artifact in artifacts.items():
+        if artifact.observations.shape[1] != width:
+            raise InputError(
+                f"A synthetic set must have the states of its source, and {name!r} has states "
+                f"{artifact.observations.shape[1]} wide where {config.dataset} has {width}; give "
+                "the spec of its own source."
+            )
+
+
+def _plain(value: Any) -> Any:
+    """The same as a JSON document: numbers of Python, and null for what is not finite."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,220 @@
+"""`sdw analyze`: what the SDW paper says of loss, errors and coverage, measured on any dataset.
+
+Each command writes a new folder: NAME.csv, a row a point of the figure; NAME.png; and NAME.json,
+the findings, which `--json` prints as well.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sdw_core.errors import InputError
+from search_spaces import load_spec
+
+if TYPE_CHECKING:
+    from sdw_core.analysis.report import Analysis, Tell
+    from sdw_core.config import PipelineConfig
+
+analyze_app = typer.Typer(help="Analyses of a dataset: misalignment, errors, coverage.")
+
+Spec = Annotated[str, typer.Argument(help="A YAML file, or a shipped spec; `search` is ignored.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A path from the spec's root; repeatable.", metavar="K=V"),
+]
+To = Annotated[Path, typer.Option(help="Folder for table, figure and findings; must not exist.")]
+Cache = Annotated[Path, typer.Option(help="Stage cache.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Episodes = Annotated[int, typer.Option(help="Whole episodes a policy is run.", min=1)]
+CACHE = Path("sdw-studies") / "cache"
+
+log = Console(stderr=True)
+out = Console()
+
+
+@analyze_app.command()
+def misalignment(
+    spec: Spec,
+    to: To,
+    narrow: Annotated[
+        str | None,
+        typer.Option(help="A better, narrower dataset; left out: the best tenth of the spec's."),
+    ] = None,
+    policies: Annotated[int, typer.Option(help="Policies cloned from each set.", min=2)] = 6,
+    steps: Annotated[int, typer.Option(help="Gradient steps of a cloning.", min=2)] = 2000,
+    points: Annotated[int, typer.Option(help="How often a policy is judged.", min=2)] = 16,
+    bins: Annotated[int, typer.Option(help="Bins of the training loss.", min=2)] = 8,
+    episodes: Episodes = 3,
+    overrides: Set = None,
+    cache: Cache = CACHE,
+    as_json: AsJson = False,
+) -> None:
+    """Return against training loss: the spec's dataset, diverse, against a narrow, better one."""
+    config = _configured(spec, overrides, to, cache)
+    better = None
+    if narrow is not None:
+        better = config.model_copy(update={"dataset": narrow})
+        _check(better)
+    from sdw_core.analysis import report
+
+    with _telling() as tell:
+        found = report.misalignment(
+            config, better, policies, steps, points, bins, episodes, cache, tell
+        )
+    table = Table("training loss", "diverse", "narrow", "difference", "95 % interval", box=None)
+    for each in found.findings["bins"]:
+        means = (_number(each[key]) for key in ("diverse", "narrow", "difference"))
+        table.add_row(_range(each["loss"][::-1], 3), *means, _range(each["interval"]))
+    crossings = ", ".join(f"{loss:.3g}" for loss in found.findings["crossings"])
+    reverses = "do" if found.findings["reverses"] else "do not"
+    _finish(
+        found,
+        to,
+        as_json,
+        table,
+        f"the better set changes at a loss of {crossings}"
+        if crossings
+        else "the better set never changes",
+        f"the intervals {reverses} bear out that the diverse set is better first, the narrow later",
+    )
+
+
+@analyze_app.command()
+def errors(
+    spec: Spec,
+    to: To,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Rows that policies are cloned from; repeatable.", show_default="16 64 256 1024"
+        ),
+    ] = None,
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(help="Steps of a cloning; repeatable.", show_default="50 200 800"),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Policies of each kind.", min=1)] = 2,
+    episodes: Episodes = 3,
+    expert_episodes: Annotated[
+        int, typer.Option(help="Episodes of the expert; half of them fit its density.", min=2)
+    ] = 20,
+    quantile: Annotated[
+        float, typer.Option(help="Part of the expert's own states that counts as off its support.")
+    ] = 0.05,
+    overrides: Set = None,
+    cache: Cache = CACHE,
+    as_json: AsJson = False,
+) -> None:
+    """Errors on the expert's states and off its support, and how each goes with the return."""
+    sizes, budgets = size or [16, 64, 256, 1024], steps or [50, 200, 800]
+    for option, least in (("--size", min(sizes)), ("--steps", min(budgets))):
+        if least < 1:
+            raise InputError(f"`{option}` must be at least 1, not {least}.")
+    if not 0 < quantile < 1:
+        raise InputError(f"`--quantile` must lie between 0 and 1, and is {quantile:g}.")
+    config = _configured(spec, overrides, to, cache)
+    from sdw_core.analysis import report
+
+    with _telling() as tell:
+        found = report.errors(
+            config, sizes, budgets, repeats, episodes, expert_episodes, quantile, cache, tell
+        )
+    table = Table("rank correlation with return", "policies", "rho", "95 % interval", box=None)
+    for group, measures in found.findings["correlations"].items():
+        for measure, each in measures.items():
+            interval = _range((each["low"], each["high"]), 2)
+            name = f"{measure.replace('_', ' ')}, {group}"
+            table.add_row(name, str(each["policies"]), f"{each['value']:.2f}", interval)
+    _finish(found, to, as_json, table)
+
+
+@analyze_app.command()
+def coverage(
+    spec: Spec,
+    to: To,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Exported sets; left out: sets that are distilled now."),
+    ] = None,
+    bins: Annotated[int, typer.Option(help="Bins of the histograms.", min=2)] = 20,
+    overrides: Set = None,
+    cache: Cache = CACHE,
+    as_json: AsJson = False,
+) -> None:
+    """Density and diversity of synthetic states, beside the spec's dataset as their source."""
+    config = _configured(spec, overrides, to, cache)
+    from sdw_core.analysis import report
+    from sdw_core.artifact import read_artifact
+
+    artifacts = {str(folder): read_artifact(folder) for folder in folders or ()}
+    with _telling() as tell:
+        found = report.coverage(config, artifacts, bins, cache, tell)
+    table = Table("set", "states", "return", "rare %", box=None)
+    for heading in ("distance", "of the source", "entropy", "of the source"):
+        table.add_column(heading)
+    for each in found.findings["sets"]:
+        table.add_row(
+            each["name"],
+            str(each["states"]),
+            _number(each["normalized_return"]),
+            _number(100 * each["rare_share"]),
+            _number(each["distance"], 2),
+            _number(each["source_distance"][0], 2),
+            _number(each["entropy"], 2),
+            _number(each["source_entropy"][0], 2),
+        )
+    _finish(found, to, as_json, table)
+
+
+def _configured(spec: str, overrides: list[str] | None, to: Path, cache: Path) -> "PipelineConfig":
+    """The settings; refuses, before any work, what could not be done or written."""
+    import torch
+
+    from sdw_core.artifact import refuse_existing
+    from study.folder import check_writable
+
+    refuse_existing(to)
+    config = load_spec(spec, overrides or (), searched_is_fixed=True).pipeline
+    _check(config)
+    check_writable(cache)
+    check_writable(to.resolve().parent)
+    torch.set_num_threads(1)
+    return config
+
+
+def _check(config: "PipelineConfig") -> None:
+    from sdw_core.dataset import load
+    from sdw_core.pipeline import check_fit, resolve_device
+
+    check_fit(config, load(config.dataset))
+    resolve_device(config.device)
+
+
+@contextmanager
+def _telling() -> Iterator["Tell"]:
+    with log.status("") as status:
+        yield status.update
+
+
+def _finish(found: "Analysis", to: Path, as_json: bool, table: Table, *lines: str) -> None:
+    found.write(to)
+    if as_json:
+        print(json.dumps(found.findings | {"folder": str(to)}, indent=2, allow_nan=False))
+        return
+    out.print(table)
+    for line in (*lines, f"table, figure and findings are in {to}"):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _range(bounds: Any, digits: int = 1) -> str:
+    return " to ".join(_number(bound, digits) for bound in bounds)

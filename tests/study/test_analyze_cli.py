@@ -1,0 +1,137 @@
+"""`sdw analyze`: each command end to end, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.study.conftest import SMALL
+from tests.study.test_cli import own_folder, sdw, write_d4rl
+
+__all__ = ["own_folder"]
+
+SETS = [part for setting in SMALL if "search" not in setting for part in ("--set", setting)]
+TINY = {
+    "misalignment": "--policies 2 --steps 20 --points 3 --bins 2 --episodes 1",
+    "errors": "--size 8 --size 16 --steps 2 --steps 9 --repeats 1 --episodes 1 --expert-episodes 4",
+    "coverage": "--bins 6",
+}
+
+
+def analyze(capsys, name: str, *more: str) -> tuple[int, str, str]:
+    return sdw(capsys, "analyze", name, "quickstart", *TINY[name].split(), *SETS, *more)
+
+
+def findings(capsys, name: str, *more: str) -> tuple[dict, pd.DataFrame]:
+    """What `--json` prints, and the table, of a run into the folder `found`."""
+    status, printed, said = analyze(capsys, name, "--to", "found", "--json", *more)
+    assert status == 0, said
+    document = json.loads(printed)
+    written = json.loads(Path(f"found/{name}.json").read_text())
+    assert document == {**written, "folder": "found"}
+    assert Path(f"found/{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.suffix for path in Path("found").iterdir()} == {".csv", ".json", ".png"}
+    return document, pd.read_csv(f"found/{name}.csv")
+
+
+def test_misalignment(capsys):
+    document, table = findings(capsys, "misalignment")
+    assert document["diverse"] == "sdw/hopper-replay-mini-v0"
+    assert document["narrow"] == "best 10% of sdw/hopper-replay-mini-v0"
+    assert isinstance(document["reverses"], bool)
+    assert set(table.role) == {"diverse", "narrow"}
+    assert len(table) == 2 * 2 * table.steps.nunique()
+    assert table.steps.max() == 20
+    means = table.groupby(["role", "steps"]).training_loss.mean()
+    assert (means.groupby("role").first() > means.groupby("role").last()).all()
+    for each in document["bins"]:
+        for role in ("diverse", "narrow"):
+            low, high = each["loss"]
+            rows = table[(table.role == role) & table.training_loss.between(low, high)]
+            if len(rows):
+                assert each[role] == pytest.approx(rows.normalized_return.mean(), rel=1e-3)
+
+
+def test_errors(capsys):
+    document, table = findings(capsys, "errors")
+    assert document["policies"] == len(table) == 3 * 2 * 2
+    assert set(table.choice) == {"random", "weighted", "best"}
+    assert (table.pivotal_error > 0).all()
+    assert table.surrounding_share.between(0, 1).all()
+    assert document["without_surrounding_states"] == (table.surrounding_share == 0).sum()
+    ranks = table[["pivotal_error", "normalized_return"]].rank().corr().iloc[0, 1]
+    found = document["correlations"]["all"]["pivotal_error"]["value"]
+    assert found == pytest.approx(ranks, abs=1e-6)
+
+
+def test_coverage_of_sets_distilled_now_and_of_an_exported_one(capsys):
+    document, table = findings(capsys, "coverage")
+    names = ["distilled, temperature 0", "distilled, temperature 0.1", "random rows"]
+    assert [each["name"] for each in document["sets"]] == names
+    assert table.groupby("set").share.sum().tolist() == pytest.approx([1.0] * 4, abs=1e-4)
+    assert document["sets"][0]["normalized_return"] is not None
+    assert document["sets"][2]["normalized_return"] is None
+
+    status, _, said = sdw(capsys, "distill", "quickstart", *SETS, "--to", "rows")
+    assert status == 0, said
+    status, printed, _ = analyze(capsys, "coverage", "rows", "--to", "again")
+    assert status == 0
+    assert "rows" in printed
+    (exported,) = json.loads(Path("again/coverage.json").read_text())["sets"]
+    same = document["sets"][1]  # distilled by the same settings and seed
+    assert exported["distance"] == pytest.approx(same["distance"], rel=1e-4)
+    assert exported["rare_share"] == same["rare_share"]
+    manifest = json.loads(Path("rows/manifest.json").read_text())
+    assert exported["normalized_return"] == manifest["scores"]["synthetic"]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("misalignment", ["--narrow", "sdw/hoper-replay-mini-v0"], "hoper-replay-mini"),
+        ("errors", ["--quantile", "1.5"], "`--quantile` must lie between 0 and 1, and is 1.5"),
+        ("errors", ["--size", "0"], "`--size` must be at least 1, not 0"),
+        ("errors", ["--size", "999999"], "cannot exceed the 4976 transitions"),
+        ("errors", ["--expert-episodes", "1"], "expert-episodes"),
+        ("coverage", ["nowhere"], "'nowhere' is not an exported synthetic dataset"),
+        ("coverage", ["--set", "pipeline.distil.seeds=2"], "unknown key"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(capsys, name, more, said):
+    status, printed, error = analyze(capsys, name, "--to", "found", *more)
+    assert status == 2
+    assert printed == ""
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(Path.cwd().glob("*found*"))
+
+
+def test_a_folder_is_never_overwritten(capsys):
+    Path("found").mkdir()
+    for name in TINY:
+        status, _, error = analyze(capsys, name, "--to", "found")
+        assert status == 2
+        assert "'found' exists" in error
+    assert not list(Path("found").iterdir())
+
+
+def test_datasets_of_two_environments_are_refused(capsys):
+    other = write_d4rl(
+        Path("walker.npz.hdf5"),
+        observations=np.zeros((40, 17), np.float32) + np.arange(40, dtype=np.float32)[:, None],
+        actions=np.zeros((40, 6), np.float32),
+    )
+    import h5py
+
+    with h5py.File(other, "a") as file:
+        file.attrs["env_id"] = "Walker2d-v5"
+    own = ("data", "import", str(other), "--env", "Walker2d-v5", "--name", "my/walker-v0")
+    assert sdw(capsys, *own, "--reference", "0", "5000")[0] == 0
+    size = ("--set", "pipeline.distill.synthetic_size=8")
+    more = ("--to", "found", "--narrow", "my/walker-v0", *size)
+    status, _, error = analyze(capsys, "misalignment", *more)
+    assert status == 2
+    assert "one environment" in error
+    assert not Path("found").exists()
