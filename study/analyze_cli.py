@@ -156,7 +156,7 @@ def coverage(
     with _telling() as tell:
         found = report.coverage(config, artifacts, bins, cache, tell)
     table = Table("set", "states", "return", "rare %", box=None)
-    for heading in ("distance", "of the source", "entropy", "of the source"):
+    for heading in ("distance", "source's", "entropy", "source's"):
         table.add_column(heading)
     for each in found.findings["sets"]:
         table.add_row(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from sdw_core.analysis.coverage import Coverage, Source
 from sdw_core.analysis.errors import Choice, PolicyErrors
@@ -122,8 +122,9 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.title.set_fontsize(10)
     if axes.get_xscale() == "log":  # 0.02 and not 2 x 10^-2
-        for number in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-            number(LogFormatter(minor_thresholds=(1.5, 0.5)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _save(figure: Figure, path: Path) -> None:

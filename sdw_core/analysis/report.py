@@ -99,8 +99,11 @@ def misalignment(
         states, targets = prepared.task.states[rows], prepared.task.targets[rows]
         name = f"best {BEST:.0%} of {dataset.name}"
         better = TrainingSet(name, states, targets, prepared.arena)
+        experts = [prepared.expert_returns] * 2
     else:
-        better = _training_set(_pipeline(_weighted(narrow, 0), cache, tell).prepare())
+        other = _pipeline(_weighted(narrow, 0), cache, tell).prepare()
+        better = _training_set(other)
+        experts = [prepared.expert_returns, other.expert_returns]
     network = _network(config, prepared)
     at = spaced_steps(steps, points)
     courses = []
@@ -130,6 +133,7 @@ def misalignment(
         "diverse": diverse.name,
         "narrow": better.name,
         "objective": config.distill.objective,
+        "expert_returns": [returns.mean() for returns in experts],
         "bins": [
             {
                 "loss": [by_loss.edges[b], by_loss.edges[b + 1]],
@@ -232,8 +236,8 @@ def coverage(
 
     Args:
         config: of the source and its density.
-        artifacts: exported sets, by name; none: sets distilled now with the configured density
-            weights and without any, and as many random rows.
+        artifacts: exported sets, by name; none: sets distilled now, at temperature 0 and at the
+            configured one (the best of its distillation seeds), and as many random rows.
         bins: of the histograms.
         cache: of the stages.
         tell: what is being done.
@@ -253,9 +257,10 @@ def coverage(
     if not artifacts:
         for temperature in dict.fromkeys((0.0, config.weighting.temperature)):
             result = _pipeline(_weighted(config, temperature), cache, tell).run()
-            name = f"distilled, temperature {temperature:g}"
-            sets[name] = result.observations.flatten(0, 1).numpy()
-            returns[name] = result.summary.mean
+            name = f"temperature {temperature:g}"
+            sets[name] = result.observations[result.best].numpy()
+            of_each = result.returns.reshape(len(result.seeds), -1).mean(axis=1)
+            returns[name] = float(of_each[result.best])
         count = config.distill.synthetic_size
         picks = numpy_generator(config.seed, "random_subset").choice(len(dataset), count, False)
         sets["random rows"] = arena.normalized_states(dataset.observations[picks])

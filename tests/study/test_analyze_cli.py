@@ -68,7 +68,7 @@ def test_errors(capsys):
 
 def test_coverage_of_sets_distilled_now_and_of_an_exported_one(capsys):
     document, table = findings(capsys, "coverage")
-    names = ["distilled, temperature 0", "distilled, temperature 0.1", "random rows"]
+    names = ["temperature 0", "temperature 0.1", "random rows"]
     assert [each["name"] for each in document["sets"]] == names
     assert table.groupby("set").share.sum().tolist() == pytest.approx([1.0] * 4, abs=1e-4)
     assert document["sets"][0]["normalized_return"] is not None
