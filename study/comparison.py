@@ -4,7 +4,7 @@ comparison.yaml    the resolved spec
 driver.lock, stop  as in a study
 cache/             stage results that cells share
 cells/             a folder a cell, named by a hash of its settings, as a study's trial has one
-results.csv, results.parquet, configs.json, table.md, returns.png, curves.png
+results.csv, results.parquet, searches.csv, configs.json, table.md, returns.png, curves.png
 
 A cell that has its result is not run again, so that the same command goes on after an interruption,
 and a method or a dataset that is added to the spec costs only its own cells.

@@ -28,6 +28,12 @@ COLUMNS = [
 ]
 
 
+SEARCH_COLUMNS = [
+    *("method", "dataset", "candidate", "settings"),
+    *("normalized_return", "low", "high"),
+]
+
+
 @dataclass(frozen=True)
 class Standings:
     """A comparison's results.
@@ -38,6 +44,8 @@ class Standings:
         failed: (method, dataset) -> why it has no result.
         chosen: (method, dataset) -> the candidate that a search chose.
         configs: config hash -> settings of the cells of the table.
+        searches: one row a candidate that was tried: method, dataset, candidate, settings,
+            normalized_return, low, high.
     """
 
     spec: ComparisonSpec
@@ -45,6 +53,7 @@ class Standings:
     failed: dict[tuple[str, str], str]
     chosen: dict[tuple[str, str], dict[str, Any]]
     configs: dict[str, Any]
+    searches: pd.DataFrame
 
     @classmethod
     def of(cls, spec: ComparisonSpec, results: Results) -> "Standings":
@@ -70,7 +79,8 @@ class Standings:
                     continue
                 configs[config_hash(cell.config)] = cell.config.model_dump(mode="json")
                 rows += _rows(method, dataset, config_hash(cell.config), result)
-        return cls(spec, pd.DataFrame(rows, columns=COLUMNS), failed, chosen, configs)
+        searches = pd.DataFrame(_searches(spec, results), columns=SEARCH_COLUMNS)
+        return cls(spec, pd.DataFrame(rows, columns=COLUMNS), failed, chosen, configs, searches)
 
     def scores(self, method: str, dataset: str, which: str = "last") -> NDArray[np.float64]:
         """A method's return on a dataset, seed by seed: after the `last` outer step, or the `best`.
@@ -127,11 +137,13 @@ class Standings:
         }
 
     def write(self, folder: Path) -> None:
-        """Write results.csv, results.parquet, configs.json, table.md and the figures."""
+        """Write results.csv, results.parquet, searches.csv, configs.json, table.md and figures."""
         with replaced_atomically(folder / "results.csv") as scratch:
             self.frame.to_csv(scratch, index=False)
         with replaced_atomically(folder / "results.parquet") as scratch:
             self.frame.to_parquet(scratch, index=False)
+        with replaced_atomically(folder / "searches.csv") as scratch:
+            self.searches.to_csv(scratch, index=False)
         write_json(folder / "configs.json", self.configs)
         write_text(folder / "table.md", self.markdown())
         for name, figure in (("returns.png", _returns_figure), ("curves.png", _curves_figure)):
@@ -234,6 +246,17 @@ def _rows(
         for index, value in enumerate(returns):
             row = (method, dataset, seeds[index // policies], index % policies)
             yield dict(zip(COLUMNS, (*row, value, int(step), config_hash), strict=True))
+
+
+def _searches(spec: ComparisonSpec, results: Results) -> Iterator[dict[str, Any]]:
+    for method, settings in spec.methods.items():
+        for dataset in spec.datasets:
+            for cell in spec.search_cells(method, dataset):
+                found = results.get(cell, {}).get("normalized_return", {})
+                returns = [found.get(key) for key in ("mean", "low", "high")]
+                what = _flat(settings.candidates[cell.candidate or 0])
+                row = (method, dataset, cell.candidate, what, *returns)
+                yield dict(zip(SEARCH_COLUMNS, row, strict=True))
 
 
 def _with_interval(found: Estimate, runs: int) -> tuple[str, str]:

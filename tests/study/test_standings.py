@@ -36,6 +36,7 @@ def result(*curve: list[float], seeds: tuple[int, ...] = (0, 1)) -> dict[str, An
     return {
         "outcome": "COMPLETE",
         "metrics": {"normalized_return": float(np.mean(curve[-1]))},
+        "normalized_return": {"mean": float(np.mean(curve[-1])), "low": 0.0, "high": 99.0},
         "curve": {str(step): returns for step, returns in zip(steps, curve, strict=True)},
         "distillation_seeds": list(seeds),
     }
@@ -129,6 +130,10 @@ def test_rows_are_written_one_a_policy(
     configs = read_json(tmp_path / "configs.json")
     assert set(frame.config_hash) == set(configs)
     assert configs[last.config_hash.iloc[0]]["weighting"]["temperature"] == 0.5
+    searches = pd.read_csv(tmp_path / "searches.csv")
+    assert searches.candidate.tolist() == [0, 1, 0, 1]
+    assert searches.normalized_return.tolist() == [1.0, 2.0, 1.0, 2.0]
+    assert searches.settings[1] == "weighting.temperature 0.5"
     for name in ("returns.png", "curves.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
