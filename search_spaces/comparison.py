@@ -17,6 +17,7 @@ from search_spaces.spec import (
     StudyName,
     place_override,
     read_document,
+    resolve_reference,
 )
 
 PREFIX = "compare-"
@@ -143,15 +144,7 @@ def load_comparison(reference: str, overrides: Sequence[str] = ()) -> Comparison
     Raises:
         InputError: one sentence with the rule, what was received and the way out.
     """
-    path = Path(reference)
-    if path.suffix not in (".yaml", ".yml"):
-        known = shipped_comparisons()
-        if reference not in known:
-            raise InputError(
-                f"There is no comparison named {reference!r} and no such YAML file: "
-                f"{nearest(reference, known)}"
-            )
-        path = known[reference]
+    path = resolve_reference(reference, shipped_comparisons(), "comparison")
     document = read_document(path, "`comparison`, `datasets`, `pipeline` and `methods`")
     for override in overrides:
         place_override(document, override)

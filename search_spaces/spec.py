@@ -201,16 +201,7 @@ def load_spec(
     Raises:
         InputError: one sentence with the rule, what was received and the way out.
     """
-    path = Path(reference)
-    if path.suffix not in (".yaml", ".yml"):
-        specs = shipped_specs()
-        if reference not in specs:
-            raise InputError(
-                f"There is no spec named {reference!r} and no such YAML file: "
-                f"{nearest(reference, specs)}"
-            )
-        path = specs[reference]
-    document = read_document(path)
+    document = read_document(resolve_reference(reference, shipped_specs(), "spec"))
     for override in overrides:
         place_override(document, override, searched_is_fixed)
     return parse_spec(document)
@@ -263,6 +254,23 @@ def _check_early_stopping(spec: StudySpec) -> None:
 
 # What PyYAML raises: its own errors, and Python's for 2001-99-99 and for a thousand brackets.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def resolve_reference(reference: str, shipped: Mapping[str, Path], what: str) -> Path:
+    """The path of a YAML file, or of a shipped one by its name.
+
+    Raises:
+        InputError: it is neither.
+    """
+    path = Path(reference)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    if reference not in shipped:
+        raise InputError(
+            f"There is no {what} named {reference!r} and no such YAML file: "
+            f"{nearest(reference, shipped)}"
+        )
+    return shipped[reference]
 
 
 def read_document(path: Path, sections: str = "`study`, `pipeline` and `search`") -> Document:

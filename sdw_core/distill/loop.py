@@ -8,16 +8,14 @@ from pathlib import Path
 
 import psutil
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from sdw_core.checkpoint import read_checkpoint, write_checkpoint
 from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine, Shape, memory_bytes
 from sdw_core.distill.selection import select_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
-from sdw_core.files import replaced_atomically
 from sdw_core.policy import MLP
 from sdw_core.seeds import torch_generator
 
@@ -116,7 +114,7 @@ def distill(
         require_memory(config, policy, task.states.device)
     state = _State.start(task, config, seed)
     key = _key(task, config, seed) if checkpoint else ""
-    first = state.restore(checkpoint, key) if checkpoint and checkpoint.exists() else 0
+    first = state.restore(checkpoint, key)
     engine = FusedEngine(policy, config.tf32)
     row_weights = torch.full_like(state.actions[..., 0], 1 / config.synthetic_size)
 
@@ -272,43 +270,22 @@ class _State:
 
     def save(self, path: Path, key: str, step: int) -> None:
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        tensors |= {f"visited.{step}": found for step, found in self.visited.items()}
-        for optimizer in ("optimizer", "rate_optimizer"):
-            for index, state in getattr(self, optimizer).state_dict()["state"].items():
-                tensors |= {f"{optimizer}.{index}.{name}": value for name, value in state.items()}
-        with replaced_atomically(path) as scratch:
-            save_file(
-                {k: v.contiguous() for k, v in tensors.items()},
-                scratch,
-                {"key": key, "step": str(step)},
-            )
+        visited = {f"visited/{at}": found for at, found in self.visited.items()}
+        write_checkpoint(path, key, step, tensors | visited, self._optimizers)
 
-    def restore(self, path: Path, key: str) -> int:
-        """Take everything over from a checkpoint; returns the outer steps that are done.
-
-        A checkpoint that is damaged or of other settings is not used: nothing is done yet then.
-        """
-        moments: dict[str, dict[int, dict[str, Tensor]]] = {}
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError):
-            return 0
-        if metadata.get("key") != key:
-            return 0
+    def restore(self, path: Path | None, key: str) -> int:
+        """Take everything over from a checkpoint; returns the outer steps that are done."""
+        step, stored = read_checkpoint(path, key, self._optimizers)
         for name, tensor in stored.items():
             if name in _TENSORS:
                 getattr(self, name).copy_(tensor)
-            elif name.startswith("visited."):
-                self.visited[int(name.removeprefix("visited."))] = tensor
             else:
-                owner, index, moment = name.split(".")
-                moments.setdefault(owner, {}).setdefault(int(index), {})[moment] = tensor
-        for owner, state in moments.items():
-            optimizer = getattr(self, owner)
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        return int(metadata["step"])
+                self.visited[int(name.removeprefix("visited/"))] = tensor
+        return step
+
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"rows": self.optimizer, "rates": self.rate_optimizer}
 
 
 _TENSORS = (

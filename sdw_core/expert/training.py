@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from sdw_core.checkpoint import read_checkpoint, write_checkpoint
 from sdw_core.errors import DivergenceError, StopRequested
-from sdw_core.files import replaced_atomically
 
 CHECK_EVERY = 500
 """Steps between looks at the device: for divergence, and to write a checkpoint."""
@@ -68,7 +66,10 @@ def train(learner: Learner, steps: int, training: Training) -> None:
         StopRequested: `training.should_stop` said so.
     """
     path = training.checkpoint
-    first = _restore(learner, path, training.key) if path and path.exists() else 0
+    optimizers = {str(i): optimizer for i, optimizer in enumerate(learner.optimizers)}
+    first, stored = read_checkpoint(path, training.key, optimizers)
+    for name, tensor in stored.items():
+        learner.tensors()[name].detach().copy_(tensor)
     for step in range(first, steps):
         learner.update(step)
         done = step + 1
@@ -76,7 +77,7 @@ def train(learner: Learner, steps: int, training: Training) -> None:
         if done % CHECK_EVERY == 0 or done == steps or stopping:
             _require_finite(learner, done)
             if path:
-                _save(learner, path, training.key, done)
+                write_checkpoint(path, training.key, done, learner.tensors(), optimizers)
         if done % TELL_EVERY == 0 or done == steps:
             training.progress(done / steps)
         if stopping:
@@ -90,41 +91,3 @@ def _require_finite(learner: Learner, done: int) -> None:
                 f"The expert diverged within {done} steps: {name} is not finite; lower the "
                 "learning rates of `pipeline.expert`."
             )
-
-
-def _save(learner: Learner, path: Path, key: str, step: int) -> None:
-    tensors = {name: tensor.detach() for name, tensor in learner.tensors().items()}
-    for owner, optimizer in enumerate(learner.optimizers):
-        for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{owner}.{index}.{name}": m for name, m in moments.items()}
-    with replaced_atomically(path) as scratch:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            scratch,
-            {"key": key, "step": str(step)},
-        )
-
-
-@torch.no_grad()
-def _restore(learner: Learner, path: Path, key: str) -> int:
-    """Take everything over from a checkpoint; returns the steps that are done.
-
-    A checkpoint that is damaged or of another key is not used: nothing is done yet then.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return 0
-    if metadata.get("key") != key:
-        return 0
-    for name, tensor in learner.tensors().items():
-        tensor.copy_(stored.pop(name))
-    moments: list[dict[int, dict[str, Tensor]]] = [{} for _ in learner.optimizers]
-    for name, tensor in stored.items():
-        _, owner, index, moment = name.split(".")
-        moments[int(owner)].setdefault(int(index), {})[moment] = tensor
-    for optimizer, state in zip(learner.optimizers, moments, strict=True):
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(metadata["step"])
