@@ -25,6 +25,7 @@ from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import build_arena, own_recipe, random_subset
 from sdw_core.seeds import numpy_generator
 from study.folder import StudyFolder, check_writable
+from study.outcomes import finished_result
 
 PICTURED_STATES = 4000
 """Source states in a card's picture."""
@@ -41,16 +42,18 @@ class Confirmed:
 def confirm(folder: StudyFolder, number: int) -> Confirmed:
     """Re-evaluate a trial's best rows on fresh seeds, beside random rows and the expert.
 
-    The scores are kept in the trial's folder, so that asking again costs nothing.
+    The scores are kept in the trial's folder, so that asking again costs nothing; they count for
+    the settings that they were found with.
 
     Args:
         folder: the study.
         number: a COMPLETE trial.
+
+    Raises:
+        InputError: its folder does not hold its result any more.
     """
-    spec, trial = folder.spec(), folder.trial(number)
-    result = read_json(trial / "result.json")
-    row = next(row for row in folder.book().rows() if row.number == number)
-    config = spec.pipeline_with(row.params)
+    trial = folder.trial(number)
+    config, result = found_by(folder, number)
     dataset = load(config.dataset)
     arena = build_arena(dataset, Normalizer.fit(dataset.observations))
     rows = load_file(trial / "rows.safetensors")
@@ -61,10 +64,32 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
         rows["observations"][best], rows["actions"][best], arena, recipe, evidence
     )
     kept = trial / "confirmed.json"
-    if not kept.exists():
-        write_json(kept, confirmed_scores(artifact, dataset, config, result))
-    evidence["scores"] = read_json(kept)
+    settings = result["config_hash"]
+    scores = read_json(kept) if kept.exists() else {}
+    if scores.pop("config_hash", None) != settings:
+        scores = confirmed_scores(artifact, dataset, config, result)
+        write_json(kept, {"config_hash": settings} | scores)
+    evidence["scores"] = scores
     return Confirmed(artifact, source_states(dataset, config.seed))
+
+
+def found_by(folder: StudyFolder, number: int) -> tuple[PipelineConfig, dict[str, Any]]:
+    """A COMPLETE trial's settings, and its result.
+
+    Raises:
+        InputError: its folder does not hold the result and the rows any more.
+    """
+    book, trial = folder.book(), folder.trial(number)
+    row = next(row for row in book.rows() if row.number == number)
+    config = book.spec.pipeline_with(row.params)
+    result = finished_result(trial, config)
+    if result is None or not (trial / "rows.safetensors").exists():
+        raise InputError(
+            f"{str(trial)!r} does not hold the result of trial {number} any more; put it back, or "
+            f"let `sdw status {folder.path} --rebuild` and then `sdw resume {folder.path}` compute "
+            "a trial of that number anew."
+        )
+    return config, result
 
 
 def evidence_of(config: PipelineConfig, source: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -129,7 +154,8 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
     default, one that was written before is verified and left as it is.
 
     Raises:
-        InputError: there is nothing to export, or a folder exists, or cannot be written.
+        InputError: there is nothing to export, or a folder exists, or cannot be written, or a trial
+            left nothing.
     """
     if not numbers:
         raise InputError(
@@ -142,10 +168,13 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
             read_artifact(target)
         else:
             refuse_existing(target)
+    wanted = [
+        (n, target) for n, target in zip(numbers, targets, strict=True) if not target.exists()
+    ]
+    for number, _ in wanted:
+        found_by(folder, number)
     check_writable(to or folder.exports)
-    for number, target in zip(numbers, targets, strict=True):
-        if target.exists():
-            continue
+    for number, target in wanted:
         confirmed = confirm(folder, number)
         write_artifact(confirmed.artifact, target, confirmed.source_states)
     return targets

@@ -172,14 +172,13 @@ class StudyFolder:
         """The study's trials; the Optuna study is created on first use.
 
         Raises:
-            SDWError: the database cannot be read; the message says how to rebuild it.
+            SDWError: the database is lost or cannot be read; the message says how to rebuild it.
             InputError: its trials were made with another spec, or it cannot be opened.
         """
-        again = f"`sdw status {self.path} --rebuild`"
         if self._rebuilding.exists():
             raise SDWError(
                 f"The database of {self.name!r} is being rebuilt, or was when that was "
-                f"interrupted; if so, begin again with {again}."
+                f"interrupted; if so, begin again with {self._rebuild_command}."
             )
         try:
             return self._book()
@@ -189,16 +188,24 @@ class StudyFolder:
             reason = (str(error).splitlines() or [""])[0]
             raise SDWError(
                 f"The database of {self.name!r} cannot be read ({type(error).__name__}: {reason}); "
-                f"if it is damaged, rebuild it from the trials' folders with {again}."
+                f"if it is damaged, rebuild it from the trials' folders with "
+                f"{self._rebuild_command}."
             ) from error
 
-    def _book(self) -> TrialBook:
+    def _book(self, anew: bool = False) -> TrialBook:
+        """Trials that have a record are never begun again over what they left, unless `anew`."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         spec = self.spec()
         storage = open_storage(spec.study.database, self.path)
         try:
             study = optuna.load_study(study_name=self.name, storage=storage)
         except KeyError:
+            if not anew and any(self.path.glob("trials/*/record.json")):
+                raise SDWError(
+                    f"The database of {self.name!r} holds nothing of it, though its trials have "
+                    "folders; it was emptied, or lost, or the study renamed: rebuild it from them "
+                    f"with {self._rebuild_command}."
+                ) from None
             directions = [
                 StudyDirection.MAXIMIZE if o.mode == "max" else StudyDirection.MINIMIZE
                 for o in spec.study.objectives
@@ -231,7 +238,7 @@ class StudyFolder:
             self._rebuilding.touch()
             mark = strftime("damaged-%Y%m%d-%H%M%S")
             kept = set_aside(self.spec().study.database, self.path, self.name, mark)
-            book = self._book()
+            book = self._book(anew=True)
             book.restore()
             self._rebuilding.unlink()
         return book, kept
@@ -239,6 +246,10 @@ class StudyFolder:
     @property
     def _rebuilding(self) -> Path:
         return self.path / "rebuilding"
+
+    @property
+    def _rebuild_command(self) -> str:
+        return f"`sdw status {self.path} --rebuild`"
 
     @contextmanager
     def driving(self) -> Iterator[None]:

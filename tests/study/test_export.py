@@ -1,6 +1,7 @@
 """Exports: whole folders, written once, with scores on seeds that the search never used."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,29 @@ def test_a_second_export_has_the_same_rows_and_scores(finished, exported, tmp_pa
     (again,) = export(finished, [1], tmp_path)
     for name in ("synthetic.safetensors", "synthetic.parquet", "README.md"):
         assert (again / name).read_bytes() == (exported / name).read_bytes()
+
+
+def test_confirmed_scores_count_for_the_settings_that_they_were_found_with(
+    finished, exported, tmp_path
+):
+    kept = finished.trial(1) / "confirmed.json"
+    scores = json.loads(kept.read_text())
+    stale = scores | {"config_hash": "of another", "synthetic": scores["expert"]}
+    kept.write_text(json.dumps(stale))
+    (again,) = export(finished, [1], tmp_path)
+    manifest = json.loads((again / "manifest.json").read_text())
+    assert manifest["scores"] == json.loads((exported / "manifest.json").read_text())["scores"]
+    assert json.loads(kept.read_text()) == scores
+
+
+@pytest.mark.parametrize("lost", ["result.json", "rows.safetensors", "all"])
+def test_a_trial_whose_result_is_gone_is_refused_with_a_way_out(finished, tmp_path, lost):
+    copy = StudyFolder(shutil.copytree(finished.path, tmp_path / finished.name))
+    home = copy.trial(0)
+    shutil.rmtree(home) if lost == "all" else (home / lost).unlink()
+    with pytest.raises(InputError, match=r"trials/0' does not hold .* put it back.*--rebuild"):
+        export(copy, [1, 0], tmp_path / "exports")
+    assert not (tmp_path / "exports").exists()
 
 
 def test_one_folder_that_exists_refuses_the_whole_export(finished, tmp_path):

@@ -215,6 +215,30 @@ def test_a_damaged_database_is_named_and_can_be_rebuilt(tmp_path, database, dama
     assert content(rebuilt) == content(folder.book()) == said
 
 
+@pytest.mark.parametrize("loss", ["removed", "emptied", "the study renamed"])
+def test_a_database_that_holds_nothing_of_a_study_does_not_begin_it_again(tmp_path, loss):
+    folder = StudyFolder.create(small_spec(), tmp_path)
+    a_varied_study(folder)
+    book = folder.book()
+    book.reconcile()
+    said = content(book)
+    book.study._storage.remove_session()
+    if loss == "the study renamed":
+        folder = StudyFolder(folder.path.rename(tmp_path / "renamed"))
+    else:
+        for file in folder.path.glob("study.db*"):
+            file.unlink()
+        if loss == "emptied":
+            (folder.path / "study.db").touch()
+    records = {path: path.read_bytes() for path in folder.path.glob("trials/*/*.json")}
+    with pytest.raises(SDWError, match=r"holds nothing of it.*sdw status .* --rebuild") as failure:
+        folder.book()
+    assert not isinstance(failure.value, InputError)
+    assert {path: path.read_bytes() for path in folder.path.glob("trials/*/*.json")} == records
+    rebuilt, _ = folder.rebuild()
+    assert content(rebuilt) == content(folder.book()) == said
+
+
 def test_a_rebuild_that_was_interrupted_is_not_taken_for_a_study(folder):
     a_varied_study(folder)
     book = folder.book()
