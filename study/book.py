@@ -17,6 +17,7 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from sdw_core.errors import InputError
 from search_spaces import Choice, Distribution, FloatRange, StudySpec
 from study.outcomes import (
     COMPLETE,
@@ -25,6 +26,7 @@ from study.outcomes import (
     PRUNED,
     finished_result,
     read_record,
+    returns_at_rungs,
     write_record,
 )
 
@@ -82,8 +84,11 @@ class TrialBook:
 
     def asked(self, trial: optuna.Trial | FrozenTrial) -> None:
         """Put a trial's parameters into its folder, before anything is done with them."""
-        record = {"number": trial.number, "params": dict(trial.params), "outcome": None}
-        write_record(self._folders, record | _attribute(trial))
+        self._keep(trial, {"outcome": None} | _attribute(trial))
+
+    def _keep(self, trial: optuna.Trial | FrozenTrial, record: dict[str, Any]) -> None:
+        said = {"number": trial.number, "params": dict(trial.params)}
+        write_record(self._folders, said | record | {"identity": self.spec.identity})
 
     def record(
         self, trial_id: int, document: Mapping[str, Any], ray_trial_id: str | None = None
@@ -121,10 +126,9 @@ class TrialBook:
             self.study.tell(trial.number, values)
         else:  # `tell` would make a pruned trial's last low-budget value its value
             self._storage.set_trial_state_values(trial_id, STATES[outcome])
-        record |= {"number": trial.number, "params": dict(trial.params)}
         record["values"] = values if outcome == COMPLETE else None
         record["intermediate"] = self._storage.get_trial(trial_id).intermediate_values
-        write_record(self._folders, record)
+        self._keep(trial, record)
         return reason if outcome == FAILED else None
 
     def keep_intermediate(self, trial_id: int, returns: Mapping[int, float]) -> None:
@@ -150,16 +154,13 @@ class TrialBook:
             else:
                 self.requeue(trial._trial_id)
 
-    def restore(self) -> None:
-        """Write every trial that has a folder into an empty database, under its own number.
+    def restore(self, trials: Sequence[FrozenTrial]) -> None:
+        """Write trials into an empty database, under their own numbers; see `recorded_trials`.
 
-        A trial without an outcome waits, unless its result is there; so does one whose record is
-        missing, and its parameters are drawn anew.
+        One without an outcome waits then, unless its result is there.
         """
-        numbers = [int(path.name) for path in self._folders.glob("*") if path.name.isdecimal()]
-        space = {path: optuna_distribution(d) for path, d in self.spec.search.items()}
-        for number in range(max(numbers, default=-1) + 1):
-            self.study.add_trial(_trial(read_record(self._folders, number), space))
+        for trial in trials:
+            self.study.add_trial(trial)
         self.reconcile()
 
     def retry_failed(self) -> dict[int, int]:
@@ -246,6 +247,36 @@ class TrialBook:
         )
 
 
+def recorded_trials(spec: StudySpec, folders: Path) -> list[FrozenTrial]:
+    """Every trial that has a folder, by number, as its record says.
+
+    One whose record is missing waits, and its parameters are drawn anew.
+
+    Args:
+        spec: the study.
+        folders: the folder of the trials' folders.
+
+    Raises:
+        InputError: a trial was made with another spec.
+    """
+    numbers = [int(path.name) for path in folders.glob("*") if path.name.isdecimal()]
+    space = {path: optuna_distribution(d) for path, d in spec.search.items()}
+    trials = []
+    for number in range(max(numbers, default=-1) + 1):
+        record = read_record(folders, number)
+        if record is None:
+            trials.append(optuna.trial.create_trial(state=TrialState.WAITING))
+            continue
+        if record.get("identity", spec.identity) != spec.identity:
+            raise InputError(
+                f"The record of trial {number} was made with another spec than study.yaml now "
+                "holds; put the old one back, or launch the new one under another `--name`."
+            )
+        returns = returns_at_rungs(folders / str(number)) | record.get("intermediate", {})
+        trials.append(_trial(record | {"intermediate": returns}, space))
+    return trials
+
+
 def optuna_distribution(distribution: Distribution) -> BaseDistribution:
     """Optuna's form of a searched range."""
     if isinstance(distribution, Choice):
@@ -265,17 +296,14 @@ def _attribute(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
 
 
 def _trial(
-    record: Mapping[str, Any] | None,
+    record: Mapping[str, Any],
     space: Mapping[str, BaseDistribution],
     unfinished: TrialState = TrialState.RUNNING,
 ) -> FrozenTrial:
-    """A trial as its record says: `unfinished` without an outcome, WAITING without a record."""
-    if record is None:
-        return optuna.trial.create_trial(state=TrialState.WAITING)
+    """A trial as its record says: `unfinished` without an outcome."""
     params = record["params"]
-    kept = {
-        k: v for k, v in record.items() if k not in ("number", "params", "values", "intermediate")
-    }
+    apart = ("number", "params", "values", "intermediate", "identity")
+    kept = {key: value for key, value in record.items() if key not in apart}
     return optuna.trial.create_trial(
         state=STATES.get(record["outcome"], unfinished),
         params=params,

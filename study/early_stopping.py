@@ -19,13 +19,11 @@ from typing import Any
 from optuna.trial import TrialState
 
 from sdw_core.errors import SDWError
-from sdw_core.files import read_json, write_json
+from sdw_core.files import write_json
 from sdw_core.pipeline import Rungs
 from search_spaces import StudySpec
 from study.book import TrialBook
-
-ANSWERS = "rungs.json"
-"""In a trial's folder: outer step -> `return`, and `reason`, null where the trial goes on."""
+from study.outcomes import ANSWERS, rung_answers
 
 PATIENCE = 120.0
 """Seconds that a trial waits for its answer to be visible."""
@@ -94,21 +92,8 @@ def _awaited(folder: Path, step: int, value: float) -> Mapping[str, Any]:
 
 
 def _answer(folder: Path, step: int, value: float) -> Mapping[str, Any] | None:
-    answer: Mapping[str, Any] | None = _answers(folder).get(str(step))
+    answer: Mapping[str, Any] | None = rung_answers(folder).get(str(step))
     return answer if answer and answer["return"] == value else None
-
-
-def _answers(folder: Path) -> dict[str, Any]:
-    try:
-        answers: dict[str, Any] = read_json(folder / ANSWERS)
-    except (FileNotFoundError, ValueError):
-        return {}
-    return answers
-
-
-def returns_at_rungs(folder: Path) -> dict[str, float]:
-    """Outer step -> return, of the rungs that a trial came by."""
-    return {step: answer["return"] for step, answer in _answers(folder).items()}
 
 
 # In the driver
@@ -136,9 +121,8 @@ def decide(book: TrialBook, trial_id: int, folder: Path, step: int, value: float
     if not survives(value, values, settings.reduction_factor):
         rank = 1 + sum(other > value for other in values)
         reason = f"rung {step}: return {value:.1f}, place {rank} of {len(values)}"
-    write_json(
-        folder / ANSWERS, _answers(folder) | {str(step): {"return": value, "reason": reason}}
-    )
+    answer = {str(step): {"return": value, "reason": reason}}
+    write_json(folder / ANSWERS, rung_answers(folder) | answer)
 
 
 def saved(book: TrialBook) -> dict[str, Any] | None:

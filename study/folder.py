@@ -34,7 +34,8 @@ from sdw_core.config import nearest
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import created_folder, read_json, write_json, write_text
 from search_spaces import StudySpec, parse_spec
-from study.book import TrialBook
+from search_spaces.spec import read_document
+from study.book import TrialBook, recorded_trials
 from study.storage import open_storage, require_unused, resolved, set_aside
 
 LOCK_PATIENCE = 2.0
@@ -96,14 +97,12 @@ class StudyFolder:
             shutil.rmtree(self.path)
 
     def _occupied(self, spec: StudySpec) -> str:
-        try:
-            same = self.spec().identity == spec.identity
-        except (InputError, OSError):
+        if not (self.path / "study.yaml").exists():
             return (
                 f"{str(self.path)!r} exists and is no study; choose another `--name`, or remove it."
             )
         name = self.path.name
-        if same:
+        if self.spec().identity == spec.identity:
             return (
                 f"The study {name!r} exists with this very spec; go on with `sdw resume {name}`, "
                 f"ask for more trials with `sdw extend {name} --trials N`, or choose another "
@@ -144,9 +143,12 @@ class StudyFolder:
         return self.path / "trials" / str(number)
 
     def spec(self) -> StudySpec:
-        """The resolved spec."""
-        document = yaml.safe_load((self.path / "study.yaml").read_text(encoding="utf-8"))
-        return parse_spec(document)
+        """The resolved spec.
+
+        Raises:
+            InputError: study.yaml is missing, or holds something else.
+        """
+        return parse_spec(read_document(self.path / "study.yaml"))
 
     def extend(self, trials: int) -> int:
         """Raise the study's number of trials; a driver that lives takes it up.
@@ -232,14 +234,17 @@ class StudyFolder:
             The trials, and what the old database is called now.
 
         Raises:
-            InputError: a driver lives.
+            InputError: a driver lives, or study.yaml is not what the trials were made with; nothing
+                is touched then.
         """
         with self.driving():
+            spec = self.spec()
+            trials = recorded_trials(spec, self.path / "trials")
             self._rebuilding.touch()
             mark = strftime("damaged-%Y%m%d-%H%M%S")
-            kept = set_aside(self.spec().study.database, self.path, self.name, mark)
+            kept = set_aside(spec.study.database, self.path, self.name, mark)
             book = self._book(anew=True)
-            book.restore()
+            book.restore(trials)
             self._rebuilding.unlink()
         return book, kept
 

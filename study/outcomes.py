@@ -25,12 +25,31 @@ def finished_result(folder: Path, config: PipelineConfig) -> dict[str, Any] | No
     return document if document.get("config_hash") == config_hash(config) else None
 
 
+ANSWERS = "rungs.json"
+"""In a trial's folder: outer step -> `return`, and `reason`, null where the trial goes on."""
+
+
+def rung_answers(folder: Path) -> dict[str, Any]:
+    """What a trial was answered at the rungs that it came by."""
+    try:
+        answers: dict[str, Any] = read_json(folder / ANSWERS)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return answers
+
+
+def returns_at_rungs(folder: Path) -> dict[str, float]:
+    """Outer step -> return, of the rungs that a trial came by."""
+    return {step: answer["return"] for step, answer in rung_answers(folder).items()}
+
+
 def write_record(folders: Path, record: dict[str, Any]) -> None:
     """Keep what the database says of a trial in its folder; the driver alone writes it.
 
     Args:
         folders: the folder of the trials' folders.
-        record: number, params, outcome (None without one), values, reason and what else there is.
+        record: number, params, outcome (None without one), values, reason, identity of the spec
+            and what else there is.
     """
     write_json(folders / str(record["number"]) / "record.json", record)
 

@@ -51,11 +51,10 @@ def _outcome(
     params: dict[str, Any],
     report: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    try:
-        spec = study.spec()
-    except FileNotFoundError:
+    if not (study.path / "study.yaml").exists():
         reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
         return {"outcome": FAILED, "reason": reason + "on storage that all nodes share"}
+    spec = study.spec()
     return run_trial(
         number,
         placed(spec.pipeline_with(params), spec.study.resources.gpu),

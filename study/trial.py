@@ -25,8 +25,16 @@ from sdw_core.errors import DivergenceError, InputError, SDWError, StopRequested
 from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
 from study.clock import TrialClock
-from study.early_stopping import TrialPruned, returns_at_rungs
-from study.outcomes import COMPLETE, FAILED, PRUNED, STOPPED, config_hash, finished_result
+from study.early_stopping import TrialPruned
+from study.outcomes import (
+    COMPLETE,
+    FAILED,
+    PRUNED,
+    STOPPED,
+    config_hash,
+    finished_result,
+    returns_at_rungs,
+)
 from study.preflight import storage_trouble
 
 PROGRESS_EVERY = 0.5

@@ -48,6 +48,12 @@ def test_a_study_that_exists_is_refused_with_the_ways_on(folder, override, sente
     assert folder.spec() == small_spec("study.database=sqlite")
 
 
+def test_a_study_whose_spec_is_broken_is_refused_and_not_called_no_study(folder):
+    (folder.path / "study.yaml").write_text("study: [")
+    with pytest.raises(InputError, match=r"study\.yaml' is not valid YAML at line 1"):
+        StudyFolder.create(small_spec(), folder.path.parent)
+
+
 def test_a_folder_that_is_no_study_is_refused(tmp_path):
     (tmp_path / "hopper-quickstart").mkdir()
     with pytest.raises(InputError, match="is no study"):

@@ -239,6 +239,44 @@ def test_a_database_that_holds_nothing_of_a_study_does_not_begin_it_again(tmp_pa
     assert content(rebuilt) == content(folder.book()) == said
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("outer_steps: 6", "outer_steps: 7"),
+        ("low: 0.01", "low: 0.9"),
+        ("mode: max", "mode: min"),
+        ("study:", "study: ["),
+        ("seed: 0", "sede: 0"),
+    ],
+)
+def test_a_rebuild_by_an_edited_spec_is_refused_before_anything_is_touched(folder, old, new):
+    StudySearch(folder.book()).suggest("a")
+    spec = folder.path / "study.yaml"
+    right = spec.read_text()
+    assert old in right
+    spec.write_text(right.replace(old, new))
+    before = {path.name for path in folder.path.iterdir()}
+    with pytest.raises(InputError, match=r"another spec|study\.yaml' is not valid|`study.sede`"):
+        folder.rebuild()
+    assert {path.name for path in folder.path.iterdir()} - {"driver.lock"} == before
+    spec.write_text(right)
+    assert [row.outcome for row in folder.book().rows()] == ["RUNNING"]
+
+
+def test_rungs_that_unfinished_trials_came_by_are_restored(tmp_path):
+    stopping = "study.early_stopping={grace: 0.34, reduction_factor: 2}"
+    folder = StudyFolder.create(small_spec(stopping), tmp_path)
+    search = StudySearch(folder.book(), folder_of=folder.trial)
+    for number, name in enumerate("ab"):
+        search.suggest(name)
+        document = {"rung": 2, "return": 5.0 + number}
+        search.on_trial_result(name, {"document": json.dumps(document)})
+    said = [trial.intermediate_values for trial in folder.book().trials()]
+    assert said == [{2: 5.0}, {2: 6.0}]
+    book, _ = folder.rebuild()
+    assert [trial.intermediate_values for trial in book.trials()] == said
+
+
 def test_a_rebuild_that_was_interrupted_is_not_taken_for_a_study(folder):
     a_varied_study(folder)
     book = folder.book()
@@ -434,7 +472,8 @@ def test_a_record_is_json_of_what_the_database_says(folder):
     search = StudySearch(folder.book())
     asked = search.suggest("a")
     path = folder.trial(0) / "record.json"
-    assert json.loads(path.read_text()) == asked | {"outcome": None}
+    identity = folder.spec().identity
+    assert json.loads(path.read_text()) == asked | {"outcome": None, "identity": identity}
     search.on_trial_complete("a", report(normalized_return=3.0))
     record = json.loads(path.read_text())
     (row,) = folder.book().rows()
