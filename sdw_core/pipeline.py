@@ -25,7 +25,7 @@ from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
 from sdw_core.distill.objectives import build_task
 from sdw_core.distill.selection import available_rows
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.expert import Expert
 from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
@@ -116,14 +116,15 @@ class Rungs:
         steps: numbers of outer steps that are done then.
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
-        judge: told such a number and the mean normalised return there; ends the run by raising.
+        judge: told such a number, the mean normalised return there, and whom to ask whether to
+            stop while it waits; ends the run by raising.
     """
 
     steps: tuple[int, ...]
     policies: int
     episodes: int
     seed: int
-    judge: Callable[[int, float], None]
+    judge: Callable[[int, float, Callable[[], bool]], None]
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,8 @@ class Pipeline:
         progress: told where the pipeline is.
         checkpoint: file that the distillation is checkpointed to and resumed from; an expert's
             training keeps its own in the cache.
-        should_stop: asked between steps of the expert's training and of the distillation; True
-            ends the run with `StopRequested`.
+        should_stop: asked between steps of the expert's training, of the distillation, and of the
+            episodes that are run on its way; True ends the run with `StopRequested`.
         rungs: where the run is judged on its way; None: nowhere.
     """
 
@@ -205,9 +206,12 @@ class Pipeline:
         def visit(step: int, rows: Distilled) -> Tensor:
             nonlocal visiting
             start = perf_counter()
-            found = self._evaluated(rows, arena) if step in curve_at else np.empty(0)
+            found = np.empty(0)
+            if step in curve_at:
+                found = self._evaluated(rows, arena, self._go_on)
             if self._rungs and step in rungs_at:
-                self._rungs.judge(step, self._rung_return(rows, arena, self._rungs))
+                value = self._rung_return(rows, arena, self._rungs)
+                self._rungs.judge(step, value, self._should_stop)
             visiting += perf_counter() - start
             return torch.from_numpy(found)
 
@@ -254,7 +258,7 @@ class Pipeline:
         )
 
     def _evaluated(
-        self, rows: Distilled, arena: Arena, progress: Callable[[float], None] | None = None
+        self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
     ) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
         config, sound = self.config, _sound(rows)
@@ -286,8 +290,13 @@ class Pipeline:
             rungs.episodes,
             rungs.seed,
             "rung",
+            self._go_on,
         )
         return float(returns.mean())
+
+    def _go_on(self, fraction: float) -> None:
+        if self._should_stop():
+            raise StopRequested(f"Stopped {fraction:.0%} through an evaluation on the way.")
 
     def prepare(self) -> Prepared:
         """The stages before the distillation."""

@@ -94,8 +94,8 @@ class EarlyStopping(Config):
         (40, 120, 360)
         """
         steps, share = [], self.grace
-        while round(share * outer_steps) < outer_steps:
-            steps.append(max(1, round(share * outer_steps)))
+        while (rung := max(1, round(share * outer_steps))) < outer_steps:
+            steps.append(rung)
             share *= self.reduction_factor
         return tuple(dict.fromkeys(steps))
 

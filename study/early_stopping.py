@@ -13,12 +13,12 @@ after it and comes by again is not asked twice.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 from optuna.trial import TrialState
 
-from sdw_core.errors import SDWError
+from sdw_core.errors import StopRequested
 from sdw_core.files import write_json
 from sdw_core.pipeline import Rungs
 from search_spaces import StudySpec
@@ -64,11 +64,11 @@ def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]
     if settings is None:
         return None
 
-    def judge(step: int, value: float) -> None:
+    def judge(step: int, value: float, should_stop: Callable[[], bool]) -> None:
         answer = _answer(folder, step, value)
         if answer is None:
             report(step, value)
-            answer = _awaited(folder, step, value)
+            answer = _awaited(folder, step, value, should_stop)
         if answer["reason"]:
             raise TrialPruned(step, answer["reason"])
 
@@ -81,14 +81,23 @@ def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]
     )
 
 
-def _awaited(folder: Path, step: int, value: float) -> Mapping[str, Any]:
-    """The answer that the driver has given by now: a network file system may show it late."""
-    for _ in range(int(PATIENCE / 0.1)):
+def _awaited(
+    folder: Path, step: int, value: float, should_stop: Callable[[], bool]
+) -> Mapping[str, Any]:
+    """The answer that the driver has given by now: a network file system may show it late.
+
+    Raises:
+        StopRequested: there is none, which is no fault of the trial, or it was asked to stop.
+    """
+    given_up = monotonic() + PATIENCE
+    while not should_stop():
         answer = _answer(folder, step, value)
         if answer:
             return answer
+        if monotonic() > given_up:
+            raise StopRequested(f"rung {step}: no answer of the driver within {PATIENCE:.0f} s")
         sleep(0.1)
-    raise SDWError(f"The driver's answer at rung {step} did not arrive within {PATIENCE:.0f} s.")
+    raise StopRequested(f"Stopped at rung {step}.")
 
 
 def _answer(folder: Path, step: int, value: float) -> Mapping[str, Any] | None:

@@ -156,7 +156,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             "reason": self.deaths.get(trial_id, "infrastructure: the worker died"),
         }
         if document["outcome"] == STOPPED and not self._stopping():
-            self.trouble = document["reason"]
+            self.trouble = self.trouble or document["reason"]
         with self._noting_trouble():
             if document["outcome"] == STOPPED:
                 self._book.requeue(trial._trial_id)

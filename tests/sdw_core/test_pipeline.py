@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import (
     Pipeline,
     PipelineResult,
+    Rungs,
     build_arena,
     check_fit,
     random_subset,
@@ -304,6 +306,25 @@ def test_a_curve_holds_what_shorter_runs_score(cache: Path) -> None:
     assert np.array_equal(result.curve[6], result.returns)
     shorter = tiny(distill={**TINY["distill"], "outer_steps": 4})
     assert np.array_equal(Pipeline(shorter, cache).run().returns, result.curve[4])
+
+
+@pytest.mark.parametrize("visit", ["curve", "rung"])
+def test_an_evaluation_on_the_way_can_be_stopped(cache: Path, visit: str) -> None:
+    """The first look after two whole outer steps is that of the visit at the third."""
+    steps: list[float] = []
+
+    def story(stage: str, fraction: float) -> None:
+        if stage == "distill" and fraction:
+            steps.append(fraction)
+
+    def judge(step: int, value: float, should_stop: Callable[[], bool]) -> None:
+        raise AssertionError("the evaluation ran to its end")
+
+    rungs = Rungs((3,), 2, 2, 0, judge) if visit == "rung" else None
+    config = tiny(evaluation={"policies": 2, "episodes": 2, "curve": 2 if visit == "curve" else 1})
+    with pytest.raises(StopRequested, match="through an evaluation on the way"):
+        Pipeline(config, cache, story, None, lambda: len(steps) == 2, rungs).run()
+    assert len(steps) == 2
 
 
 def test_the_random_subset_is_rows_of_the_dataset_as_many(result: PipelineResult) -> None:

@@ -8,9 +8,10 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, StopRequested
 from sdw_core.files import read_json, write_json
 from search_spaces.spec import EarlyStopping
 from study.early_stopping import TrialPruned, rungs_of, saved, survives
@@ -45,13 +46,11 @@ def answer(folder: StudyFolder, number: int, step: int) -> str | None:
 # The rule
 
 
-@given(
-    st.floats(0.001, 0.999), st.integers(2, 6), st.integers(1, 5000)
-)  # fmt: skip
+@given(st.floats(0.001, 0.999), st.integers(2, 6), st.integers(0, 5000))
 def test_rungs_lie_within_the_distillation_each_a_factor_apart(grace, factor, outer_steps):
     rungs = EarlyStopping(grace=grace, reduction_factor=factor).rungs(outer_steps)
     assert all(0 < a < b for a, b in pairwise(rungs))
-    assert all(0 < rung < outer_steps for rung in rungs) or outer_steps == 1
+    assert all(0 < rung < outer_steps for rung in rungs)
     for index, rung in enumerate(rungs):
         if len(set(rungs)) == len(rungs) and rungs[0] > 1:
             assert abs(rung - grace * factor**index * outer_steps) <= 0.5 * (1 + 1e-9)
@@ -161,6 +160,37 @@ def run(
     return run_trial(number, spec.pipeline, home, folder.cache, folder.stop_flag, 1, rungs=rungs)
 
 
+def test_a_trial_that_gets_no_answer_is_no_failure_and_is_asked_again(stopping, monkeypatch):
+    """The database fails at the rung, so that the driver cannot answer."""
+    monkeypatch.setattr("study.early_stopping.PATIENCE", 0.3)
+    search = driver(stopping)
+    search.suggest("a")
+    with monkeypatch.context() as broken:
+        broken.setattr(search._book, "keep_intermediate", fails)
+        document = run(stopping, search, "a", 0)
+    assert (document["outcome"], search.trouble) == ("STOPPED", "database or disk is full")
+    assert document["reason"].startswith("rung 2: no answer of the driver")
+    assert not (stopping.trial(0) / "result.json").exists()
+    search.on_trial_complete("a", {"document": json.dumps(document)})
+    assert search.trouble == "database or disk is full"
+    again = driver(stopping)
+    assert again.suggest("b")["number"] == 0
+    assert run(stopping, again, "b", 0)["outcome"] == "COMPLETE"
+
+
+def fails(*arguments: object) -> None:
+    raise StorageInternalError("database or disk is full")
+
+
+def test_a_trial_that_waits_for_an_answer_can_be_stopped(stopping):
+    stopping.trial(0).mkdir(parents=True)
+    rungs = rungs_of(
+        stopping.spec(), stopping.trial(0), lambda step, value: stopping.stop_flag.touch()
+    )
+    with pytest.raises(StopRequested, match="Stopped at rung 2"):
+        rungs.judge(2, 5.0, stopping.stop_flag.exists)
+
+
 def test_rungs_change_nothing_in_the_result_of_a_trial_that_goes_on(stopping, tmp_path):
     search = driver(stopping)
     search.suggest("a")
@@ -193,12 +223,12 @@ def test_an_answer_holds_for_its_return_only(stopping):
 
     rungs = rungs_of(stopping.spec(), folder, ask)
     write_json(folder / "rungs.json", {"2": {"return": 5.0, "reason": None}})
-    rungs.judge(2, 5.0)
+    rungs.judge(2, 5.0, lambda: False)
     assert asked == []
     with pytest.raises(TrialPruned, match="lags"):
-        rungs.judge(2, 6.0)
+        rungs.judge(2, 6.0, lambda: False)
     with pytest.raises(TrialPruned, match="lags"):
-        rungs.judge(2, 6.0)
+        rungs.judge(2, 6.0, lambda: False)
     assert asked == [6.0]
 
 
