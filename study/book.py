@@ -173,9 +173,7 @@ class TrialBook:
             The new number of each.
         """
         space = {path: optuna_distribution(d) for path, d in self.spec.search.items()}
-        rows = self.rows()
-        retried = {row.retry_of for row in rows}
-        failed = [row for row in rows if row.outcome == FAILED and row.number not in retried]
+        failed = self.failed()
         for row in failed:
             attribute = {"retry_of": row.number}
             record = {"params": row.params, "outcome": None} | attribute
@@ -190,6 +188,10 @@ class TrialBook:
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in the given states, or all of them."""
         return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def failed(self) -> list[TrialRow]:
+        """The FAILED trials that were not asked again yet."""
+        return [row for row in self.settled() if row.outcome == FAILED]
 
     def settled(self) -> list[TrialRow]:
         """The trials that have an outcome, but for those that were asked again since."""

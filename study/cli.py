@@ -117,7 +117,9 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
-    _go_on(_find(study, storage), address, as_json)
+    folder = _find(study, storage)
+    _require_runnable(folder, address)
+    _drive(folder, address, as_json)
 
 
 @app.command()
@@ -130,6 +132,7 @@ def extend(
 ) -> None:
     """Give a study more trials: taken up by the process that runs it, or else run here."""
     folder = _find(study, storage)
+    _require_more(folder, address, trials)
     total = folder.extend(trials)
     _say(log, f"{folder.name} now has {total} trials")
     _drive_unless_driven(folder, address, as_json)
@@ -144,13 +147,15 @@ def retry_failed(
 ) -> None:
     """Ask again for the trials that FAILED: the same settings, each under a new number."""
     folder = _find(study, storage)
-    with folder.edit_lock():
-        retries = folder.book().retry_failed()
-    if not retries:
+    failed = len(folder.book().failed())
+    if not failed:
         raise InputError(
             f"The study {folder.name!r} has no FAILED trial that was not asked again; see `sdw "
             f"status {folder.name}`."
         )
+    _require_more(folder, address, failed)
+    with folder.edit_lock():
+        retries = folder.book().retry_failed()
     for failed, new in retries.items():
         _say(log, f"trial {failed} is asked again as trial {new}")
     _drive_unless_driven(folder, address, as_json)
@@ -160,9 +165,10 @@ def retry_failed(
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     """Ask a running study to stop: its trials write a checkpoint, then end."""
     folder = _find(study, storage)
-    if not folder.driven():
-        raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
-    folder.stop_flag.touch()
+    with folder.edit_lock():
+        if not folder.driven():
+            raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
+        folder.stop_flag.touch()
     with log.status("stopping: running trials write a checkpoint"):
         while folder.driven():
             sleep(0.5)
@@ -239,6 +245,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show a study's trials and whether it is running."""
+    from study.book import TrialRow
     from study.display import trial_table
 
     folder = _find(study, storage)
@@ -250,8 +257,8 @@ def status(
     driver = document["driver"]
     where = f" (process {driver['pid']} on {driver['host']})" if driver else ""
     _say(out, f"{folder.name}: {document['state']}{where}")
-    book = folder.book()
-    out.print(trial_table(book, book.best()))
+    rows = [TrialRow(**trial) for trial in document["trials"]]
+    out.print(trial_table(folder.spec(), rows, document["best"]))
     _say_saved(document["early_stopping"])
 
 
@@ -636,19 +643,31 @@ def _check(spec: StudySpec) -> "OfflineDataset":
     return datasets[spec.pipeline.dataset]
 
 
-def _go_on(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
+def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
+    """Refuse, before anything is written, a study that could not go on, or not with more trials."""
     from study.folder import check_writable
 
     check_writable(folder.path)
-    remaining = folder.book().remaining()
-    if remaining and not folder.driven():
-        _preflight(folder.spec(), folder.path, address, remaining)
-    _drive(folder, address, as_json)
+    todo = folder.book().remaining() + more
+    if todo and not folder.driven():
+        _preflight(folder.spec(), folder.path, address, todo)
+
+
+def _require_more(folder: "StudyFolder", address: str | None, trials: int) -> None:
+    """Refuse, before they are written, more trials that could not be run."""
+    from study.runner import require_cluster
+
+    _require_runnable(folder, address, trials)
+    if not folder.driven():
+        require_cluster(address)
 
 
 def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
-    if not folder.driven():
-        _go_on(folder, address, as_json)
+    """Run a study's new trials, or say whose they are."""
+    from study.folder import StudyDriven
+
+    with suppress(StudyDriven):
+        _drive(folder, address, as_json)
         return
     driver = folder.driver()
     does = "takes them up"
@@ -687,7 +706,7 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(_status(folder) | {"exports": [str(path) for path in folders]})
     else:
-        out.print(trial_table(book, winners))
+        out.print(trial_table(book.spec, book.rows(), winners))
         _say_saved(saved(book))
         if len(winners) == 1 and folders:
             out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
@@ -706,8 +725,10 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
             f"mend that, then go on with `sdw resume {name}` and `sdw retry-failed {name}`."
         )
     if not finished:
+        why = folder.stop_flag.read_text() if folder.stop_flag.exists() else ""
+        because = f", as {why}" if why else ""
         way_on = f"go on with `sdw resume {folder.path}`"
-        _say(log, f"stopped with {book.remaining()} trials to go; {way_on}")
+        _say(log, f"stopped with {book.remaining()} trials to go{because}; {way_on}")
     elif not winners:
         reasons = {row.reason for row in book.rows()}
         raise SDWError(f"No trial completed: {'; '.join(sorted(filter(None, reasons)))}")

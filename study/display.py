@@ -14,6 +14,7 @@ from rich.text import Text
 
 from sdw_core.config import STAGES
 from sdw_core.files import read_json
+from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow
 from study.folder import StudyFolder
 from study.outcomes import FINAL
@@ -183,9 +184,8 @@ def _best(book: TrialBook, rows: list[TrialRow]) -> str:
     return f"  best {values[0]:.1f} (trial {best[0]})" if values else ""
 
 
-def trial_table(book: TrialBook, best: list[int]) -> Table:
+def trial_table(spec: StudySpec, rows: list[TrialRow], best: list[int]) -> Table:
     """One row a trial: its settings, its objectives, seconds and outcome; the best in bold."""
-    spec = book.spec
     searched = {path: path.rpartition(".")[2] for path in spec.search}
     metrics = {
         index: objective.metric
@@ -197,7 +197,7 @@ def trial_table(book: TrialBook, best: list[int]) -> Table:
     for heading in headings:
         table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
     table.add_column("outcome")
-    for row in book.rows():
+    for row in rows:
         table.add_row(
             str(row.number),
             *[_cell(row.params.get(path)) for path in searched],

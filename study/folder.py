@@ -4,8 +4,8 @@ study.yaml         the resolved spec
 study.db           Optuna's storage; or study.journal; neither if `study.database` is a URL
 driver.lock        held by the process that drives the study
 driver.json        that process: host, pid, Ray dashboard; touched while it lives
-edit.lock          held for a moment by who changes the number of trials
-stop               present while the study is asked to stop
+edit.lock          held for a moment by who changes what the driver does
+stop               present while the study is asked to stop; may say why
 rebuilding         present while the database is rebuilt
 cache/             stage results that trials share
 trials/N/          record, progress, checkpoint, rows and result of trial N
@@ -40,10 +40,16 @@ from study.storage import open_storage, require_unused, resolved, set_aside
 
 LOCK_PATIENCE = 2.0
 """Seconds that a driver waits for its lock: `sdw status` holds it for a moment to look at it."""
+GLANCE = 0.2
+"""Seconds that who looks for a driver waits for its lock: others who look hold it for a moment."""
 HEARTBEAT = 5.0
 """Seconds between two signs of life of a driver."""
 PRESUMED_DEAD = 60.0
 """Seconds of silence after which a driver on another host counts as dead."""
+
+
+class StudyDriven(InputError):
+    """Another process drives the study."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class StudyFolder:
             with created_folder(folder.path) as scratch:
                 _write_spec(scratch, spec.model_copy(update={"study": study}))
         except OSError as error:
+            if folder.path.exists():  # by another launch, meanwhile
+                raise InputError(folder._occupied(spec)) from None
             raise InputError(
                 f"The storage folder {str(storage)!r} cannot be written ({error.strerror}); choose "
                 "another with `--storage`."
@@ -164,9 +172,9 @@ class StudyFolder:
         return total
 
     def edit_lock(self) -> FileLock:
-        """The lock under which the study's work is added to, and under which its driver leaves.
+        """The lock under which work is added or a stop is asked for, and a driver comes and leaves.
 
-        So work that was added while a driver lived is never left behind by it.
+        So what a driver was asked while it lived is never left behind by it, nor overlooked.
         """
         return FileLock(self.path / "edit.lock")
 
@@ -264,16 +272,16 @@ class StudyFolder:
         shows locks to other hosts, a file is touched as a sign of life.
 
         Raises:
-            InputError: another driver lives; the message says where.
+            StudyDriven: another driver lives; the message says where.
         """
         lock = self.driver_lock()
         try:
             lock.acquire(timeout=LOCK_PATIENCE)
         except Timeout:
-            raise InputError(self._taken()) from None
+            raise StudyDriven(self._taken()) from None
         try:
             if self._heard_of():
-                raise InputError(self._taken())
+                raise StudyDriven(self._taken())
             self.write_driver({"host": socket.gethostname(), "pid": os.getpid()})
             left = threading.Event()
             beating = threading.Thread(target=self._beat, args=[left], daemon=True)
@@ -289,12 +297,12 @@ class StudyFolder:
 
     def driver_lock(self) -> FileLock:
         """The lock that a study's driver holds while it lives."""
-        return FileLock(self.path / "driver.lock", timeout=0)
+        return FileLock(self.path / "driver.lock")
 
     def driven(self) -> bool:
         """Whether a driver is alive, on whatever host."""
         try:
-            with self.driver_lock():
+            with self.driver_lock().acquire(timeout=GLANCE, poll_interval=0.01):
                 return self._heard_of()
         except Timeout:
             return True
@@ -303,7 +311,7 @@ class StudyFolder:
         """What a driver wrote of itself: `host`, `pid`, `ray_dashboard`; nothing once it left."""
         try:
             document: dict[str, Any] = read_json(self._driver)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return {}
         return document
 

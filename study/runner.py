@@ -91,13 +91,15 @@ def drive(
         The reason for which trial after trial failed, if the study was given up for it.
 
     Raises:
-        InputError: another driver runs the study, or the cluster cannot be reached.
+        StudyDriven: another driver runs the study.
+        InputError: the cluster cannot be reached.
     """
     given_up = None
     ray_runs = False
     with ExitStack() as held:
-        held.enter_context(folder.driving())
-        folder.stop_flag.unlink(missing_ok=True)
+        with folder.edit_lock():
+            held.enter_context(folder.driving())
+            folder.stop_flag.unlink(missing_ok=True)
         while True:
             with folder.edit_lock():
                 book = folder.book()
@@ -244,6 +246,17 @@ def ray_session(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def require_cluster(address: str | None) -> None:
+    """Refuse the address of a cluster that cannot be reached.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if address:
+        with ray_session(address):
+            pass
+
+
 def _knock(address: str) -> None:
     """Raises if nobody listens at HOST:PORT: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -271,11 +284,12 @@ def stop_on_interrupt(stop_flag: Path) -> Iterator[None]:
 
 @contextmanager
 def _time_budget(folder: StudyFolder, spec: StudySpec) -> Iterator[None]:
-    """After the study's time budget, ask it to stop."""
+    """After the study's time budget, ask it to stop, and say why."""
     if spec.study.time_budget is None:
         yield
         return
-    timer = threading.Timer(spec.study.time_budget, folder.stop_flag.touch)
+    why = f"the time budget of {spec.study.time_budget:g} s is over"
+    timer = threading.Timer(spec.study.time_budget, folder.stop_flag.write_text, [why])
     timer.daemon = True
     timer.start()
     try:

@@ -265,7 +265,7 @@ def test_a_time_budget_ends_a_study_in_order(world: World, spec: str) -> None:
     budget = created(world, spec, "budget", *settings)
     status, out, err = world.run("resume", "budget", "--json")
     assert status == 0, err
-    assert "stopped with 3 trials to go" in err
+    assert "stopped with 3 trials to go, as the time budget of 20 s is over; go on with" in err
     document = json.loads(out)
     assert (document["state"], document["driver"]) == ("stopped", None)
     assert {trial["outcome"] for trial in document["trials"]} == {"WAITING"}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -11,8 +12,11 @@ import pytest
 from safetensors.torch import save_file
 
 from search_spaces import load_spec
+from study.book import TrialBook
 from study.cli import main, with_absolute_paths
+from study.display import Display
 from study.folder import StudyFolder
+from study.runner import drive
 from study.search import StudySearch
 from tests.sdw_core.test_experts import networks_of
 from tests.study.conftest import SMALL, small_spec
@@ -426,6 +430,88 @@ def test_a_study_whose_driver_lives_is_extended_without_running_it_here(capsys, 
     for command in (["retry-failed"], ["status", "--rebuild"]):
         status, out, err = sdw(capsys, command[0], folder.name, *command[1:])
         assert (status, out, err.count("\n")) == (2, "", 1), err
+
+
+def edited(folder: StudyFolder) -> None:
+    spec = folder.path / "study.yaml"
+    spec.write_text(spec.read_text().replace("outer_steps: 6", "outer_steps: 7"))
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "word"),
+    [
+        (["extend", "--trials", "100000000"], None, "GB"),
+        (["extend", "--trials", "2", "--address", "127.0.0.1:1"], None, "no Ray cluster"),
+        (["retry-failed", "--address", "127.0.0.1:1"], None, "no Ray cluster"),
+        (["extend", "--trials", "2"], edited, "another spec"),
+        (["retry-failed"], edited, "another spec"),
+    ],
+)
+def test_more_trials_that_cannot_run_are_refused_and_not_kept(
+    capsys, tmp_path, options, before, word
+):
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    search = StudySearch(folder.book())
+    search.suggest("a")
+    search.on_trial_complete("a", report("FAILED"))
+    count = len(folder.book().rows())
+    whole = (folder.path / "study.yaml").read_bytes()
+    if before:
+        before(folder)
+    spec = (folder.path / "study.yaml").read_bytes()
+    status, out, err = sdw(capsys, options[0], folder.name, *options[1:])
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert word in err
+    assert (folder.path / "study.yaml").read_bytes() == spec
+    (folder.path / "study.yaml").write_bytes(whole)
+    assert len(folder.book().rows()) == count
+
+
+def test_trials_that_were_added_while_a_driver_came_are_that_ones(capsys, tmp_path, monkeypatch):
+    """Nobody drove the study when it was looked at, and somebody does when it is to be run."""
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    folder.write_driver({"host": "elsewhere", "pid": 42})
+    monkeypatch.setattr(StudyFolder, "driven", lambda self: False)
+    status, _, err = sdw(capsys, "extend", folder.name, "--trials", "2", "--json")
+    assert (status, "process 42 on elsewhere takes them up" in err) == (0, True), err
+
+
+def test_a_trial_whose_process_is_gone_waits_in_the_table_too(capsys, tmp_path):
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    StudySearch(folder.book()).suggest("a")
+    _, out, _ = sdw(capsys, "status", folder.name, "--json")
+    assert [trial["outcome"] for trial in json.loads(out)["trials"]] == ["WAITING"]
+    _, out, _ = sdw(capsys, "status", folder.name)
+    assert ("WAITING" in out, "RUNNING" in out) == (True, False)
+
+
+@pytest.mark.parametrize("text", ["", '{"host": '])
+def test_a_driver_that_left_half_a_sentence_is_no_driver(capsys, tmp_path, text):
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    (folder.path / "driver.json").write_text(text)
+    status, out, _ = sdw(capsys, "status", folder.name, "--json")
+    assert (status, json.loads(out)["state"]) == (0, "stopped")
+
+
+def test_a_stop_is_not_lost_on_a_driver_that_is_just_coming(tmp_path, monkeypatch):
+    """It is asked for once the driver has its lock; either it holds, or nobody was told it does."""
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    real, stops = StudyFolder.driving, []
+
+    @contextmanager
+    def driving(self):
+        with real(self):
+            command = [sys.executable, "-m", "study.cli", "stop", str(folder.path)]
+            stops.append(subprocess.Popen(command, stderr=subprocess.PIPE))
+            with suppress(subprocess.TimeoutExpired):
+                stops[0].wait(5)  # it ends not before this driver has left, or never began
+            yield
+
+    monkeypatch.setattr(StudyFolder, "driving", driving)
+    monkeypatch.setattr(TrialBook, "remaining", lambda self: 0)
+    drive(folder, None, Display(folder, None))
+    stops[0].communicate()
+    assert folder.stop_flag.exists() == (stops[0].returncode == 0)
 
 
 def test_a_rebuild_says_what_it_did(capsys, tmp_path):

@@ -99,7 +99,7 @@ def test_without_a_console_nothing_is_followed(folder):
 def test_the_table_is_legible_in_80_columns(study):
     book = study.book()
     narrow = console(terminal=False)
-    narrow.print(trial_table(book, book.best()))
+    narrow.print(trial_table(book.spec, book.rows(), book.best()))
     above, below, *rows = shown(narrow).rstrip().splitlines()
     assert (above.split(), below.split()) == (
         ["synthetic", "normalized", "95", "%", "trial"],
@@ -116,7 +116,7 @@ def test_an_objective_that_is_searched_has_one_column(pareto):
     size = search.suggest("a")["params"]["distill.synthetic_size"]
     search.on_trial_complete("a", report(normalized_return=3.5, synthetic_size=size))
     narrow = console(terminal=False)
-    narrow.print(trial_table(pareto.book(), [0]))
+    narrow.print(trial_table(pareto.spec(), pareto.book().rows(), [0]))
     *_, row = shown(narrow).rstrip().splitlines()
     assert row.split().count(str(size)) == 1
 
@@ -128,7 +128,7 @@ def test_a_long_reason_leaves_the_other_columns_as_they_are(folder):
     reason = "divergence: " + "the hypergradient became non-finite at outer step 40; " * 3
     book.record(search._ot_trials["a"]._trial_id, {"outcome": "FAILED", "reason": reason.strip()})
     narrow = console(terminal=False)
-    narrow.print(trial_table(book, []))
+    narrow.print(trial_table(book.spec, book.rows(), []))
     lines = shown(narrow).splitlines()
     assert "temperature" in lines[1]
     assert "non-finite" in shown(narrow)

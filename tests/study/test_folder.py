@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import sleep, time
 
@@ -48,6 +49,16 @@ def test_a_study_that_exists_is_refused_with_the_ways_on(folder, override, sente
     assert folder.spec() == small_spec("study.database=sqlite")
 
 
+def test_a_study_that_another_launch_makes_meanwhile_is_refused_as_any_other(tmp_path, monkeypatch):
+    def made_meanwhile(*arguments: object) -> None:
+        monkeypatch.undo()
+        StudyFolder.create(small_spec(), tmp_path)
+
+    monkeypatch.setattr("study.folder.require_unused", made_meanwhile)
+    with pytest.raises(InputError, match="exists with this very spec; go on with `sdw resume"):
+        StudyFolder.create(small_spec(), tmp_path)
+
+
 def test_a_study_whose_spec_is_broken_is_refused_and_not_called_no_study(folder):
     (folder.path / "study.yaml").write_text("study: [")
     with pytest.raises(InputError, match=r"study\.yaml' is not valid YAML at line 1"):
@@ -90,6 +101,13 @@ def test_a_process_that_drives_a_study_is_seen_until_it_dies(folder):
         assert folder.driven()
         driver.kill()
     assert not folder.driven()
+
+
+def test_who_looks_for_a_driver_is_not_taken_for_one(folder, monkeypatch):
+    monkeypatch.setattr("study.folder.GLANCE", 60.0)
+    with ThreadPoolExecutor(4) as threads:
+        seen = list(threads.map(lambda _: folder.driven(), range(400)))
+    assert not any(seen)
 
 
 def test_a_driver_says_who_it_is_while_it_drives_and_refuses_a_second(folder):
