@@ -67,12 +67,13 @@ class StageCache:
             return result
 
     def entries(self) -> list["Entry"]:
-        """What is kept, by name."""
-        return [Entry(path) for path in sorted(self._files("[!.]*.safetensors"))]
+        """What is kept, by name: results, and checkpoints of such as are not computed yet."""
+        kept = [*self._files("[!.]*.safetensors"), *self._files("[!.]*.checkpoint")]
+        return [Entry(path) for path in sorted(kept)]
 
     def leftovers(self) -> list["Entry"]:
         """What processes that were killed while they wrote left behind."""
-        return [Entry(path) for path in sorted(self._files(".*.safetensors.*"))]
+        return [Entry(path) for path in sorted(self._files(".*"))]
 
     def _files(self, pattern: str) -> Iterator[Path]:
         return self.folder.glob(pattern) if self.folder else iter(())
@@ -87,7 +88,7 @@ class Entry:
     @property
     def name(self) -> str:
         """The name of the result's file."""
-        return self.path.name.removeprefix(".").partition(".safetensors")[0] + ".safetensors"
+        return self.path.name.removeprefix(".").partition(".")[0] + ".safetensors"
 
     @property
     def stage(self) -> str:

@@ -48,7 +48,7 @@ def contents(folder: StudyFolder) -> list[CacheEntry]:
         needed = bool(unfinished.intersection(trials) if all_asked else trials)
         stat = entry.path.stat()
         entries.append(
-            CacheEntry(entry.name, entry.stage, stat.st_size, stat.st_mtime, trials, needed)
+            CacheEntry(entry.path.name, entry.stage, stat.st_size, stat.st_mtime, trials, needed)
         )
     return entries
 
@@ -80,7 +80,7 @@ def prune(folder: StudyFolder, everything: bool) -> dict[str, Any]:
     """
     cache = StageCache(folder.cache)
     kept = set() if everything else {e.file for e in contents(folder) if e.needed}
-    going: list[Entry] = [entry for entry in cache.entries() if entry.name not in kept]
+    going: list[Entry] = [entry for entry in cache.entries() if entry.path.name not in kept]
     removed: list[str] = []
     in_use: list[str] = []
     freed = 0

@@ -1,7 +1,8 @@
 """Where Optuna keeps a study's trials: SQLite, a journal file, or a server by its URL.
 
 SQLite corrupts on network file systems, whose locks it cannot trust; there, a journal file is
-written: one JSON line an operation, appended under a lock that network file systems can hold.
+written: one JSON line an operation, appended under a lock that network file systems can hold: a
+file that is made exclusively, which NFS can do from version 3 on.
 """
 
 import os
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import optuna
 import psutil
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import ArgumentError
 
@@ -25,6 +26,10 @@ NETWORK_FILE_SYSTEMS = (
     *("orangefs", "pvfs", "wekafs", "fuse"),
 )
 """What their types begin with; of `fuse` no type can be trusted, so all count."""
+
+
+STALE_LOCK = 30
+"""Seconds after which a journal's lock, a file of its own, is that of a process which died."""
 
 
 def resolved(database: str, folder: Path) -> str:
@@ -122,7 +127,7 @@ def _sqlite(path: Path) -> RDBStorage:
 
 
 def _journal(path: Path) -> JournalStorage:
-    lock = JournalFileSymlinkLock(str(path))
+    lock = JournalFileOpenLock(str(path), STALE_LOCK)
     backend = JournalFileBackend(str(path), lock)
     lock.acquire()
     try:

@@ -102,6 +102,25 @@ def test_what_a_process_writes_stays_until_it_is_dead(two_trials):
     assert not list(two_trials.cache.glob(".*torn"))
 
 
+def test_what_a_killed_training_left_goes_when_no_trial_needs_it(two_trials):
+    search = StudySearch(two_trials.book())
+    search.suggest("a")
+    cache = filled(two_trials)
+    config = two_trials.spec().pipeline
+    content = load(config.dataset).content_hash
+    needed = cache.checkpoint("expert", expert_key(config, content))
+    orphan = cache.checkpoint("expert", "1" * 64)
+    torn = orphan.with_name(f".{orphan.name}.x3k")
+    for file in (needed, orphan, torn):
+        file.write_text("half")
+    listed = {entry.file: entry.needed for entry in contents(two_trials)}
+    assert (listed[needed.name], listed[orphan.name]) == (True, False)
+    found = prune(two_trials, everything=False)
+    assert {orphan.name, torn.name} < set(found["removed"])
+    assert (needed.exists(), orphan.exists(), torn.exists()) == (True, False, False)
+    assert needed.name in prune(two_trials, everything=True)["removed"]
+
+
 TRIAL = """if True:
     import sys, time, json
     from pathlib import Path

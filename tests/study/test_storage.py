@@ -403,6 +403,29 @@ def test_a_torn_last_line_costs_that_operation_only(tmp_path):
     assert [row.values for row in folder.book().rows()] == [[3.0]]
 
 
+LOCKED = """if True:
+    import os, sys
+    from pathlib import Path
+    from study.folder import StudyFolder
+    storage = StudyFolder(Path(sys.argv[1])).book().study._storage
+    storage._backend._lock.acquire()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_journal_is_opened_where_it_was_moved_to_after_a_kill(tmp_path, monkeypatch):
+    """The lock of the process that died is there, and what it was made beside is not."""
+    folder = StudyFolder.create(small_spec("study.database=journal"), tmp_path)
+    StudySearch(folder.book()).suggest("a")
+    subprocess.run([sys.executable, "-c", LOCKED, folder.path], check=False)
+    assert (folder.path / "study.journal.lock").is_symlink() is False
+    assert (folder.path / "study.journal.lock").exists()
+    (tmp_path / "elsewhere").mkdir()
+    moved = StudyFolder(folder.path.rename(tmp_path / "elsewhere" / folder.name))
+    monkeypatch.setattr("study.storage.STALE_LOCK", 3)
+    assert [row.outcome for row in moved.book().rows()] == ["RUNNING"]
+
+
 # Many at once
 
 EXTENSIONS, READS = 5, 5
