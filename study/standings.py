@@ -105,9 +105,9 @@ class Standings:
             if all(len(self.scores(m, dataset)) == whole[m] > 0 for m in methods)
         ]
 
-    def matrix(self, method: str, datasets: list[str]) -> NDArray[np.float64]:
+    def matrix(self, method: str, datasets: list[str], which: str = "last") -> NDArray[np.float64]:
         """Scores [seeds, datasets]."""
-        return np.stack([self.scores(method, dataset) for dataset in datasets], axis=1)
+        return np.stack([self.scores(method, dataset, which) for dataset in datasets], axis=1)
 
     def aggregate(self, method: str) -> dict[str, Estimate] | None:
         """Mean and interquartile mean over all datasets; None if it failed on one."""
@@ -231,7 +231,7 @@ class Standings:
         datasets = list(self.spec.datasets)
         if self.common(method) != datasets:
             return [""] * (4 if which == "last" else 2)
-        matrix = np.stack([self.scores(method, d, which) for d in datasets], axis=1)
+        matrix = self.matrix(method, datasets, which)
         statistics = (mean_score, iqm_score) if which == "last" else (mean_score,)
         estimates = [estimate(statistic, matrix) for statistic in statistics]
         return [text for each in estimates for text in _with_interval(each, len(matrix))]
