@@ -62,8 +62,7 @@ class MLP:
             normal = torch.stack(
                 [torch.randn(rows, columns, generator=g, device=g.device) for g in generators]
             )
-            q, r = torch.linalg.qr(normal)
-            q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)
+            q = by_reflections(normal) if normal.is_cuda else by_qr(normal)
             weight = gain * (q if fan_in >= fan_out else q.mT)
             parameters += [weight.contiguous(), weight.new_zeros(len(generators), 1, fan_out)]
         return parameters
@@ -76,6 +75,43 @@ class MLP:
             if layer < self.layers - 1:
                 hidden = torch.relu(hidden)
         return torch.tanh(hidden) if self.squash else hidden
+
+
+def by_qr(normal: Tensor) -> Tensor:
+    """Orthonormal columns, uniform (Haar), of standard normal matrices [P, rows, columns <= rows].
+
+    The Q of a QR decomposition whose R has a positive diagonal: without that, LAPACK's choice of
+    signs favours some matrices.
+    """
+    q, r = torch.linalg.qr(normal)
+    signed: Tensor = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    return signed
+
+
+def by_reflections(normal: Tensor) -> Tensor:
+    """What `by_qr` draws, from other numbers: no decomposition, so that a CUDA graph can hold it.
+
+    The product H_1 .. H_c of Householder reflections `H_k = I - 2 v_k v_k^T` is uniform where H_k
+    takes e_k to a random direction of the last rows - k + 1 coordinates (Stewart, SIAM J. Numer.
+    Anal. 17, 1980); those directions are the columns on and below the diagonal of `normal`. The
+    product is `I - V T V^T` with T^-1 the upper triangle of V^T V, its diagonal halved (Joffrain et
+    al., ACM TOMS 32, 2006): two products and a triangular solve.
+
+    On a GPU `torch.linalg.qr` loops over cuSOLVER, which cannot be captured; on a CPU it is faster.
+    """
+    columns = normal.shape[-1]
+    direction = normal.tril()
+    diagonal = torch.diagonal(direction, dim1=-2, dim2=-1)
+    sign = torch.where(diagonal < 0, -1.0, 1.0).to(normal.dtype)
+    shift = torch.diag_embed(sign * torch.linalg.vector_norm(direction, dim=-2))
+    v = direction + torch.nn.functional.pad(shift, (0, 0, 0, normal.shape[-2] - columns))
+    v = v / torch.linalg.vector_norm(v, dim=-2, keepdim=True)
+    triangle = v.mT @ v
+    triangle = triangle - 0.5 * torch.diag_embed(torch.diagonal(triangle, dim1=-2, dim2=-1))
+    t_v = torch.linalg.solve_triangular(triangle, v[..., :columns, :].mT, upper=True)
+    q = torch.eye(normal.shape[-2], columns, dtype=v.dtype, device=v.device) - v @ t_v
+    signed: Tensor = q * -sign.unsqueeze(-2)
+    return signed
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ With F = 2 n p the cost of one forward pass, a step is 3F forward and 6F back: a
 deltas are kept, nothing is computed twice.
 
 For given shapes this is a fixed program over fixed buffers. It is written once, as tapes of
-in-place operations with their operands bound, and run by playing them; on CUDA a tape is a captured
-graph, replayed.
+in-place operations with their operands bound, and run by playing them; on CUDA a tape is captured
+as a graph when it is played a second time.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -37,8 +37,11 @@ from math import prod
 import torch
 from torch import Tensor
 
+from sdw_core.distill.capture import Captured
 from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
 from sdw_core.policy import MLP, Parameters
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Shape:
         states: B, states of the meta-batch.
         window: differentiated inner steps.
         dtype: float32 or float64.
-        device: where it runs, e.g. "cpu" or "cuda:0".
+        device: where it runs.
     """
 
     problems: int
@@ -59,7 +62,7 @@ class Shape:
     states: int
     window: int
     dtype: torch.dtype = torch.float32
-    device: str = "cpu"
+    device: torch.device = CPU
 
 
 class FusedEngine:
@@ -76,7 +79,7 @@ class FusedEngine:
     def __init__(self, policy: MLP, tf32: bool = False) -> None:
         self.policy = policy
         self.tf32 = tf32
-        self._program: _Program | None = None
+        self._program: Program | None = None
 
     def memory_bytes(self, shape: Shape) -> int:
         """What the engine holds between calls of this shape; it allocates little beside it."""
@@ -95,13 +98,12 @@ class FusedEngine:
         x = rows.observations
         problems, n, _ = x.shape
         states = batch.states.shape[1]
-        shape = Shape(problems, n, states, min(window, steps), x.dtype, str(x.device))
-        with torch.inference_mode():  # the cheapest dispatch
-            if self._program is None or self._program.shape != shape:
-                self._program = None  # frees its buffers before the next ones are allocated
-                self._program = _Program(self.policy, shape, self.tf32)
-            self._program.load(parameters, rows, learning_rates, batch)
-            self._program.run(steps)
+        shape = Shape(problems, n, states, min(window, steps), x.dtype, x.device)
+        if self._program is None or self._program.shape != shape:
+            self._program = None  # frees its buffers before the next ones are allocated
+            self._program = Program(self.policy, shape, self.tf32)
+        self._program.load(parameters, rows, learning_rates, batch)
+        self._program.run(steps)
         return self._program.result()
 
 
@@ -198,7 +200,6 @@ class _Tape:
 
     def __init__(self) -> None:
         self.operations: list[Callable[[], object]] = []
-        self.graph: torch.cuda.CUDAGraph | None = None
 
     def add(self, operation: Callable[..., object], *args: object, **kwargs: object) -> None:
         """Appends `operation(*args, **kwargs)`."""
@@ -224,29 +225,20 @@ class _Tape:
 
     def play(self) -> None:
         """Runs the operations."""
-        if self.graph is not None:
-            self.graph.replay()
-            return
         for operation in self.operations:
             operation()
 
-    def capture(self) -> None:
-        """From now on, plays as one CUDA graph."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self.play()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.play()
-        self.graph = graph
 
+class Program:
+    """The tapes and buffers of one `Shape`: load, run, read the result.
 
-class _Program:
-    """The tapes and buffers of one `Shape`."""
+    Args:
+        policy: the architecture.
+        shape: what it is written for.
+        tf32: see `FusedEngine`.
+    """
 
-    def __init__(self, policy: MLP, shape: Shape, tf32: bool) -> None:
+    def __init__(self, policy: MLP, shape: Shape, tf32: bool = False) -> None:
         self.policy, self.shape = policy, shape
         self.last = policy.layers - 1
         sizes = _buffers(policy, shape)
@@ -254,17 +246,11 @@ class _Program:
         self.buffers = dict(zip(sizes, _cut(self.memory, sizes.values()), strict=True))
         self.buffers["ones"].fill_(1)
         self.theta = [self._layers(flat) for flat in self.buffers["theta"]]
-        self.before, self.window = _Tape(), _Tape()
-        self._write()
-        if self.memory.is_cuda:
-            precision = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("high" if tf32 else "highest")
-            try:
-                with torch.cuda.device(self.memory.device):
-                    self.before.capture()
-                    self.window.capture()
-            finally:
-                torch.set_float32_matmul_precision(precision)
+        before, window = _Tape(), _Tape()
+        self._write(before, window)
+        self._before, self._window = (
+            Captured(tape.play, shape.device, tf32=tf32) for tape in (before, window)
+        )
 
     def load(
         self, parameters: Parameters, rows: Rows, learning_rates: Tensor, batch: MetaBatch
@@ -284,13 +270,14 @@ class _Program:
         buffer["meta_c"].copy_(batch.weights.unsqueeze(1)).mul_(scale)
 
     def run(self, steps: int) -> None:
-        """Works out the hypergradient of what was loaded."""
-        for _ in range(steps - self.shape.window):
-            self.before.play()
-        self.window.play()
+        """Works out the hypergradient of what was loaded, over T = `steps` inner steps."""
+        with torch.inference_mode():  # the cheapest dispatch
+            for _ in range(steps - self.shape.window):
+                self._before()
+            self._window()
 
     def result(self) -> Hypergradient:
-        """A copy of the last hypergradient; outside of inference mode, tensors like any other."""
+        """A copy of the last hypergradient."""
         loss, dx, dy, dalpha = (self.buffers[name] for name in ("loss", "dx", "dy", "dalpha"))
         copy = partial(torch.clone, memory_format=torch.contiguous_format)
         return Hypergradient(loss.clone(), copy(dx.mT), copy(dy.mT), copy(dalpha.mT))
@@ -326,12 +313,12 @@ class _Program:
         hidden = range(1, self.policy.layers)
         return [*(self.buffers[f"{name}{layer}"] for layer in hidden), self.buffers[name].mT]
 
-    def _write(self) -> None:
-        """Writes both tapes."""
-        buffer, window = self.buffers, self.window
+    def _write(self, before: _Tape, window: _Tape) -> None:
+        """Writes both tapes: an inner step that is not differentiated, and all the rest."""
+        buffer = self.buffers
         passes = [self._pass(slot) for slot in range(max(self.shape.window, 1))]
         v = self._layers(buffer["v"])
-        self._step(self.before, self.theta[0], passes[0], self.theta[0])
+        self._step(before, self.theta[0], passes[0], self.theta[0])
         for slot in range(self.shape.window):
             self._step(window, self.theta[slot], passes[slot], self.theta[slot + 1])
         meta = self._meta_pass()
@@ -344,9 +331,9 @@ class _Program:
         qdelta = self._like_delta("qdelta")
         for accumulator in (buffer["dx"], buffer["deltaV"], *qdelta):
             window.add(accumulator.zero_)
-        self._curvature()
+        self._curvature(window)
         for slot in reversed(range(self.shape.window)):
-            self._backward(slot, passes[slot], v, qdelta)
+            self._backward(window, slot, passes[slot], v, qdelta)
         window.add(buffer["dx"].addcmul_, buffer["deltaV"], buffer["rates"][0])
         window.add(_row_gradients, buffer["K"], buffer["Ra"], buffer["dy"])
         window.add(_rate_gradients, qdelta, buffer["dalpha"])
@@ -392,20 +379,22 @@ class _Program:
         tape.product(out.W[layer], h.mT, delta, plus.W[layer] if plus else None)
         tape.product(out.b[layer], self._ones(delta), delta, plus.b[layer] if plus else None)
 
-    def _curvature(self) -> None:
+    def _curvature(self, tape: _Tape) -> None:
         """K = c (1 - o^2) and J = c (1 - o^2)^2 - 2 o delta_{L-1} of all steps; without tanh, c."""
         J, K, o = (self.buffers[name] for name in ("J", "K", "o"))
         if self.policy.squash:
-            self.window.through_tanh(K, self.buffers["c"].expand_as(K), o)
-            self.window.through_tanh(J, K, o)
-            self.window.add(J.addcmul_, o, self.buffers["delta"], value=-2)
+            tape.through_tanh(K, self.buffers["c"].expand_as(K), o)
+            tape.through_tanh(J, K, o)
+            tape.add(J.addcmul_, o, self.buffers["delta"], value=-2)
         else:
-            self.window.add(K.copy_, self.buffers["c"])
-            self.window.add(J.copy_, self.buffers["c"])
+            tape.add(K.copy_, self.buffers["c"])
+            tape.add(J.copy_, self.buffers["c"])
 
-    def _backward(self, slot: int, at: _Pass, v: _Layers, qdelta: list[Tensor]) -> None:
+    def _backward(
+        self, tape: _Tape, slot: int, at: _Pass, v: _Layers, qdelta: list[Tensor]
+    ) -> None:
         """One inner step back: the R-operator forward, then its adjoint."""
-        tape, buffer, W = self.window, self.buffers, self.theta[slot].W
+        buffer, W = self.buffers, self.theta[slot].W
         rates = buffer["rates"]
         hidden = range(1, self.policy.layers)
         Ra = buffer["Ra"][slot].mT

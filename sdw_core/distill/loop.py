@@ -12,12 +12,13 @@ from torch import Tensor
 
 from sdw_core.checkpoint import read_checkpoint, write_checkpoint
 from sdw_core.config import DistillConfig
+from sdw_core.distill.capture import Captured
 from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
-from sdw_core.distill.fused import FusedEngine, Shape, memory_bytes
+from sdw_core.distill.fused import Program, Shape, memory_bytes
 from sdw_core.distill.selection import select_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.policy import MLP
-from sdw_core.seeds import torch_generator
+from sdw_core.seeds import derive_seed, torch_generator
 
 CHECK_EVERY = 50
 """Outer steps between looks at the device: for divergence, and to write a checkpoint."""
@@ -110,31 +111,16 @@ def distill(
         StopRequested: `should_stop` said so.
     """
     policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
-    if config.outer_steps:
-        require_memory(config, policy, task.states.device)
     state = _State.start(task, config, seed)
+    if not config.outer_steps:
+        return state.distilled()
+    require_memory(config, policy, task.states.device)
     key = _key(task, config, seed) if checkpoint else ""
     first = state.restore(checkpoint, key)
-    engine = FusedEngine(policy, config.tf32)
-    row_weights = torch.full_like(state.actions[..., 0], 1 / config.synthetic_size)
+    outer_step = _OuterStep(task, config, seed, policy, state)
 
     for step in range(first, config.outer_steps):
-        generators = [
-            torch_generator(seed, "distill", stream, step + 1, task.states.device)
-            for stream in range(config.seeds)
-        ]
-        parameters = policy.initial_parameters(generators)
-        picks = torch.stack(
-            [_draw_rows(len(task.states), config.meta_batch_size, g) for g in generators]
-        )
-        gradient = engine.hypergradient(
-            parameters,
-            Rows(state.observations, state.actions, row_weights),
-            state.log_rates.exp(),
-            MetaBatch(task.states[picks], task.targets[picks], task.weights[picks]),
-            *unroll_of(config, seed, step),
-        )
-        state.update(gradient, step, config)
+        outer_step(step)
         done = step + 1
         if visits and done in visits.steps:
             state.require_sound(config)
@@ -151,11 +137,57 @@ def distill(
     return state.distilled()
 
 
+class _OuterStep:
+    """One outer step, again and again: draw, unroll and go back, follow.
+
+    Each of the three is captured on CUDA. An unroll of random length is its first T' - window inner
+    steps, one graph replayed so often, and one graph of all the rest.
+    """
+
+    def __init__(
+        self, task: Task, config: DistillConfig, seed: int, policy: MLP, state: "_State"
+    ) -> None:
+        device = task.states.device
+        generators = [torch.Generator(device) for _ in range(config.seeds)]
+        program = Program(policy, _shape(config, task.states), config.tf32)
+        row_weights = torch.full_like(state.actions[..., 0], 1 / config.synthetic_size)
+
+        def draw() -> None:
+            parameters = policy.initial_parameters(generators)
+            picks = torch.stack(
+                [_draw_rows(len(task.states), config.meta_batch_size, g) for g in generators]
+            )
+            program.load(
+                parameters,
+                Rows(state.observations, state.actions, row_weights),
+                state.log_rates.exp(),
+                MetaBatch(task.states[picks], task.targets[picks], task.weights[picks]),
+            )
+
+        def follow() -> None:
+            state.update(program.result(), config)
+
+        self._config, self._seed = config, seed
+        self._generators, self._program = generators, program
+        self._draw = Captured(draw, device, generators)
+        self._follow = Captured(follow, device)
+
+    def __call__(self, step: int) -> None:
+        """Step number `step`, from 0; what it draws depends on the number only."""
+        for stream, generator in enumerate(self._generators):
+            generator.manual_seed(derive_seed(self._seed, "distill", stream, step + 1))
+        self._draw()
+        steps, _ = unroll_of(self._config, self._seed, step)
+        self._program.run(steps)
+        self._follow()
+
+
 @dataclass
 class _State:
-    """What an outer step changes, all of it on the device; no step waits for the host.
+    """What an outer step changes, in place and on the device; no step waits for the host.
 
     Attributes:
+        done: outer steps that are done, [1].
         observations, actions: x [S, n, O] and y [S, n, A].
         log_rates: logarithm of the inner learning rates [S, L].
         mean_observations, mean_actions, mean_log_rates: moving averages over the steps.
@@ -167,6 +199,7 @@ class _State:
         visited: see `Distilled`.
     """
 
+    done: Tensor
     observations: Tensor
     actions: Tensor
     log_rates: Tensor
@@ -183,17 +216,18 @@ class _State:
     @classmethod
     def start(cls, task: Task, config: DistillConfig, seed: int) -> "_State":
         observations, actions = initial_rows(task, config, seed)
+        log_rates = observations.new_full((config.seeds, config.layers), log(config.inner_lr))
         optimizer: torch.optim.Optimizer
         if config.outer_optimizer == "adam":
-            optimizer = torch.optim.Adam([observations, actions], lr=config.outer_lr)
+            optimizer = _adam([observations, actions], config.outer_lr)
         else:
             optimizer = torch.optim.SGD(
                 [observations, actions], lr=config.outer_lr, momentum=config.outer_momentum
             )
-        log_rates = observations.new_full((config.seeds, config.layers), log(config.inner_lr))
         losses = observations.new_zeros(config.seeds, config.outer_steps)
         diverged_at = losses.new_zeros(config.seeds, dtype=torch.int64)
         return cls(
+            diverged_at.new_zeros(1),
             observations,
             actions,
             log_rates,
@@ -204,18 +238,19 @@ class _State:
             diverged_at,
             diverged_at.to(torch.bool),
             optimizer,
-            torch.optim.Adam([log_rates], lr=config.rate_lr),
+            _adam([log_rates], config.rate_lr),
         )
 
-    def update(self, gradient: Hypergradient, step: int, config: DistillConfig) -> None:
+    def update(self, gradient: Hypergradient, config: DistillConfig) -> None:
         """Follow the hypergradient; a problem that is not finite ends here, the others go on."""
+        self.losses.index_copy_(1, self.done, gradient.loss[:, None])
+        self.done.add_(1)
         norms = gradient.observations.square().sum((1, 2)) + gradient.actions.square().sum((1, 2))
         norms = norms.sqrt()
         finite_loss = torch.isfinite(gradient.loss)
         ended = ~(finite_loss & torch.isfinite(norms)) & (self.diverged_at == 0)
-        self.diverged_at = torch.where(ended, step + 1, self.diverged_at)
-        self.lost_loss |= ended & ~finite_loss
-        self.losses[:, step] = gradient.loss
+        self.diverged_at.copy_(torch.where(ended, self.done, self.diverged_at))
+        self.lost_loss.logical_or_(ended & ~finite_loss)
         sound = self.diverged_at == 0
         scale = torch.ones_like(norms)
         if config.max_gradient_norm is not None:
@@ -232,7 +267,7 @@ class _State:
         )
         self.optimizer.step()
         self.rate_optimizer.step()
-        share = max(1 - config.averaging, 1 / (step + 1))
+        share = self.done.double().reciprocal().clamp_min(1 - config.averaging).to(norms.dtype)
         self.mean_observations.lerp_(self.observations, share)
         self.mean_actions.lerp_(self.actions, share)
         self.mean_log_rates.lerp_(self.log_rates, share)
@@ -276,6 +311,7 @@ class _State:
     def restore(self, path: Path | None, key: str) -> int:
         """Take everything over from a checkpoint; returns the outer steps that are done."""
         step, stored = read_checkpoint(path, key, self._optimizers)
+        self.done.fill_(step)
         for name, tensor in stored.items():
             if name in _TENSORS:
                 getattr(self, name).copy_(tensor)
@@ -286,6 +322,12 @@ class _State:
     @property
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"rows": self.optimizer, "rates": self.rate_optimizer}
+
+
+def _adam(variables: list[Tensor], learning_rate: float) -> torch.optim.Adam:
+    """Adam; on CUDA as one kernel, whose step count is on the device."""
+    on_device = variables[0].is_cuda
+    return torch.optim.Adam(variables, learning_rate, fused=on_device or None, capturable=on_device)
 
 
 _TENSORS = (
@@ -308,11 +350,14 @@ def _draw_rows(count: int, size: int, generator: torch.Generator) -> Tensor:
     return torch.randint(count, (size,), generator=generator, device=generator.device)
 
 
+def _shape(config: DistillConfig, like: Tensor) -> Shape:
+    size = config.seeds, config.synthetic_size, config.meta_batch_size, _window(config)
+    return Shape(*size, like.dtype, like.device)
+
+
 def engine_bytes(config: DistillConfig, policy: MLP) -> int:
     """What the engine of a configuration holds."""
-    window = min(config.window or config.inner_steps, config.inner_steps)
-    shape = Shape(config.seeds, config.synthetic_size, config.meta_batch_size, window)
-    return memory_bytes(policy, shape)
+    return memory_bytes(policy, _shape(config, torch.empty(0)))
 
 
 def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> None:
@@ -335,6 +380,11 @@ def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> 
         )
 
 
+def _window(config: DistillConfig) -> int:
+    """Inner steps that are differentiated: the last ones of an outer step."""
+    return min(config.window or config.inner_steps, config.inner_steps)
+
+
 def unroll_of(config: DistillConfig, seed: int, step: int) -> tuple[int, int]:
     """Inner steps T' of an outer step, and how many of the last of them are differentiated.
 
@@ -342,7 +392,7 @@ def unroll_of(config: DistillConfig, seed: int, step: int) -> tuple[int, int]:
     `window .. inner_steps`, so that in time every inner step is differentiated and no policy is
     judged at one length of training only. All distillation seeds share T'.
     """
-    window = min(config.window or config.inner_steps, config.inner_steps)
+    window = _window(config)
     if config.truncation == "last":
         return config.inner_steps, window
     generator = torch_generator(seed, "unroll", 0, step)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdw_core.config import DistillConfig
 from sdw_core.dataset import load
+from sdw_core.distill import capture
 from sdw_core.distill.engine import MetaBatch, Rows
 from sdw_core.distill.loop import Distilled, Task, Visits, distill, initial_rows, unroll_of
 from sdw_core.distill.selection import InitialStates, select_rows
@@ -335,21 +336,59 @@ def test_if_every_problem_diverges_the_step_and_the_way_out_are_named() -> None:
     assert "non-finite at outer step 1; lower `distill.inner_lr` (now 1e+30)" in str(caught.value)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+# On a GPU; test_capture.py has what can be shown without one
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def cuda_task() -> Task:
+    return Task(*(tensor.cuda() for tensor in vars(small_task()).values() if tensor is not None))
+
+
+@needs_cuda
 def test_on_cuda_no_outer_step_waits_for_the_host() -> None:
-    """From the second, when all is captured, to the last, after which the host looks."""
-    task = Task(*(tensor.cuda() for tensor in vars(small_task()).values()))
+    """From the third, when all is captured, to the last, after which the host looks."""
+    config = changed(SMALL, truncation="last")
 
     def progress(fraction: float) -> None:
-        left = round((1 - fraction) * SMALL.outer_steps)
-        torch.cuda.set_sync_debug_mode("error" if left > 1 else "default")
+        done = round(fraction * config.outer_steps)
+        waits = done < 2 or done >= config.outer_steps - 1
+        torch.cuda.set_sync_debug_mode("default" if waits else "error")
 
     try:
-        result = distill(task, SMALL, 0, progress)
+        result = distill(cuda_task(), config, 0, progress)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert result.losses.isfinite().all()
     assert not result.diverged
+
+
+@needs_cuda
+@pytest.mark.parametrize("outer", OUTER)
+def test_on_cuda_replayed_steps_equal_called_ones(
+    outer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Draws among them, and after a stop at any step."""
+    config = changed(SMALL, **OUTER[outer])
+    replayed = distill(cuda_task(), config, 0)
+    for last in (1, 2, 5):
+        answers, checkpoint = iter([False] * (last - 1) + [True]), tmp_path / f"{last}"
+        with pytest.raises(StopRequested):
+            distill(cuda_task(), config, 0, None, checkpoint, lambda: next(answers))  # noqa: B023
+        assert_same_bits(distill(cuda_task(), config, 0, checkpoint=checkpoint), replayed)
+    monkeypatch.setattr(capture, "GRAPHS_ON", ())
+    assert_same_bits(distill(cuda_task(), config, 0), replayed)
+
+
+@needs_cuda
+def test_on_cuda_rows_are_as_good_as_on_the_cpu() -> None:
+    """Other draws of the same distributions: the losses fall alike."""
+    config = changed(SMALL, seeds=4, outer_steps=100)
+    losses = [distill(task, config, 0).losses.cpu() for task in (small_task(), cuda_task())]
+    ends = [each[:, -30:].mean() / each[:, :10].mean() for each in losses]
+    assert ends[0] < 0.9
+    torch.testing.assert_close(ends[1], ends[0], rtol=0.15, atol=0)
 
 
 def test_rows_that_all_diverged_are_not_visited() -> None:

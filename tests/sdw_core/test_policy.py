@@ -1,5 +1,6 @@
 """Packs of policies: their draw, their forward pass and their cloning."""
 
+from collections.abc import Callable
 from math import sqrt
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdw_core.policy import MLP, Parameters, clone, cloning_loss
+from sdw_core.policy import MLP, Parameters, by_qr, by_reflections, clone, cloning_loss
 from sdw_core.seeds import torch_generator
 
 POLICY = MLP((5, 16, 4, 3))
@@ -78,14 +79,55 @@ def test_weights_are_orthogonal_with_their_gain_and_biases_zero(policy: MLP) -> 
         assert not bias.any()
 
 
-def test_orthogonal_weights_are_uniform_over_the_group() -> None:
-    """Without the sign of R's diagonal, QR favours one half of the matrices."""
-    policy = MLP((2, 2))
-    pack = policy.initial_parameters([torch_generator(0, "test", k) for k in range(2000)])
-    angles = torch.atan2(pack[0][:, 1, 0], pack[0][:, 0, 0])
-    counts = torch.histc(angles, bins=4, min=-torch.pi, max=torch.pi)
-    assert (counts / 500 - 1).abs().max() < 0.2
-    assert abs(torch.linalg.det(pack[0]).mean().item()) < 0.1
+@pytest.mark.parametrize("draw", [by_qr, by_reflections])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (5, 5), (9, 4), (128, 128)])
+def test_columns_are_orthonormal(draw: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> None:
+    q = draw(normal(3, *shape))
+    eye = torch.eye(shape[1], dtype=torch.float64).expand(3, -1, -1)
+    torch.testing.assert_close(q.mT @ q, eye, rtol=0, atol=1e-12)
+    single = draw(normal(3, *shape).float())
+    torch.testing.assert_close(single.double(), q, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("draw", [by_qr, by_reflections])
+def test_orthogonal_matrices_are_uniform_over_the_group(draw: Callable[[Tensor], Tensor]) -> None:
+    """By moments of the Haar measure that a wrong choice of signs misses by far (n = 4)."""
+    n, count = 4, 40_000
+    q = draw(normal(count, n, n))
+    trace = q.diagonal(dim1=1, dim2=2).sum(1)
+    moments = {
+        "trace": (trace, 0.0),
+        "trace^2": (trace**2, 1.0),
+        "trace^4": (trace**4, 3.0),
+        "determinant": (torch.linalg.det(q), 0.0),
+        "q_11^4": (q[:, 0, 0] ** 4, 3 / (n * (n + 2))),
+        "q_44^4": (q[:, 3, 3] ** 4, 3 / (n * (n + 2))),
+        "q_11^2 q_44^2": (
+            (q[:, 0, 0] * q[:, 3, 3]) ** 2,
+            (n + 1) / (n * (n - 1) * (n + 2)),
+        ),
+        "q_34": (q[:, 2, 3], 0.0),
+    }
+    for name, (values, expected) in moments.items():
+        error = values.std() / count**0.5
+        assert abs(values.mean() - expected) < 4 * error, name
+
+
+def test_reflections_equal_their_product_one_by_one() -> None:
+    for rows, columns in ((6, 6), (7, 3), (2, 1)):
+        given = normal(2, rows, columns)
+        made = by_reflections(given)
+        for k in range(2):
+            product = np.eye(rows)
+            for column in range(columns):
+                direction = given[k, :, column].numpy().copy()
+                direction[:column] = 0
+                sign = -1 if direction[column] < 0 else 1
+                v = direction.copy()
+                v[column] += sign * np.linalg.norm(direction)
+                product = product @ (np.eye(rows) - 2 * np.outer(v, v) / (v @ v))
+                product[:, column] *= -sign  # so that it is `direction`, seen through the others
+            np.testing.assert_allclose(made[k].numpy(), product[:, :columns], atol=1e-12)
 
 
 @pytest.mark.parametrize("squash", [True, False])
