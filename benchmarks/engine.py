@@ -6,6 +6,9 @@ One hypergradient is counted as 10 F T floating-point operations, F = 2 n p for 
 rows, p parameters and T inner steps, whatever an engine really does: so rates compare as times do.
 `double backward` is autograd through the whole unroll, the way the published code does it. An outer
 step is that of `distill`: a hypergradient, and around it the draws, the initialisation and Adam.
+Errors are those of dH/d(x, y, alpha) against the generic engine in float64, relative, by the norm:
+all float32 engines have them alike, since over a long unroll a rounding comes to decide on which
+side of zero a unit lies. On CUDA, products in TF32 have a row of their own.
 """
 
 import argparse
@@ -24,7 +27,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from sdw_core.config import DistillConfig
-from sdw_core.distill.engine import Engine, MetaBatch, Rows
+from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine, Shape
 from sdw_core.distill.generic import GenericEngine
 from sdw_core.distill.loop import Task, distill
@@ -60,24 +63,31 @@ class Size:
         """10 F T, in units of 1e9."""
         return 20 * self.rows * self.policy.size * self.steps / 1e9
 
-    def step(self, engine: Engine, device: torch.device, pack: int = 1, window: int = 0) -> Work:
+    def step(
+        self,
+        engine: Engine,
+        device: torch.device,
+        pack: int = 1,
+        window: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> Callable[[], Hypergradient]:
         """One hypergradient of `pack` problems."""
         generator = torch.Generator().manual_seed(0)
 
         def normal(*size: int) -> torch.Tensor:
-            return torch.randn(*size, generator=generator).to(device)
+            return torch.randn(*size, generator=generator).to(device, dtype)
 
         n, batch, o, a = self.rows, self.states, self.inputs, self.outputs
         generators = [torch.Generator().manual_seed(i) for i in range(pack)]
         return partial(
             engine.hypergradient,
-            [p.to(device) for p in self.policy.initial_parameters(generators)],
+            [p.to(device, dtype) for p in self.policy.initial_parameters(generators)],
             Rows(
                 normal(pack, n, o),
                 normal(pack, n, a).tanh(),
-                torch.full((pack, n), 1 / n, device=device),
+                torch.full((pack, n), 1 / n, device=device, dtype=dtype),
             ),
-            torch.full((pack, self.policy.layers), 0.1, device=device),
+            torch.full((pack, self.policy.layers), 0.1, device=device, dtype=dtype),
             MetaBatch(
                 normal(pack, batch, o), normal(pack, batch, a).tanh(), normal(pack, batch).abs()
             ),
@@ -121,16 +131,9 @@ def measure(threads: int, device: torch.device) -> dict[str, Any]:
     _say("quickstart's size")
     report["sizes"]["quickstart, 1 thread"] = _compare(quick, device)
     _say("packs")
-    packs = {str(p): quick.step(FusedEngine(quick.policy), device, p) for p in (1, 2, 4, 8)}
-    times = machine.side_by_side(packs, device, rounds=7, budget=10)
-    alone = times["1"]["fastest"]
-    report["packs (quickstart, 1 thread)"] = {
-        p: {
-            "milliseconds": 1e3 * t["fastest"],
-            "throughput": int(p) * alone / t["fastest"],
-        }
-        for p, t in times.items()
-    }
+    report["packs (quickstart, 1 thread)"] = _packs(quick, device)
+    if device.type == "cuda":
+        report["packs (paper)"] = _packs(paper, device)
     _say("outer steps")
     report["outer step"] = {"quickstart, 1 thread": _outer_step(quick, device)}
     torch.set_num_threads(threads)
@@ -161,16 +164,34 @@ def _say(what: str) -> None:
     print(f"measuring {what}", file=sys.stderr, flush=True)
 
 
+def _packs(size: Size, device: torch.device) -> dict[str, dict[str, float]]:
+    """Hypergradients of 1, 2, 4 and 8 problems at once, in turn."""
+    works = {str(p): size.step(FusedEngine(size.policy), device, p) for p in (1, 2, 4, 8)}
+    times = machine.side_by_side(works, device, rounds=7, budget=10)
+    alone = times["1"]["fastest"]
+    return {
+        p: {"milliseconds": 1e3 * t["fastest"], "throughput": int(p) * alone / t["fastest"]}
+        for p, t in times.items()
+    }
+
+
 def _compare(size: Size, device: torch.device) -> dict[str, Any]:
     """Engines and products in turn; gflops by the fastest run, ratios of the fastest runs."""
-    shapes = {"1024^3": (1024, 1024, 1024), "own": (size.rows, size.width, size.width)}
+    own = (size.rows, size.width, size.width)
+    shapes = {"1024^3": (1024, 1024, 1024), "own": own}
+    engines = {name: size.step(kind(size.policy), device) for name, kind in ENGINES.items()}
+    if device.type == "cuda":
+        engines["fused, TF32"] = size.step(FusedEngine(size.policy, tf32=True), device)
     works: dict[str, Work] = {name: machine.product(*s, device) for name, s in shapes.items()}
-    works |= {name: size.step(kind(size.policy), device) for name, kind in ENGINES.items()}
-    times = machine.side_by_side(works, device, rounds=5, budget=20)
+    times = machine.side_by_side(works | engines, device, rounds=5, budget=20)
     rates = {
         name: machine.product_flops(*shape) / 1e9 / times[name]["fastest"]
         for name, shape in shapes.items()
     }
+    half = machine.product(*own, device, torch.bfloat16)
+    half_seconds = min(machine.seconds(half, device) for _ in range(2))
+    rates["own, bfloat16"] = machine.product_flops(*own) / 1e9 / half_seconds
+    exact = size.step(GenericEngine(size.policy), device, dtype=torch.float64)()
     fused = times["fused"]["fastest"]
     return {
         "product_gflops": rates,
@@ -181,10 +202,20 @@ def _compare(size: Size, device: torch.device) -> dict[str, Any]:
                 "gflops": size.gflop / times[name]["fastest"],
                 "share_of_product_rate": size.gflop / times[name]["fastest"] / rates["1024^3"],
                 "fused_takes": fused / times[name]["fastest"],
+                "error": _error(step(), exact),
             }
-            for name in ENGINES
+            for name, step in engines.items()
         },
     }
+
+
+def _error(got: Hypergradient, exact: Hypergradient) -> float:
+    """The largest relative error of a gradient, in the Euclidean norm."""
+    pairs = [
+        (getattr(got, name), getattr(exact, name))
+        for name in ("observations", "actions", "learning_rates")
+    ]
+    return max(float((one - true).norm() / true.norm()) for one, true in pairs)
 
 
 def _outer_step(size: Size, device: torch.device, steps: int = 20) -> dict[str, float]:
@@ -221,7 +252,7 @@ def _outer_step(size: Size, device: torch.device, steps: int = 20) -> dict[str, 
         begun = time.perf_counter()
 
     distill(task, config, 0, progress)
-    step, engine = min(whole[1:]), min(alone[1:])  # the first step writes the program
+    step, engine = min(whole[1:]), min(alone[1:])  # the first steps set up
     return {
         "milliseconds": 1e3 * step,
         "hypergradient_milliseconds": 1e3 * engine,
@@ -259,8 +290,8 @@ def show(report: dict[str, Any]) -> None:
         rates = result["product_gflops"]
         table = _table(
             f"{label}: products {rates['1024^3']:.0f} GFLOP/s at 1024^3, "
-            f"{rates['own']:.0f} at the engine's shape",
-            ["engine", "ms", "median ms", "GFLOP/s", "of product rate", "fused takes"],
+            f"{rates['own']:.0f} at the engine's shape ({rates['own, bfloat16']:.0f} in bfloat16)",
+            ["engine", "ms", "median ms", "GFLOP/s", "of product rate", "fused takes", "error"],
         )
         for name, row in result["engines"].items():
             table.add_row(
@@ -270,6 +301,7 @@ def show(report: dict[str, Any]) -> None:
                 f"{row['gflops']:.0f}",
                 f"{row['share_of_product_rate']:.0%}",
                 f"{row['fused_takes']:.2f}",
+                f"{row['error']:.1e}",
             )
         console.print(table)
     for label, rows in report.items():

@@ -72,10 +72,18 @@ def peak_bytes() -> int:
     return peak if platform.system() == "Darwin" else 1024 * peak
 
 
-def product(rows: int, inner: int, columns: int, device: torch.device) -> Callable[[], object]:
-    """About a GFLOP of float32 matrix products of one shape; `product_flops` says exactly."""
-    a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
-    out = torch.empty(rows, columns, device=device)
+def product(
+    rows: int,
+    inner: int,
+    columns: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[], object]:
+    """About two GFLOP of matrix products of one shape; `product_flops` says exactly."""
+    a, b, out = (
+        torch.randn(*size, device=device).to(dtype)
+        for size in ((rows, inner), (inner, columns), (rows, columns))
+    )
 
     def work() -> None:
         for _ in range(_repeats(rows, inner, columns)):

@@ -103,12 +103,16 @@ def by_reflections(normal: Tensor) -> Tensor:
     direction = normal.tril()
     diagonal = torch.diagonal(direction, dim1=-2, dim2=-1)
     sign = torch.where(diagonal < 0, -1.0, 1.0).to(normal.dtype)
-    shift = torch.diag_embed(sign * torch.linalg.vector_norm(direction, dim=-2))
+    # A GPU draws an exact zero once in thirty million times: a direction of zeros counts as e_k.
+    length = torch.linalg.vector_norm(direction, dim=-2).clamp_min(1e-12)
+    shift = torch.diag_embed(sign * length)
     v = direction + torch.nn.functional.pad(shift, (0, 0, 0, normal.shape[-2] - columns))
     v = v / torch.linalg.vector_norm(v, dim=-2, keepdim=True)
     triangle = v.mT @ v
     triangle = triangle - 0.5 * torch.diag_embed(torch.diagonal(triangle, dim1=-2, dim2=-1))
-    t_v = torch.linalg.solve_triangular(triangle, v[..., :columns, :].mT, upper=True)
+    # One by one: for many large ones some versions of torch take MAGMA, which no graph can hold.
+    pairs = zip(triangle, v[:, :columns].mT, strict=True)
+    t_v = torch.stack([torch.linalg.solve_triangular(t, b, upper=True) for t, b in pairs])
     q = torch.eye(normal.shape[-2], columns, dtype=v.dtype, device=v.device) - v @ t_v
     signed: Tensor = q * -sign.unsqueeze(-2)
     return signed

@@ -1,8 +1,8 @@
 """Work that is done again and again over the same tensors: on CUDA, captured once and replayed."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 
@@ -22,7 +22,7 @@ class Captured:
     a value on the host nor bind a name to a new tensor that a later call is to find.
 
     Args:
-        work: the function. It is held: one that holds this object in turn keeps both alive.
+        work: the function. It is held, so it had better not hold this object in turn.
         device: where its tensors are.
         generators: what it draws from. A replay draws what a call would draw, from the seed that
             the generator has then; see `torch.cuda.CUDAGraph.register_generator_state`.
@@ -39,43 +39,50 @@ class Captured:
         self._work, self._device = work, device
         self._generators, self._tf32 = generators, tf32
         self._has_run = False
-        self._replay: Work | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
         """Does the work once."""
         if self._device.type not in GRAPHS_ON:
             self._work()
             return
-        if self._replay is None and self._has_run:
-            with _products(self._tf32):
-                self._replay = capture(self._work, self._device, self._generators)
-        if self._replay is not None:
-            self._replay()
+        if not self._has_run:
+            with _products(self._tf32), warnings.catch_warnings():
+                # torch.optim says that a capturable optimiser runs uncaptured, which it does once.
+                warnings.filterwarnings("ignore", "(?s).*capturable", UserWarning)
+                self._work()
+            self._has_run = True
             return
-        with _products(self._tf32):
-            self._work()
-        self._has_run = True
+        if self._graph is None:
+            with _products(self._tf32):
+                self._graph = capture(self._work, self._device, self._generators)
+        self._graph.replay()
+
+    def close(self) -> None:
+        """Gives the graph and its memory back, now and not when a garbage collector comes by.
+
+        torch 2.12 and 2.13 free the cuBLAS workspace of a graph's stream together with the graph,
+        under whatever is captured on that stream by then.
+        """
+        self._graph = None
 
 
-def capture(work: Work, device: torch.device, generators: Sequence[torch.Generator]) -> Work:
-    """What replays the work, which is captured as a CUDA graph and not run.
+def capture(
+    work: Work, device: torch.device, generators: Sequence[torch.Generator]
+) -> torch.cuda.CUDAGraph:
+    """The work as a CUDA graph; it is not run.
 
     Not in inference mode: the tensors in which a graph keeps its generators' seeds must be ones
-    that any later replay may fill.
+    that any later replay may fill. On a stream of its own: see `Captured.close`.
     """
     with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph, stream=_capture_stream(device)):
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(graph, stream=stream):
             work()
-    return graph.replay
-
-
-@cache
-def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures on a device: torch's default is of the first device that captures."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return graph
 
 
 @contextmanager

@@ -99,12 +99,14 @@ class FusedEngine:
         problems, n, _ = x.shape
         states = batch.states.shape[1]
         shape = Shape(problems, n, states, min(window, steps), x.dtype, x.device)
-        if self._program is None or self._program.shape != shape:
-            self._program = None  # frees its buffers before the next ones are allocated
-            self._program = Program(self.policy, shape, self.tf32)
-        self._program.load(parameters, rows, learning_rates, batch)
-        self._program.run(steps)
-        return self._program.result()
+        # What is made here is written to later, whatever mode the caller is in then.
+        with torch.inference_mode(False), torch.no_grad():
+            if self._program is None or self._program.shape != shape:
+                self._program = None  # frees its buffers before the next ones are allocated
+                self._program = Program(self.policy, shape, self.tf32)
+            self._program.load(parameters, rows, learning_rates, batch)
+            self._program.run(steps)
+            return self._program.result()
 
 
 def memory_bytes(policy: MLP, shape: Shape) -> int:
@@ -230,7 +232,7 @@ class _Tape:
 
 
 class Program:
-    """The tapes and buffers of one `Shape`: load, run, read the result.
+    """The tapes and buffers of one `Shape`: load, run, read the result; outside inference mode.
 
     Args:
         policy: the architecture.
@@ -275,6 +277,11 @@ class Program:
             for _ in range(steps - self.shape.window):
                 self._before()
             self._window()
+
+    def close(self) -> None:
+        """Gives its graphs back; see `Captured.close`."""
+        self._before.close()
+        self._window.close()
 
     def result(self) -> Hypergradient:
         """A copy of the last hypergradient."""

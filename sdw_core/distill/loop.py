@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
@@ -81,6 +82,8 @@ class Visits:
     find: Callable[[int, Distilled], Tensor]
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def distill(
     task: Task,
     config: DistillConfig,
@@ -111,29 +114,30 @@ def distill(
         StopRequested: `should_stop` said so.
     """
     policy = MLP.build(task.states.shape[1], task.targets.shape[1], config.layers, config.width)
+    if config.outer_steps:
+        require_memory(config, policy, task.states.device)
     state = _State.start(task, config, seed)
     if not config.outer_steps:
         return state.distilled()
-    require_memory(config, policy, task.states.device)
     key = _key(task, config, seed) if checkpoint else ""
     first = state.restore(checkpoint, key)
-    outer_step = _OuterStep(task, config, seed, policy, state)
 
-    for step in range(first, config.outer_steps):
-        outer_step(step)
-        done = step + 1
-        if visits and done in visits.steps:
-            state.require_sound(config)
-            state.visited[done] = visits.find(done, state.distilled())
-        stopping = should_stop()
-        if done % CHECK_EVERY == 0 or done == config.outer_steps or stopping:
-            state.require_sound(config)
-            if checkpoint:
-                state.save(checkpoint, key, done)
-        if progress:
-            progress(done / config.outer_steps)
-        if stopping:
-            raise StopRequested(f"Stopped after {done} of {config.outer_steps} outer steps.")
+    with closing(_OuterStep(task, config, seed, policy, state)) as outer_step:
+        for step in range(first, config.outer_steps):
+            outer_step(step)
+            done = step + 1
+            if visits and done in visits.steps:
+                state.require_sound(config)
+                state.visited[done] = visits.find(done, state.distilled())
+            stopping = should_stop()
+            if done % CHECK_EVERY == 0 or done == config.outer_steps or stopping:
+                state.require_sound(config)
+                if checkpoint:
+                    state.save(checkpoint, key, done)
+            if progress:
+                progress(done / config.outer_steps)
+            if stopping:
+                raise StopRequested(f"Stopped after {done} of {config.outer_steps} outer steps.")
     return state.distilled()
 
 
@@ -180,6 +184,11 @@ class _OuterStep:
         steps, _ = unroll_of(self._config, self._seed, step)
         self._program.run(steps)
         self._follow()
+
+    def close(self) -> None:
+        """Gives its graphs back; see `Captured.close`."""
+        for captured in (self._draw, self._program, self._follow):
+            captured.close()
 
 
 @dataclass
@@ -356,8 +365,10 @@ def _shape(config: DistillConfig, like: Tensor) -> Shape:
 
 
 def engine_bytes(config: DistillConfig, policy: MLP) -> int:
-    """What the engine of a configuration holds."""
-    return memory_bytes(policy, _shape(config, torch.empty(0)))
+    """What the engine of a configuration holds, and beside it the draws of initial parameters."""
+    shape = _shape(config, torch.empty(0))
+    draws = config.seeds * (policy.size + 10 * max(policy.sizes) ** 2)
+    return memory_bytes(policy, shape) + draws * shape.dtype.itemsize
 
 
 def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> None:

@@ -6,7 +6,7 @@ Python: a name bound anew, or a step count that was a Python number, is what it 
 Tests on a GPU are in test_engines.py and test_loop.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -29,20 +29,32 @@ CPU = torch.device("cpu")
 class Recording(TorchDispatchMode):
     """Runs what is dispatched, and keeps it."""
 
-    def __init__(self) -> None:
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
         super().__init__()
+        self.generators = generators
         self.operations: list[tuple[Any, Any, Any, Any]] = []
+        self.replayed = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         assert func is not torch.ops.aten._local_scalar_dense.default, "a value is read on the host"
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, torch.Generator):
+                seeds = [generator.initial_seed() for generator in self.generators]
+                assert value.initial_seed() in seeds, "a generator that the graph does not know"
         result = func(*args, **(kwargs or {}))
         self.operations.append((func, args, kwargs or {}, result))
         return result
 
     def replay(self) -> None:
-        """Everything again; what an operation allocated is overwritten, as a graph does it."""
+        """Everything again; what an operation allocated is overwritten, as a graph does it.
+
+        But for the first time: recording has run it, which a capture does not.
+        """
+        if not self.replayed:
+            self.replayed = True
+            return
         for func, args, kwargs, result in self.operations:
             given = {
                 t.untyped_storage().data_ptr()
@@ -62,12 +74,11 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recording]]:
 
     def record(
         work: Work, device: torch.device, generators: Sequence[torch.Generator]
-    ) -> Callable[[], None]:
-        with torch.inference_mode(False), torch.no_grad(), Recording() as recording:
-            work()  # recording runs it, which a capture does not:
+    ) -> Recording:
+        with torch.inference_mode(False), torch.no_grad(), Recording(generators) as recording:
+            work()
         made.append(recording)
-        told = iter([lambda: None])  # so the replay that follows it does nothing
-        return lambda: next(told, recording.replay)()
+        return recording
 
     monkeypatch.setattr(capture, "GRAPHS_ON", ("cpu",))
     monkeypatch.setattr(capture, "capture", record)

@@ -237,6 +237,18 @@ def test_results_take_part_in_autograd(engine: Engine) -> None:
         result.add_(1)
 
 
+def test_the_mode_of_the_caller_does_not_matter(engine: Engine) -> None:
+    """Parameters that require gradients, and inference mode at the first call or a later one."""
+    theta, rows, rates, batch = problem(POLICY, 2)
+    expected = engine.hypergradient(theta, rows, rates, batch, 5, 3)
+    tracked = [p.clone().requires_grad_() for p in theta]
+    agree(engine.hypergradient(tracked, rows, rates, batch, 5, 3), expected, 0)
+    fresh = ENGINES["fused" if isinstance(engine, FusedEngine) else "generic"](POLICY)
+    with torch.inference_mode():
+        agree(fresh.hypergradient(theta, rows, rates, batch, 5, 3), expected, 0)
+    agree(fresh.hypergradient(theta, rows, rates, batch, 5, 3), expected, 0)
+
+
 def test_learning_rate_zero(engine: Engine) -> None:
     """A layer that does not move still has a derivative."""
     theta, rows, rates, batch = problem(POLICY, 2)
@@ -279,15 +291,38 @@ def test_cuda_equals_cpu(kind: str, problems: int, steps: int, window: int) -> N
 
 
 @needs_cuda
-@pytest.mark.parametrize(("tf32", "tolerance"), [(False, 1e-4), (True, 5e-2)])
-def test_cuda_products(tf32: bool, tolerance: float) -> None:
+@pytest.mark.parametrize("tf32", [False, True])
+def test_cuda_products(tf32: bool) -> None:
+    """TF32 moves gradients by tens of per cent where it switches a unit: so it is no default."""
     policy = MLP.build(17, 6, 4, 128)
     exact = DoubleBackward(policy).hypergradient(*problem(policy, 2, 64, 256), 10, 10)
     inputs = problem(policy, 2, 64, 256, dtype=torch.float32, device="cuda")
     precision = torch.get_float32_matmul_precision()
-    got = FusedEngine(policy, tf32=tf32).hypergradient(*inputs, 10, 10)
-    assert max(differences(got, exact).values()) < tolerance
+    engine = FusedEngine(policy, tf32=tf32)
+    for _ in range(3):  # called, captured, replayed
+        worst = differences(engine.hypergradient(*inputs, 10, 10), exact)
+        if not tf32:
+            assert max(worst.values()) < 1e-4
+        else:
+            assert worst.pop("loss") < 2e-2
+            assert max(worst.values()) < 0.5
+            if torch.cuda.get_device_capability() >= (8, 0):
+                assert max(worst.values()) > 1e-3
     assert torch.get_float32_matmul_precision() == precision
+
+
+@needs_cuda
+def test_cuda_engines_do_not_share_what_one_of_them_frees() -> None:
+    one, other = FusedEngine(POLICY), FusedEngine(POLICY)
+    inputs = problem(POLICY, 2, device="cuda")
+    for engine in (one, other):
+        for _ in range(3):
+            expected = engine.hypergradient(*inputs, 6, 4)
+    del one, engine
+    torch.cuda.empty_cache()
+    filled = torch.full((2**24,), float("nan"), device="cuda")
+    agree(other.hypergradient(*inputs, 6, 4), expected, 0)
+    del filled
 
 
 @needs_cuda

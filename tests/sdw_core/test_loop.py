@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sdw_core.config import DistillConfig
 from sdw_core.dataset import load
-from sdw_core.distill import capture
+from sdw_core.distill import capture, loop
 from sdw_core.distill.engine import MetaBatch, Rows
 from sdw_core.distill.loop import Distilled, Task, Visits, distill, initial_rows, unroll_of
 from sdw_core.distill.selection import InitialStates, select_rows
-from sdw_core.errors import DivergenceError, StopRequested
+from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.expert.percent_bc import best_rows
 from sdw_core.normalizer import Normalizer
 from sdw_core.policy import MLP, clone
@@ -366,11 +366,12 @@ def test_on_cuda_no_outer_step_waits_for_the_host() -> None:
 
 @needs_cuda
 @pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.parametrize(("seeds", "width"), [(2, 8), (1, 128), (9, 128)])
 def test_on_cuda_replayed_steps_equal_called_ones(
-    outer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    outer: str, seeds: int, width: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Draws among them, and after a stop at any step."""
-    config = changed(SMALL, **OUTER[outer])
+    """Draws among them, and after a stop at any step; widths with another triangular solve."""
+    config = changed(SMALL, seeds=seeds, width=width, **OUTER[outer])
     replayed = distill(cuda_task(), config, 0)
     for last in (1, 2, 5):
         answers, checkpoint = iter([False] * (last - 1) + [True]), tmp_path / f"{last}"
@@ -384,11 +385,11 @@ def test_on_cuda_replayed_steps_equal_called_ones(
 @needs_cuda
 def test_on_cuda_rows_are_as_good_as_on_the_cpu() -> None:
     """Other draws of the same distributions: the losses fall alike."""
-    config = changed(SMALL, seeds=4, outer_steps=100)
+    config = changed(SMALL, seeds=8, outer_steps=100)
     losses = [distill(task, config, 0).losses.cpu() for task in (small_task(), cuda_task())]
     ends = [each[:, -30:].mean() / each[:, :10].mean() for each in losses]
     assert ends[0] < 0.9
-    torch.testing.assert_close(ends[1], ends[0], rtol=0.15, atol=0)
+    torch.testing.assert_close(ends[1], ends[0], rtol=0.2, atol=0)
 
 
 def test_rows_that_all_diverged_are_not_visited() -> None:
@@ -397,6 +398,20 @@ def test_rows_that_all_diverged_are_not_visited() -> None:
 
     with pytest.raises(DivergenceError):
         distill(small_task(), changed(SMALL, inner_lr=1e30), 0, visits=Visits(frozenset({5}), find))
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "initial_rows", lambda *_: pytest.fail("rows were chosen"))
+    with pytest.raises(InputError, match=r"needs \d+\.\d GB on cpu"):
+        distill(small_task(), changed(SMALL, meta_batch_size=10**12), 0)
+
+
+def test_the_mode_of_the_caller_does_not_matter() -> None:
+    expected = distill(small_task(), SMALL, 0)
+    with torch.inference_mode():
+        assert_same_bits(distill(small_task(), SMALL, 0), expected)
 
 
 # What it starts from and where it gets to

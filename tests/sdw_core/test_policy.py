@@ -89,6 +89,22 @@ def test_columns_are_orthonormal(draw: Callable[[Tensor], Tensor], shape: tuple[
     torch.testing.assert_close(single.double(), q, rtol=0, atol=2e-3)
 
 
+def test_reflections_take_a_draw_of_zeros() -> None:
+    given = normal(2, 8, 8)
+    given[0, -1, -1] = 0
+    given[1, :, 3] = 0
+    q = by_reflections(given)
+    torch.testing.assert_close(q.mT @ q, torch.eye(8).double().expand(2, -1, -1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("problems", "width"), [(1, 128), (9, 128), (9, 520)])
+def test_reflections_on_cuda(problems: int, width: int) -> None:
+    given = normal(problems, width, width, dtype=torch.float32)
+    q = by_reflections(given.cuda()).cpu()
+    torch.testing.assert_close(q, by_reflections(given), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("draw", [by_qr, by_reflections])
 def test_orthogonal_matrices_are_uniform_over_the_group(draw: Callable[[Tensor], Tensor]) -> None:
     """By moments of the Haar measure that a wrong choice of signs misses by far (n = 4)."""
