@@ -10,7 +10,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 from sdw_core.config import PipelineConfig
@@ -18,6 +17,7 @@ from sdw_core.dataset import OfflineDataset
 from sdw_core.distill.loop import engine_bytes
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import write_text
+from sdw_core.memory import available_memory
 from sdw_core.policy import MLP
 from search_spaces import Choice, StudySpec
 
@@ -146,7 +146,7 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
         )
     if not on_this_machine:
         return
-    memory = psutil.virtual_memory().available
+    memory = available_memory()
     if need.memory > memory:
         raise InputError(
             f"{need.trials_at_a_time} trials at a time need about {need.memory / GB:.3g} GB of "

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import Program, Shape, memory_bytes
 from sdw_core.distill.selection import select_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
+from sdw_core.memory import available_memory
 from sdw_core.policy import MLP
 from sdw_core.seeds import derive_seed, torch_generator
 
@@ -382,7 +382,7 @@ def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> 
         reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free = torch.cuda.mem_get_info(device)[0] + reusable
     else:
-        free = psutil.virtual_memory().available
+        free = available_memory()
     if need > free:
         raise InputError(
             f"The distillation needs {need / 1e9:.1f} GB on {device} and {free / 1e9:.1f} GB are "
