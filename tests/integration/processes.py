@@ -16,6 +16,23 @@ import psutil
 SDW = Path(sys.executable).with_name("sdw")
 
 
+def tiny_study(study: str, outer_steps: int) -> str:
+    """The text of a study whose trials take a second, or as long as their outer steps take."""
+    return f"""
+study: {{{study}, concurrency: 2, startup_trials: 2}}
+pipeline:
+  dataset: sdw/hopper-replay-mini-v0
+  density: {{transforms: 1, hidden_features: 8, steps: 20}}
+  expert: {{layers: 2, width: 16, steps: 20, value_steps: 20}}
+  distill:
+    {{layers: 2, width: 8, inner_steps: 4, outer_steps: {outer_steps}, meta_batch_size: 64}}
+  evaluation: {{policies: 2, episodes: 1}}
+search:
+  weighting.temperature: {{type: float, low: 0.01, high: 1.0, log: true}}
+  distill.synthetic_size: {{type: int, low: 8, high: 16}}
+"""
+
+
 class World:
     """A home and a temporary folder, short enough for Ray's sockets, and what was started there."""
 

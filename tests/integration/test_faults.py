@@ -10,20 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from study.folder import StudyFolder
-from tests.integration.processes import World, ended, wait_until
-
-SPEC = """
-study: {name: faulty, trials: 4, concurrency: 2, startup_trials: 2}
-pipeline:
-  dataset: sdw/hopper-replay-mini-v0
-  density: {transforms: 1, hidden_features: 8, steps: 20}
-  expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
-  distill: {layers: 2, width: 8, inner_steps: 4, outer_steps: 300, meta_batch_size: 64}
-  evaluation: {policies: 2, episodes: 1}
-search:
-  weighting.temperature: {type: float, low: 0.01, high: 1.0, log: true}
-  distill.synthetic_size: {type: int, low: 8, high: 16}
-"""
+from tests.integration.processes import World, ended, tiny_study, wait_until
 
 
 @contextmanager
@@ -53,7 +40,7 @@ def fill(path: Path) -> None:
 
 def spec_in(world: World) -> Path:
     path = world.path / "faulty.yaml"
-    path.write_text(SPEC)
+    path.write_text(tiny_study("name: faulty, trials: 4", outer_steps=300))
     return path
 
 

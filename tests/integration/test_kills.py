@@ -16,22 +16,16 @@ from sdw_core.cache import StageCache
 from sdw_core.files import read_json
 from study.folder import StudyFolder
 from study.outcomes import config_hash
-from tests.integration.processes import World, ended, signal_group, wait_until
+from tests.integration.processes import World, ended, signal_group, tiny_study, wait_until
 
-SPEC = """
-study: {name: NAME, trials: 5, concurrency: 2, startup_trials: 2, early_stopping: STOPPING}
-pipeline:
-  dataset: sdw/hopper-replay-mini-v0
-  density: {transforms: 1, hidden_features: 8, steps: 20}
-  expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
-  distill: {layers: 2, width: 8, inner_steps: 4, outer_steps: 800, meta_batch_size: 64}
-  evaluation: {policies: 2, episodes: 1}
-search:
-  weighting.temperature: {type: float, low: 0.01, high: 1.0, log: true}
-  distill.synthetic_size: {type: int, low: 8, high: 16}
-"""
 KILLS = 5
 """A study; four studies make 20."""
+OUTER_STEPS = 800
+"""Of a trial: long enough to be killed in."""
+
+
+def text_of(name: str, early_stopping: str) -> str:
+    return tiny_study(f"name: {name}, trials: 5, early_stopping: {early_stopping}", OUTER_STEPS)
 
 
 class Driven:
@@ -41,7 +35,7 @@ class Driven:
         self.world = world
         self.folder = StudyFolder(world.path / "sdw-studies" / name)
         self.spec = world.path / f"{name}.yaml"
-        self.spec.write_text(SPEC.replace("NAME", name).replace("STOPPING", early_stopping))
+        self.spec.write_text(text_of(name, early_stopping))
         self.go_on()
 
     def go_on(self) -> None:
@@ -100,16 +94,16 @@ def test_a_study_killed_in_a_distillation_ends_as_if_it_had_not_been(world: Worl
     folders = []
     for name in ("killed", "straight"):
         spec = world.path / f"{name}.yaml"
-        spec.write_text(SPEC.replace("NAME", name).replace("STOPPING", stopping))
+        spec.write_text(text_of(name, stopping))
         folders.append(StudyFolder(world.path / "sdw-studies" / name))
     killed, straight = folders
-    checkpoint, outer_steps = killed.trial(0) / "checkpoint.safetensors", 800
+    checkpoint = killed.trial(0) / "checkpoint.safetensors"
 
     driver = world.start("launch", world.path / "killed.yaml", *settings)
-    wait_until(lambda: checkpoint.exists() and steps_done(checkpoint) > 0.2 * outer_steps, driver)
+    wait_until(lambda: checkpoint.exists() and steps_done(checkpoint) > 0.2 * OUTER_STEPS, driver)
     signal_group(driver, signal.SIGKILL)
     ended(driver)
-    assert 0.2 * outer_steps < steps_done(checkpoint) < outer_steps
+    assert 0.2 * OUTER_STEPS < steps_done(checkpoint) < OUTER_STEPS
     status, out, err = world.run("resume", "killed", "--json")
     assert status == 0, err
     status, expected, err = world.run("launch", world.path / "straight.yaml", *settings)

@@ -13,20 +13,16 @@ from filelock import FileLock
 from sdw_core.files import read_json
 from search_spaces import load_spec
 from study.folder import StudyFolder
-from tests.integration.processes import World, ended, signal_group, wait_until, wait_until_gone
+from tests.integration.processes import (
+    World,
+    ended,
+    signal_group,
+    tiny_study,
+    wait_until,
+    wait_until_gone,
+)
 
-TINY = """
-study: {name: one, trials: 3, concurrency: 2, startup_trials: 2}
-pipeline:
-  dataset: sdw/hopper-replay-mini-v0
-  density: {transforms: 1, hidden_features: 8, steps: 20}
-  expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
-  distill: {layers: 2, width: 8, inner_steps: 4, outer_steps: 6, meta_batch_size: 64}
-  evaluation: {policies: 2, episodes: 1}
-search:
-  weighting.temperature: {type: float, low: 0.01, high: 1.0, log: true}
-  distill.synthetic_size: {type: int, low: 8, high: 16}
-"""
+TINY = tiny_study("name: one, trials: 3", outer_steps=6)
 TWO_OBJECTIVES = (
     "study.objectives=[{metric: normalized_return, mode: max}, {metric: synthetic_size, mode: min}]"
 )
