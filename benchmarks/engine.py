@@ -138,6 +138,8 @@ def measure(threads: int, device: torch.device) -> dict[str, Any]:
     report["outer step"] = {"quickstart, 1 thread": _outer_step(quick, device)}
     torch.set_num_threads(threads)
     report["outer step"][f"paper, {threads} threads"] = _outer_step(paper, device)
+    if device.type == "cuda":
+        report["outer step"]["paper, 8 at once"] = _outer_step(paper, device, pack=8)
     _say("windows")
     windows = {
         str(w): paper.step(FusedEngine(paper.policy), device, window=w)
@@ -218,7 +220,9 @@ def _error(got: Hypergradient, exact: Hypergradient) -> float:
     return max(float((one - true).norm() / true.norm()) for one, true in pairs)
 
 
-def _outer_step(size: Size, device: torch.device, steps: int = 20) -> dict[str, float]:
+def _outer_step(
+    size: Size, device: torch.device, pack: int = 1, steps: int = 20
+) -> dict[str, float]:
     """Steps of `distill`, each followed by one hypergradient alone, full unrolls both."""
 
     def normal(*shape: int) -> torch.Tensor:
@@ -230,6 +234,7 @@ def _outer_step(size: Size, device: torch.device, steps: int = 20) -> dict[str, 
     task = Task(normal(count, size.inputs), actions, actions, torch.ones(count, device=device))
     config = DistillConfig(
         synthetic_size=size.rows,
+        seeds=pack,
         width=size.width,
         inner_steps=size.steps,
         window=None,
@@ -237,7 +242,7 @@ def _outer_step(size: Size, device: torch.device, steps: int = 20) -> dict[str, 
         meta_batch_size=size.states,
         outer_steps=steps + 1,
     )
-    hypergradient = size.step(FusedEngine(size.policy), device)
+    hypergradient = size.step(FusedEngine(size.policy), device, pack)
     hypergradient()
     whole: list[float] = []
     alone: list[float] = []
