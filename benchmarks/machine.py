@@ -12,9 +12,10 @@ import torch
 
 
 def describe(device: torch.device) -> dict[str, str | int]:
-    """Processor, cores, threads, versions."""
+    """Processor and its vector instructions, cores, threads, versions."""
     about: dict[str, str | int] = {
         "processor": _processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
