@@ -75,15 +75,21 @@ class ComparisonFolder:
         return {cell: result for cell, result in found if result is not None}
 
 
-def ready(spec: ComparisonSpec, results: Results) -> Iterator[Cell]:
-    """The cells that can run now and have not: searches first, then what they chose."""
+def needed(spec: ComparisonSpec, results: Results) -> Iterator[Cell]:
+    """The cells that the table takes, as far as is known: searches, and what they chose."""
     for dataset in spec.datasets:
         for method in spec.methods:
             search = spec.search_cells(method, dataset)
-            if missing := [cell for cell in search if cell not in results]:
-                yield from missing
-            elif (final := final_cell(spec, method, dataset, results)) and final not in results:
-                yield final
+            yield from search
+            if all(cell in results for cell in search):
+                final = final_cell(spec, method, dataset, results)
+                if final is not None:
+                    yield final
+
+
+def ready(spec: ComparisonSpec, results: Results) -> Iterator[Cell]:
+    """The cells that can run now and have not."""
+    return (cell for cell in needed(spec, results) if cell not in results)
 
 
 def final_cell(spec: ComparisonSpec, method: str, dataset: str, results: Results) -> Cell | None:
@@ -190,7 +196,8 @@ def _run(
             stopped = result["reason"]
             continue
         results[cell] = result
-        line = f"{len(results)} of {spec.size} {describe(spec, cell)}: {_told(result)}"
+        done = sum(each in results for each in needed(spec, results))
+        line = f"{done} of {spec.size} {describe(spec, cell)}: {_told(result)}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if stopped and not folder.stop_flag.exists():  # nobody asked: a cell could not write
         raise SDWError(

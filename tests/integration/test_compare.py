@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def test_a_comparison_that_is_killed_goes_on_where_it_was(world: World, spec: st
     assert status == 0, err
     after = finished(folder)
     assert before.items() <= after.items()  # what was done was not done again
+    counts = re.findall(r"^(\d+) of (\d+) ", err, re.MULTILINE)
+    assert counts[-1] == ("7", "7")  # five methods, two candidates; equal cells count for each
+    assert [int(done) for done, _ in counts] == sorted(int(done) for done, _ in counts)
 
     document = json.loads(out)
     cells = {cell["method"]: cell for cell in document["cells"]}
