@@ -87,6 +87,7 @@ def test_after_any_kill_every_trial_has_one_result_under_its_number(
     check(driven.folder)
 
 
+@pytest.mark.slow
 def test_a_study_killed_in_a_distillation_ends_as_if_it_had_not_been(world: World) -> None:
     """With early stopping, one trial at a time: every trial's rows, to the bit, and every rung."""
     stopping = "{grace: 0.1, reduction_factor: 2, policies: 1, episodes: 1}"
