@@ -31,8 +31,21 @@ from sdw_core.pipeline import Pipeline, check_fit, resolve_device
 from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec
 from study.folder import check_writable
-from study.outcomes import COMPLETE, FAILED, STOPPED, config_hash, finished_result
-from study.runner import WORKER_DEATHS, ray_session, stop_on_interrupt
+from study.outcomes import (
+    COMPLETE,
+    FAILED,
+    STOPPED,
+    WORKER_DEATHS,
+    config_hash,
+    finished_result,
+)
+from study.runner import (
+    LOOK_FOR_NODES,
+    NoNodeLeft,
+    ray_session,
+    require_node,
+    stop_on_interrupt,
+)
 from study.trial import distil_rows, placed, run_trial
 
 Results = dict[Cell, dict[str, Any]]
@@ -138,7 +151,7 @@ def run_comparison(
 
     Raises:
         InputError: another process runs it, or the cluster cannot be reached.
-        SDWError: a cell could not write.
+        SDWError: a cell could not write, or Ray's last node died.
     """
     check_writable(folder.path)
     driver = folder.path / "driver.json"
@@ -158,6 +171,8 @@ def run_comparison(
                     write_text(folder.path / "comparison.yaml", text)
                     _run(folder, spec, results, console)
             return results
+    except NoNodeLeft as error:
+        raise SDWError(f"{error} give the same command again.") from error
     except Timeout:
         other = read_json(driver)
         raise InputError(
@@ -186,7 +201,11 @@ def _run(
                 running[task.remote(str(folder.path), cell, resources.cpu, resources.gpu)] = cell
         if not running:
             break
-        (reference,), _ = ray.wait(list(running), num_returns=1)
+        ended, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_FOR_NODES)
+        if not ended:
+            require_node()
+            continue
+        (reference,) = ended
         cell = running.pop(reference)
         try:
             result = ray.get(reference)

@@ -9,6 +9,8 @@ from sdw_core.files import read_json, sha256_of_json, write_json
 COMPLETE, PRUNED, FAILED, STOPPED = "COMPLETE", "PRUNED", "FAILED", "STOPPED"
 """Of a trial's result; a STOPPED trial leaves none and goes back to the queue."""
 FINAL = (COMPLETE, PRUNED, FAILED)
+WORKER_DEATHS = 3
+"""How often a trial whose process died is started again before it counts as failed."""
 
 
 def config_hash(config: PipelineConfig) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,15 @@ from study.book import TrialBook
 from study.display import Display
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
-from study.outcomes import FAILED
+from study.outcomes import FAILED, WORKER_DEATHS
 from study.preflight import require_light, require_shared_folder, storage_trouble
 from study.trial import placed, run_trial
 
 if TYPE_CHECKING:
     from study.search import StudySearch
 
-WORKER_DEATHS = 3
-"""How often a trial whose process died is started again before it counts as failed."""
+LOOK_FOR_NODES = 5.0
+"""Seconds between two looks at whether Ray has a node left."""
 
 
 def trainable(config: dict[str, Any], folder: str, metrics: list[str]) -> None:
@@ -149,12 +150,14 @@ def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) 
             name="tune",
             storage_path=str(folder.path),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            callbacks=[_deaths(search)],
+            callbacks=[_watch(search)],
             verbose=0,
         ),
     )
     try:
         tuner.fit()
+    except NoNodeLeft as error:
+        raise SDWError(f"{error} go on with `sdw resume {folder.path}`.") from error
     except Exception as error:
         trouble = storage_trouble(folder.path)
         if trouble is None:
@@ -172,18 +175,49 @@ def _interrupted(folder: StudyFolder, trouble: str) -> SDWError:
     )
 
 
-def _deaths(search: "StudySearch") -> Any:
-    """Tells the search of workers that Ray ended to keep a node's memory from running out."""
+class NoNodeLeft(Exception):
+    """Nothing runs any more, and nothing will; the message ends before the way to go on."""
+
+
+def require_node() -> None:
+    """Notice that Ray's last node died: Ray itself would wait for another one for ever.
+
+    A node dies with its raylet, and that with one of the agents beside it.
+
+    Raises:
+        NoNodeLeft: it did.
+    """
+    import ray
+
+    nodes = ray.nodes()
+    if not any(node["Alive"] for node in nodes):
+        logs = Path(nodes[-1]["RayletSocketName"]).parents[1] / "logs"
+        raise NoNodeLeft(f"Ray's last node died (its logs: {logs}); what is done is kept:")
+
+
+def _watch(search: "StudySearch") -> Any:
+    """Looks for nodes, and tells the search of workers that died."""
     from ray import tune
 
-    class Deaths(tune.Callback):  # type: ignore[misc]
+    class Watch(tune.Callback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._looked = monotonic()
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **told: Any) -> None:
+            """Tune takes several steps a second, whether anything happens or not."""
+            if monotonic() - self._looked > LOOK_FOR_NODES:
+                require_node()
+                self._looked = monotonic()
+
         def on_trial_recover(self, trial: Any, **told: Any) -> None:
             """Tune hands on no exception: what it wrote of the last one is looked at."""
             last = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure #")[2]
+            death = "infrastructure: the worker died"
             if "running low on memory" in last:
-                search.deaths[trial.trial_id] = "out of memory: the node's; Ray ended the worker"
+                death = "out of memory: the node's; Ray ended the worker"
+            search.on_trial_recover(trial.trial_id, death)
 
-    return Deaths()
+    return Watch()
 
 
 def concurrency(spec: StudySpec) -> int:
@@ -231,10 +265,11 @@ def ray_session(address: str | None) -> Iterator[Any]:
             logging_level=logging.ERROR,
         )
     except (OSError, ValueError, RuntimeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         if address is None:
-            raise
+            raise SDWError(f"Ray cannot be started on this machine: {why}.") from error
         raise InputError(
-            f"There is no Ray cluster at {address!r} ({str(error).splitlines()[0]}); give "
+            f"There is no Ray cluster at {address!r} ({why}); give "
             "HOST:PORT, or leave `--address` out to run on this machine."
         ) from None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome

@@ -22,7 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 from sdw_core.seeds import derive_seed
 from study.book import TrialBook, optuna_distribution
 from study.early_stopping import decide
-from study.outcomes import FAILED, STOPPED
+from study.outcomes import FAILED, STOPPED, WORKER_DEATHS
 
 
 class SeededTPE(optuna.samplers.BaseSampler):
@@ -96,7 +96,6 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     Attributes:
         given_up: that reason; None until then.
         trouble: why the storage cannot be written: nothing more is proposed then.
-        deaths: why the worker of a trial, by Tune's name of it, last died.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._in_a_row: list[str] = []
         self.given_up: str | None = None
         self.trouble: str | None = None
-        self.deaths: dict[str, str] = {}
+        self._deaths: dict[str, list[str]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next waiting trial, or a new one: its number and the searched values."""
@@ -143,22 +142,27 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             with self._noting_trouble():
                 decide(self._book, trial._trial_id, folder, document["rung"], document["return"])
 
+    def on_trial_recover(self, trial_id: str, death: str) -> None:
+        """Note why the worker of a trial died that Tune starts again."""
+        self._deaths.setdefault(trial_id, []).append(death)
+
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell Optuna the outcome; an error without a result is the death of a process.
 
         An outcome that cannot be told stays in the trial's folder, where the next driver finds it.
+        Tune starts no trial again whose reused worker died before the trial began: that one waits.
         """
         trial = self._ot_trials.pop(trial_id)
-        document = json.loads((result or {}).get("document", "{}")) or {
-            "outcome": FAILED,
-            "reason": self.deaths.get(trial_id, "infrastructure: the worker died"),
-        }
-        if document["outcome"] == STOPPED and not self._stopping():
+        deaths = self._deaths.pop(trial_id, [])
+        document = json.loads((result or {}).get("document", "{}"))
+        if not document and len(deaths) >= WORKER_DEATHS:
+            document = {"outcome": FAILED, "reason": deaths[-1]}
+        if document and document["outcome"] == STOPPED and not self._stopping():
             self.trouble = self.trouble or document["reason"]
         with self._noting_trouble():
-            if document["outcome"] == STOPPED:
+            if not document or document["outcome"] == STOPPED:
                 self._book.requeue(trial._trial_id)
             else:
                 self._count(self._book.record(trial._trial_id, document, ray_trial_id=trial_id))

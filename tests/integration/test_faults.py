@@ -1,4 +1,4 @@
-"""Full disks, folders that cannot be written, torn files: said clearly, and mended."""
+"""Full disks, read-only folders, torn files, a dead node: said clearly, and mended."""
 
 import json
 import subprocess
@@ -11,6 +11,22 @@ from safetensors.torch import load_file
 
 from study.folder import StudyFolder
 from tests.integration.processes import World, ended, tiny_study, wait_until
+
+COMPARED = """
+comparison: {name: compared, ours: wide, over: plain, resources: {cpu: 1}}
+datasets: {sdw/hopper-replay-mini-v0: }
+pipeline:
+  density: {model: gaussian}
+  weighting: {temperature: 0}
+  expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
+  distill: {layers: 2, width: 8, synthetic_size: 8, inner_steps: 4, outer_steps: 600}
+  evaluation: {policies: 2, episodes: 1}
+methods:
+  random: {pipeline: {distill: {outer_steps: 0, initial_actions: dataset}}}
+  plain: {}
+  wide: {pipeline: {distill: {synthetic_size: 16}}}
+  expert: {judged: expert, pipeline: {distill: {seeds: 1}}}
+"""
 
 
 @contextmanager
@@ -138,3 +154,34 @@ def test_torn_files_are_computed_again(world: World) -> None:
     assert complete(again)[0] == complete(out)[0]
     rows = [load_file(each.trial(0) / "rows.safetensors") for each in (folder, whole)]
     assert all(rows[0][key].equal(rows[1][key]) for key in rows[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["study", "comparison"])
+def test_a_driver_whose_node_died_says_so_and_what_is_done_is_kept(
+    world: World, command: str
+) -> None:
+    """Without a node Ray runs nothing, and waits for another node for ever."""
+    if command == "study":
+        path, again = spec_in(world), ("resume", "nodeless", "--json")
+        folder, results = world.path / "sdw-studies" / "nodeless", "trials/*/result.json"
+        begin = ("launch", path, "--name", "nodeless")
+    else:
+        path = world.path / "compared.yaml"
+        path.write_text(COMPARED)
+        folder, results = world.path / "sdw-studies" / "compared", "cells/*/result.json"
+        begin, again = ("compare", path), ("compare", path, "--json")
+    driver = world.start(*begin)
+    wait_until(lambda: any(folder.glob(results)), driver)
+    node = [p for p in world.processes() if p.name().startswith(("raylet", "ray::"))]
+    for process in node:
+        process.kill()
+    status, out, err = ended(driver)
+    assert (status, out) == (1, "")
+    one_sentence(err, "Ray's last node died")
+    done = {result: result.read_bytes() for result in folder.glob(results)}
+    status, out, err = world.run(*again)
+    assert status == 0, err
+    assert len(list(folder.glob(results))) > len(done)
+    assert done
+    assert all(result.read_bytes() == content for result, content in done.items())

@@ -1,4 +1,4 @@
-"""kill -9 of workers, worker pools and drivers, at random moments: nothing is lost or doubled."""
+"""kill -9 of workers, drivers and Ray's node, at random moments: nothing is lost or doubled."""
 
 import json
 import random
@@ -20,6 +20,10 @@ from tests.integration.processes import World, ended, signal_group, tiny_study, 
 
 KILLS = 5
 """A study; four studies make 20."""
+KINDS = ["worker", "pool", "driver", "worker", "driver", "node"]
+NODE = ("raylet", "ray::RuntimeEnvAgent", "ray::DashboardAgent")
+"""What makes a node of Ray: it dies with the first of them."""
+WORKERS = ("ray::IDLE", "ray::ImplicitFunc")
 OUTER_STEPS = 800
 """Of a trial: long enough to be killed in."""
 
@@ -43,27 +47,29 @@ class Driven:
         command = ("resume", self.folder.name) if begun else ("launch", self.spec)
         self.process: subprocess.Popen[str] = self.world.start(*command, "--json")
 
-    def workers(self) -> list[psutil.Process]:
-        """Ray's worker processes below the driver."""
+    def targets(self, kind: str) -> list[psutil.Process]:
+        """The processes below the driver that a kill of this kind may hit."""
         found = []
         with suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
-                    if process.name().startswith("ray::"):
+                    name = process.name()
+                    if name in NODE if kind == "node" else name.startswith(WORKERS):
                         found.append(process)
         return found
 
     def kill(self, kind: str, dice: random.Random) -> None:
         """Kill something of this study; a driver that dies is followed by another."""
-        while kind != "driver" and not self.workers() and self.process.poll() is None:
+        while kind != "driver" and not self.targets(kind) and self.process.poll() is None:
             sleep(0.05)
         sleep(dice.uniform(0, 12 if kind == "driver" else 6))
-        workers = self.workers() if kind != "driver" else []
-        for worker in workers if kind == "pool" else workers and [dice.choice(workers)]:
+        targets = self.targets(kind) if kind != "driver" else []
+        for target in targets if kind == "pool" else targets and [dice.choice(targets)]:
             with suppress(psutil.NoSuchProcess):
-                worker.send_signal(signal.SIGKILL)
-        if not workers:
+                target.send_signal(signal.SIGKILL)
+        if not targets:
             self.process.kill()
+        if not targets or kind == "node":
             ended(self.process)
             self.go_on()
 
@@ -77,7 +83,7 @@ def test_after_any_kill_every_trial_has_one_result_under_its_number(
     dice = random.Random(seed)
     stopping = "{reduction_factor: 2, policies: 1, episodes: 1}" if seed % 2 else "null"
     driven = Driven(world, f"killed-{seed}", stopping)
-    kinds = dice.sample(["worker", "pool", "driver", "worker", "driver"], KILLS)
+    kinds = dice.sample(KINDS, KILLS)
     for kind in kinds:
         driven.kill(kind, dice)
     ended(driven.process)

@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 
 from study.book import TrialBook
 from study.folder import StudyFolder
+from study.outcomes import WORKER_DEATHS, config_hash
 from study.search import StudySearch
-from study.trial import config_hash
 from tests.study.conftest import small_spec
 
 
@@ -76,15 +76,32 @@ def test_a_failed_trial_is_told_as_failed_with_its_reason(request, kind):
     assert (row.outcome, row.reason, row.values) == ("FAILED", "why", None)
 
 
+def worker_dies(search: StudySearch, trial: str, times: int = 1) -> None:
+    """What Tune's callback tells of a worker that is started again."""
+    for _ in range(times):
+        search.on_trial_recover(trial, "infrastructure: the worker died")
+
+
 @pytest.mark.parametrize("result", [None, {}, {"training_iteration": 1}])
-def test_a_worker_that_died_without_a_result_is_an_infrastructure_failure(folder, result):
-    book = folder.book()
-    search = StudySearch(book)
+def test_a_trial_whose_worker_died_again_and_again_is_an_infrastructure_failure(folder, result):
+    search = StudySearch(folder.book())
     search.suggest("a")
+    worker_dies(search, "a", WORKER_DEATHS)
     search.on_trial_complete("a", result, error=True)
-    (row,) = book.rows()
+    (row,) = folder.book().rows()
     assert row.outcome == "FAILED"
     assert row.reason.startswith("infrastructure")
+
+
+def test_a_trial_that_tune_gives_up_early_waits_and_is_asked_again(folder):
+    """Its worker was taken over from another trial, and died before this one began."""
+    search = StudySearch(folder.book())
+    first = search.suggest("a")
+    worker_dies(search, "a", WORKER_DEATHS - 1)
+    search.on_trial_complete("a", None, error=True)
+    assert outcomes(folder.book()) == ["WAITING"]
+    assert (search.trouble, search.given_up) == (None, None)
+    assert search.suggest("b") == first
 
 
 def test_a_stopped_trial_waits_and_is_asked_again_with_its_number_and_values(folder):
@@ -149,7 +166,7 @@ import sys
 from pathlib import Path
 from study.folder import StudyFolder
 from study.search import StudySearch
-from study.trial import config_hash
+from study.outcomes import WORKER_DEATHS, config_hash
 search = StudySearch(StudyFolder(Path(sys.argv[1])).book())
 for i in range(8):
     params = search.suggest(str(i))["params"]
@@ -238,12 +255,14 @@ def test_a_pruned_trial_is_no_complete_one_and_has_no_value(folder):
     assert book.remaining() == book.spec.study.trials - 1
 
 
-def ends(folder: StudyFolder, *reports: dict[str, object]) -> tuple[StudySearch, list[str]]:
+def ends(folder: StudyFolder, *reports: dict[str, object] | None) -> tuple[StudySearch, list[str]]:
     """A search that was told of these ends, and what it then called."""
     called: list[str] = []
     search = StudySearch(folder.book(), give_up=lambda: called.append("give up"))
     for number, each in enumerate(reports):
         search.suggest(str(number))
+        if each is None:
+            worker_dies(search, str(number), WORKER_DEATHS)
         search.on_trial_complete(str(number), each)
     return search, called
 
