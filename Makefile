@@ -20,8 +20,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 quickstart: $(VENV)/.installed
 	if [ -e $(STUDY) ]; then $(BIN)/sdw resume $(STUDY); else $(BIN)/sdw launch quickstart; fi
 
+# Two processes of one thread each.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -76,7 +76,7 @@ def test_a_failed_trial_is_told_as_failed_with_its_reason(request, kind):
     assert (row.outcome, row.reason, row.values) == ("FAILED", "why", None)
 
 
-def worker_dies(search: StudySearch, trial: str, times: int = 1) -> None:
+def worker_dies(search: StudySearch, trial: str, times: int = WORKER_DEATHS) -> None:
     """What Tune's callback tells of a worker that is started again."""
     for _ in range(times):
         search.on_trial_recover(trial, "infrastructure: the worker died")
@@ -86,7 +86,7 @@ def worker_dies(search: StudySearch, trial: str, times: int = 1) -> None:
 def test_a_trial_whose_worker_died_again_and_again_is_an_infrastructure_failure(folder, result):
     search = StudySearch(folder.book())
     search.suggest("a")
-    worker_dies(search, "a", WORKER_DEATHS)
+    worker_dies(search, "a")
     search.on_trial_complete("a", result, error=True)
     (row,) = folder.book().rows()
     assert row.outcome == "FAILED"
@@ -262,7 +262,7 @@ def ends(folder: StudyFolder, *reports: dict[str, object] | None) -> tuple[Study
     for number, each in enumerate(reports):
         search.suggest(str(number))
         if each is None:
-            worker_dies(search, str(number), WORKER_DEATHS)
+            worker_dies(search, str(number))
         search.on_trial_complete(str(number), each)
     return search, called
 

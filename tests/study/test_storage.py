@@ -27,7 +27,7 @@ from tests.study import postgres
 from tests.study.conftest import small_spec
 from tests.study.test_dashboard import addresses, dashboard
 from tests.study.test_dashboard import read as served
-from tests.study.test_search import report
+from tests.study.test_search import report, worker_dies
 
 KINDS = [
     "sqlite",
@@ -75,6 +75,7 @@ def a_varied_study(folder: StudyFolder) -> None:
     search.on_trial_complete("complete", report(normalized_return=41.5))
     search.on_trial_complete("failed", report("FAILED"))
     search.on_trial_complete("nan", report(normalized_return=float("nan")))
+    worker_dies(search, "died")
     search.on_trial_complete("died", None, error=True)
     running = book.trials(TrialState.RUNNING)[0]
     book.study._storage.set_trial_intermediate_value(running._trial_id, 3, 12.5)
