@@ -40,8 +40,9 @@ from study.outcomes import (
     finished_result,
 )
 from study.runner import (
-    LOOK_FOR_NODES,
-    NoNodeLeft,
+    LOOK_FOR_NODE,
+    NodeDied,
+    own_node,
     ray_session,
     require_node,
     stop_on_interrupt,
@@ -151,7 +152,7 @@ def run_comparison(
 
     Raises:
         InputError: another process runs it, or the cluster cannot be reached.
-        SDWError: a cell could not write, or Ray's last node died.
+        SDWError: a cell could not write, Ray cannot be started, or its node died.
     """
     check_writable(folder.path)
     driver = folder.path / "driver.json"
@@ -171,7 +172,7 @@ def run_comparison(
                     write_text(folder.path / "comparison.yaml", text)
                     _run(folder, spec, results, console)
             return results
-    except NoNodeLeft as error:
+    except NodeDied as error:
         raise SDWError(f"{error} give the same command again.") from error
     except Timeout:
         other = read_json(driver)
@@ -201,7 +202,7 @@ def _run(
                 running[task.remote(str(folder.path), cell, resources.cpu, resources.gpu)] = cell
         if not running:
             break
-        ended, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_FOR_NODES)
+        ended, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_FOR_NODE)
         if not ended:
             require_node()
             continue
@@ -209,6 +210,8 @@ def _run(
         cell = running.pop(reference)
         try:
             result = ray.get(reference)
+        except ray.exceptions.LocalRayletDiedError as error:  # of all cells that wait
+            raise NodeDied(own_node()) from error
         except ray.exceptions.RayError:  # kept nowhere: the same command tries again
             result = {"outcome": FAILED, "reason": "infrastructure: the worker died"}
         if result["outcome"] == STOPPED:

@@ -30,8 +30,8 @@ from study.trial import placed, run_trial
 if TYPE_CHECKING:
     from study.search import StudySearch
 
-LOOK_FOR_NODES = 5.0
-"""Seconds between two looks at whether Ray has a node left."""
+LOOK_FOR_NODE = 5.0
+"""Seconds between two looks at whether the driver's Ray node lives."""
 
 
 def trainable(config: dict[str, Any], folder: str, metrics: list[str]) -> None:
@@ -94,6 +94,7 @@ def drive(
     Raises:
         StudyDriven: another driver runs the study.
         InputError: the cluster cannot be reached.
+        SDWError: Ray cannot be started, its node died, or the storage cannot be written.
     """
     given_up = None
     ray_runs = False
@@ -156,7 +157,7 @@ def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) 
     )
     try:
         tuner.fit()
-    except NoNodeLeft as error:
+    except NodeDied as error:
         raise SDWError(f"{error} go on with `sdw resume {folder.path}`.") from error
     except Exception as error:
         trouble = storage_trouble(folder.path)
@@ -175,28 +176,40 @@ def _interrupted(folder: StudyFolder, trouble: str) -> SDWError:
     )
 
 
-class NoNodeLeft(Exception):
-    """Nothing runs any more, and nothing will; the message ends before the way to go on."""
+class NodeDied(Exception):
+    """The driver's Ray node died, and nothing can be run any more.
+
+    A node dies with its raylet, and that with any of the agents beside it.
+    """
+
+    def __init__(self, node: dict[str, Any]) -> None:
+        logs = Path(node["RayletSocketName"]).parents[1] / "logs"
+        super().__init__(f"Ray's node here died (its logs: {logs}); what is done is kept:")
 
 
 def require_node() -> None:
-    """Notice that Ray's last node died: Ray itself would wait for another one for ever.
-
-    A node dies with its raylet, and that with one of the agents beside it.
+    """Notice that the driver's Ray node died: Ray itself would wait for ever.
 
     Raises:
-        NoNodeLeft: it did.
+        NodeDied: it did; the message lacks the way to go on.
     """
+    node = own_node()
+    if not node["Alive"]:
+        raise NodeDied(node)
+
+
+def own_node() -> dict[str, Any]:
+    """What Ray says of the node that the driver is connected to."""
     import ray
 
-    nodes = ray.nodes()
-    if not any(node["Alive"] for node in nodes):
-        logs = Path(nodes[-1]["RayletSocketName"]).parents[1] / "logs"
-        raise NoNodeLeft(f"Ray's last node died (its logs: {logs}); what is done is kept:")
+    own = ray.get_runtime_context().get_node_id()
+    node: dict[str, Any]
+    (node,) = [node for node in ray.nodes() if node["NodeID"] == own]
+    return node
 
 
 def _watch(search: "StudySearch") -> Any:
-    """Looks for nodes, and tells the search of workers that died."""
+    """Looks for the driver's node, and tells the search of workers that died."""
     from ray import tune
 
     class Watch(tune.Callback):  # type: ignore[misc]
@@ -205,7 +218,7 @@ def _watch(search: "StudySearch") -> Any:
 
         def on_step_begin(self, iteration: int, trials: list[Any], **told: Any) -> None:
             """Tune takes several steps a second, whether anything happens or not."""
-            if monotonic() - self._looked > LOOK_FOR_NODES:
+            if monotonic() - self._looked > LOOK_FOR_NODE:
                 require_node()
                 self._looked = monotonic()
 

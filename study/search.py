@@ -152,7 +152,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         """Tell Optuna the outcome; an error without a result is the death of a process.
 
         An outcome that cannot be told stays in the trial's folder, where the next driver finds it.
-        Tune starts no trial again whose reused worker died before the trial began: that one waits.
+        Tune starts no trial again whose reused worker died before it began: that one waits.
         """
         trial = self._ot_trials.pop(trial_id)
         deaths = self._deaths.pop(trial_id, [])
