@@ -66,6 +66,17 @@ class StageCache:
             path.with_suffix(".checkpoint").unlink(missing_ok=True)
             return result
 
+    def computed_elsewhere(self, stage: str, key: str) -> bool:
+        """Whether another process computes a result that is not there yet."""
+        if self.folder is None or not self.folder.exists():
+            return False
+        path = self.folder / entry_name(stage, key)
+        try:
+            with _lock_of(path, timeout=0):
+                return False
+        except Timeout:
+            return not path.exists()
+
     def entries(self) -> list["Entry"]:
         """What is kept, by name: results, and checkpoints of such as are not computed yet."""
         kept = [*self._files("[!.]*.safetensors"), *self._files("[!.]*.checkpoint")]

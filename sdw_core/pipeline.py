@@ -306,6 +306,9 @@ class Pipeline:
             normalizer = Normalizer.fit(dataset.observations)
             arena = build_arena(dataset, normalizer)
             states = normalizer(dataset.observations)
+        if self._density_is_fitted_elsewhere(dataset):
+            with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
+                self._expert(dataset, states, normalizer, arena)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):
             expert = self._expert(dataset, states, normalizer, arena)
@@ -359,6 +362,10 @@ class Pipeline:
     def _density(self, dataset: OfflineDataset, states: NDArray[np.float32]) -> StageResult:
         key = density_key(self.config, dataset.content_hash)
         return self._cache.result("density", key, lambda: self._fit_density(states))
+
+    def _density_is_fitted_elsewhere(self, dataset: OfflineDataset) -> bool:
+        key = density_key(self.config, dataset.content_hash)
+        return needs_density(self.config) and self._cache.computed_elsewhere("density", key)
 
     def _fit_density(self, states: NDArray[np.float32]) -> StageResult:
         density = fit_density(

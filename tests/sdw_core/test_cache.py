@@ -55,6 +55,22 @@ def test_no_folder_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whether_a_result_is_computed_elsewhere(tmp_path: Path) -> None:
+    here, other = StageCache(tmp_path / "made"), StageCache(tmp_path / "made")
+    seen = []
+
+    def compute() -> StageResult:
+        seen.extend([other.computed_elsewhere("stage", KEY), other.computed_elsewhere("s", KEY)])
+        return small_result()
+
+    assert not here.computed_elsewhere("stage", KEY)
+    assert not (tmp_path / "made").exists()
+    here.result("stage", KEY, compute)
+    assert seen == [True, False]
+    assert not here.computed_elsewhere("stage", KEY)
+    assert not StageCache(None).computed_elsewhere("stage", KEY)
+
+
 def test_an_error_stores_nothing_and_releases_the_entry(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="computed again"):
         StageCache(tmp_path).result("stage", KEY, never)

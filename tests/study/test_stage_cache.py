@@ -1,6 +1,7 @@
 """The stage cache of a study: computed once by all trials, and pruned of what none needs."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -128,14 +129,17 @@ TRIAL = """if True:
     from study.folder import StudyFolder
     from study.trial import run_trial
     folder, number = StudyFolder(Path(sys.argv[1])), int(sys.argv[2])
+    fits = folder.path / "fits"
     for stage in ("fit_density", "fit_percent_bc"):
         def counted(*arguments, _stage=stage, _fit=getattr(pipeline, stage)):
-            with (folder.path / "fits").open("a") as log:
+            with fits.open("a") as log:
                 log.write(_stage + "\\n")
+            while (folder.path / "together").exists() and len(fits.read_text().split()) < 2:
+                time.sleep(0.01)
             return _fit(*arguments)
         setattr(pipeline, stage, counted)
     (folder.path / f"ready-{number}").touch()
-    while not (folder.path / "go").exists():
+    while not (folder.path / f"go-{number}").exists():
         time.sleep(0.001)
     config = folder.spec().pipeline_with({"weighting.temperature": 0.1 * (number + 1)})
     home = folder.trial(number)
@@ -147,11 +151,28 @@ def test_two_trials_that_need_the_same_density_and_expert_fit_them_once(folder):
     processes = [start(TRIAL, folder.path, number) for number in (0, 1)]
     while not all((folder.path / f"ready-{number}").exists() for number in (0, 1)):
         assert all(process.poll() is None for process in processes)
-    (folder.path / "go").touch()
+    for number in (0, 1):
+        (folder.path / f"go-{number}").touch()
+    both_complete(processes)
+    assert sorted((folder.path / "fits").read_text().split()) == ["fit_density", "fit_percent_bc"]
+
+
+def test_one_trial_fits_the_density_and_another_the_expert_at_the_same_time(folder):
+    """Each fit waits for the other to begin."""
+    (folder.path / "together").touch()
+    processes = [start(TRIAL, folder.path, number) for number in (0, 1)]
+    (folder.path / "go-0").touch()
+    while not (folder.path / "fits").exists():
+        assert all(process.poll() is None for process in processes)
+    (folder.path / "go-1").touch()
+    both_complete(processes)
+    assert (folder.path / "fits").read_text().split() == ["fit_density", "fit_percent_bc"]
+
+
+def both_complete(processes: list[subprocess.Popen[str]]) -> None:
     told = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert [json.loads(out)["outcome"] for out, _ in told] == ["COMPLETE"] * 2
-    assert sorted((folder.path / "fits").read_text().split()) == ["fit_density", "fit_percent_bc"]
 
 
 def test_the_commands_print_what_there_is_and_what_went(two_trials, capsys):
