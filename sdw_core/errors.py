@@ -19,3 +19,8 @@ class DivergenceError(SDWError):
 
 class StopRequested(SDWError):
     """The run was asked to stop; its checkpoint is written and a later run goes on from there."""
+
+
+def first_line(error: Exception) -> str:
+    """What another's error says first; empty if it says nothing."""
+    return (str(error).strip().splitlines() or [""])[0]

@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 
 from sdw_core.config import nearest
-from sdw_core.errors import InputError, SDWError
+from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.files import created_folder, read_json, write_json, write_text
 from search_spaces import StudySpec, parse_spec
 from search_spaces.spec import read_document
@@ -195,9 +195,9 @@ class StudyFolder:
         except (SDWError, OSError):
             raise
         except Exception as error:  # whatever a broken file makes its reader raise
-            reason = (str(error).splitlines() or [""])[0]
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise SDWError(
-                f"The database of {self.name!r} cannot be read ({type(error).__name__}: {reason}); "
+                f"The database of {self.name!r} cannot be read ({reason}); "
                 f"if it is damaged, rebuild it from the trials' folders with "
                 f"{self._rebuild_command}."
             ) from error

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sdw_core.errors import InputError, SDWError
+from sdw_core.errors import InputError, SDWError, first_line
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.display import Display
@@ -25,7 +24,7 @@ from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
 from study.preflight import require_light, require_shared_folder, storage_trouble
-from study.trial import placed, run_trial
+from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
     from study.search import StudySearch
@@ -212,15 +211,12 @@ def _watch(search: "StudySearch") -> Any:
     """Looks for the driver's node, and tells the search of workers that died."""
     from ray import tune
 
-    class Watch(tune.Callback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._looked = monotonic()
+    look_for_node = throttled(require_node, LOOK_FOR_NODE)
 
+    class Watch(tune.Callback):  # type: ignore[misc]
         def on_step_begin(self, iteration: int, trials: list[Any], **told: Any) -> None:
             """Tune takes several steps a second, whether anything happens or not."""
-            if monotonic() - self._looked > LOOK_FOR_NODE:
-                require_node()
-                self._looked = monotonic()
+            look_for_node()
 
         def on_trial_recover(self, trial: Any, **told: Any) -> None:
             """Tune hands on no exception: what it wrote of the last one is looked at."""
@@ -278,7 +274,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
             logging_level=logging.ERROR,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        why = (first_line(error) or type(error).__name__).rstrip(".")
         if address is None:
             raise SDWError(f"Ray cannot be started on this machine: {why}.") from error
         raise InputError(

@@ -159,10 +159,11 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         document = json.loads((result or {}).get("document", "{}"))
         if not document and len(deaths) >= WORKER_DEATHS:
             document = {"outcome": FAILED, "reason": deaths[-1]}
-        if document and document["outcome"] == STOPPED and not self._stopping():
+        outcome = document.get("outcome")
+        if outcome == STOPPED and not self._stopping():
             self.trouble = self.trouble or document["reason"]
         with self._noting_trouble():
-            if not document or document["outcome"] == STOPPED:
+            if outcome in (None, STOPPED):
                 self._book.requeue(trial._trial_id)
             else:
                 self._count(self._book.record(trial._trial_id, document, ray_trial_id=trial_id))

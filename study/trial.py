@@ -14,14 +14,20 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, time
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
 from sdw_core.config import STAGES, PipelineConfig
-from sdw_core.errors import DivergenceError, InputError, SDWError, StopRequested
+from sdw_core.errors import (
+    DivergenceError,
+    InputError,
+    SDWError,
+    StopRequested,
+    first_line,
+)
 from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
 from study.clock import TrialClock
@@ -39,6 +45,7 @@ from study.preflight import storage_trouble
 
 PROGRESS_EVERY = 0.5
 """Seconds between two writes of a trial's progress."""
+Answer = TypeVar("Answer")
 
 
 def placed(config: PipelineConfig, gpu: float) -> PipelineConfig:
@@ -126,7 +133,7 @@ def run_trial(
             "node": socket.gethostname(),
         }
         clock = TrialClock(folder, timeout)
-        stopping = _throttled(lambda: stop_flag.exists() or clock.over())
+        stopping = throttled(lambda: stop_flag.exists() or clock.over())
         progress = _Progress(folder, stopping, clock)
         try:
             with clock:
@@ -157,7 +164,7 @@ def run_trial(
             if trouble:  # not this trial's fault: it goes on when the study does
                 return {**common, "outcome": STOPPED, "reason": trouble}
             write_text(folder / "error.txt", traceback.format_exc())
-            outcome = _failed(f"{_reason_class(error)}: {_first_line(error)}", clock)
+            outcome = _failed(f"{_reason_class(error)}: {first_line(error)}", clock)
         outcome["rungs"] = returns_at_rungs(folder)
         write_json(folder / "result.json", common | outcome)
         checkpoint.unlink(missing_ok=True)
@@ -223,12 +230,12 @@ class _Progress:
         )
 
 
-def _throttled(ask: Callable[[], bool], every: float = 1.0) -> Callable[[], bool]:
+def throttled(ask: Callable[[], Answer], every: float = 1.0) -> Callable[[], Answer]:
     """The answer of at most `every` seconds ago: a network file system is not asked each step."""
     asked = monotonic()
     answer = ask()
 
-    def latest() -> bool:
+    def latest() -> Answer:
         nonlocal asked, answer
         if monotonic() - asked > every:
             asked, answer = monotonic(), ask()
@@ -251,7 +258,3 @@ def _full_disk(error: Exception) -> str | None:
     """The words of the system, which libraries pass on in errors of their own."""
     full = os.strerror(errno.ENOSPC)
     return full if full in str(error) else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

@@ -162,13 +162,14 @@ def test_a_driver_whose_node_died_says_so_and_what_is_done_is_kept(
     world: World, command: str
 ) -> None:
     """Ray would wait for ever for another, or fail at once what waits to be run."""
-    dies: tuple[str, ...] = ("raylet",)
+    dies: tuple[str, ...]
     if command == "study":
         dies = ("raylet", "ray::")
         path, again = spec_in(world), ("resume", "nodeless", "--json")
         folder, results = world.path / "sdw-studies" / "nodeless", "trials/*/result.json"
         begin = ("launch", path, "--name", "nodeless")
     else:
+        dies = ("raylet",)
         path = world.path / "compared.yaml"
         path.write_text(COMPARED)
         folder, results = world.path / "sdw-studies" / "compared", "cells/*/result.json"
