@@ -183,7 +183,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_the_umask_decides_who_may_read_and_write(tmp_path: Path, umask: int) -> None:
-    """Whatever a writer does with the scratch: safetensors puts a file of mode 0600 in its place."""
+    """Whatever a writer does: safetensors puts a file of mode 0600 into the scratch's place."""
     rows = {"rows": np.zeros((2, 3), np.float32)}
     write_text(tmp_path / "new" / "text", "text")
     with replaced_atomically(tmp_path / "new" / "rows.safetensors") as scratch:
