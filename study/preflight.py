@@ -112,14 +112,18 @@ def _engine_bytes(config: PipelineConfig, dataset: OfflineDataset) -> int:
 def _trials_at_a_time(spec: StudySpec) -> int:
     """Trials that run together on this machine, as Ray will count its cores and GPUs."""
     resources = spec.study.resources
-    fits = max(1, (os.cpu_count() or 1) // resources.cpu)
+    fits = max(1, _cores() // resources.cpu)
     if resources.gpu:
         fits = min(fits, max(1, int(torch.cuda.device_count() / resources.gpu + 1e-9)))
     return fits if spec.study.concurrency == "auto" else min(fits, spec.study.concurrency)
 
 
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
 def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine: bool) -> None:
-    """Refuse a study that the storage, the memory or the GPU cannot hold.
+    """Refuse a study that the storage, or this machine's cores, memory or GPUs cannot hold.
 
     Args:
         spec: the study.
@@ -130,13 +134,7 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
     Raises:
         InputError: it does not fit, or the folder cannot be written.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    trouble = storage_trouble(there)
-    if trouble:
-        raise InputError(
-            f"The folder {str(there)!r} cannot be written ({trouble}); make room or make it "
-            "writable, or choose another `--storage`."
-        )
+    there = check_writable(folder, "--storage")
     free = shutil.disk_usage(there).free
     if need.disk > free:
         raise InputError(
@@ -146,6 +144,13 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
         )
     if not on_this_machine:
         return
+    resources, gpus = spec.study.resources, torch.cuda.device_count()
+    if resources.cpu > _cores() or resources.gpu > gpus:
+        raise InputError(
+            f"A trial needs {resources.cpu} CPU and {resources.gpu:g} GPU, and this machine has "
+            f"{_cores()} CPU and {gpus} GPU; lower `study.resources`, or name a cluster with "
+            "`--address`."
+        )
     memory = available_memory()
     if need.memory > memory:
         raise InputError(
@@ -162,6 +167,29 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
                 f"share of {share:g} is {share * held / GB:.3g} GB; raise `study.resources.gpu`, "
                 "or lower `distill.window`, `distill.seeds` or the sizes that are searched."
             )
+
+
+def check_writable(folder: Path, option: str) -> Path:
+    """Refuse a folder that cannot be written, or made; nothing is made.
+
+    Args:
+        folder: which need not exist.
+        option: that names another.
+
+    Returns:
+        The folder, or the nearest above it that exists.
+
+    Raises:
+        InputError: it cannot.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
+    trouble = storage_trouble(there)
+    if trouble:
+        raise InputError(
+            f"The folder {str(there)!r} cannot be written ({trouble}); make room or make it "
+            f"writable, or choose another with `{option}`."
+        )
+    return there
 
 
 def storage_trouble(folder: Path) -> str | None:

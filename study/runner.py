@@ -103,7 +103,7 @@ def drive(
             folder.stop_flag.unlink(missing_ok=True)
         while True:
             with folder.edit_lock():
-                book = folder.book()
+                book = folder.book(to_write=True)
                 book.reconcile()
                 if not book.remaining() or folder.stop_flag.exists():
                     held.close()
