@@ -39,6 +39,7 @@ from study.outcomes import (
     config_hash,
     finished_result,
 )
+from study.preflight import require_resources
 from study.runner import (
     LOOK_FOR_NODE,
     NodeDied,
@@ -151,9 +152,12 @@ def run_comparison(
         The results; some are missing if the comparison was asked to stop.
 
     Raises:
-        InputError: another process runs it, or the cluster cannot be reached.
+        InputError: another process runs it, the cluster cannot be reached, or this machine holds
+            no cell.
         SDWError: a cell could not write, Ray cannot be started, or its node died.
     """
+    if address is None:
+        require_resources(spec.comparison.resources, "comparison")
     check_writable(folder.path)
     driver = folder.path / "driver.json"
     try:

@@ -17,18 +17,21 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sdw_core.errors import InputError, SDWError, first_line
+from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.display import Display
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
-from study.preflight import require_light, require_shared_folder, storage_trouble
+from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
 from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
     from study.search import StudySearch
 
+OBJECT_STORE = 100_000_000
+"""Bytes of Ray's object store: trials exchange scalars, and a container's /dev/shm may be small."""
 LOOK_FOR_NODE = 5.0
 """Seconds between two looks at whether the driver's Ray node lives."""
 
@@ -118,10 +121,12 @@ def drive(
                 held.enter_context(_time_budget(folder, book.spec))
                 held.enter_context(display)
                 ray_runs = True
-            given_up = _tune(folder, book, trainable)
+            given_up = _tune(folder, book, trainable, grows=address is not None)
 
 
-def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) -> str | None:
+def _tune(
+    folder: StudyFolder, book: TrialBook, trainable: Callable[..., None], grows: bool
+) -> str | None:
     """Run as many trials as remain; why the study was given up, if it was."""
     from ray import tune
 
@@ -142,7 +147,7 @@ def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) 
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=book.remaining(),
-            max_concurrent_trials=concurrency(spec),
+            max_concurrent_trials=concurrency(spec, grows),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
         ),
@@ -229,22 +234,24 @@ def _watch(search: "StudySearch") -> Any:
     return Watch()
 
 
-def concurrency(spec: StudySpec) -> int:
-    """Trials at a time: what the spec says, or what the connected cluster holds now.
+def concurrency(spec: StudySpec, grows: bool) -> int:
+    """Trials at a time: what the spec says, but no more than the connected cluster holds now.
 
-    A number in the spec may exceed what there is: that is what an autoscaler makes room for.
+    Args:
+        spec: the study.
+        grows: whether the cluster may grow: then a number in the spec is what an autoscaler makes
+            room for.
 
     Raises:
-        InputError: it is `auto`, and the cluster cannot hold a single trial.
+        InputError: the cluster cannot hold a single trial.
     """
     import ray
 
-    if spec.study.concurrency != "auto":
-        return spec.study.concurrency
-    have, need = ray.cluster_resources(), spec.study.resources
-    fits = int(have.get("CPU", 0) // need.cpu)
-    if need.gpu:
-        fits = min(fits, int(have.get("GPU", 0) / need.gpu + 1e-9))
+    asked, need = spec.study.concurrency, spec.study.resources
+    if grows and asked != "auto":
+        return asked
+    have = ray.cluster_resources()
+    fits = room_for(need, have.get("CPU", 0), have.get("GPU", 0))
     if fits < 1:
         raise InputError(
             f"A trial needs {need.cpu} CPU and {need.gpu:g} GPU, and there are "
@@ -252,7 +259,7 @@ def concurrency(spec: StudySpec) -> int:
             "or, on a cluster that grows, say with `study.concurrency` how many trials it shall "
             "hold."
         )
-    return fits
+    return fits if asked == "auto" else min(fits, asked)
 
 
 @contextmanager
@@ -267,11 +274,16 @@ def ray_session(address: str | None) -> Iterator[Any]:
     try:
         if address not in (None, "auto"):
             _knock(address)
+        own = {
+            "include_dashboard": True,
+            "num_cpus": usable_cpus(),
+            "object_store_memory": OBJECT_STORE,
+        }
         context = ray.init(
             address=address or "local",
-            include_dashboard=None if address else True,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            **({} if address else own),
         )
     except (OSError, ValueError, RuntimeError) as error:
         why = (first_line(error) or type(error).__name__).rstrip(".")
