@@ -46,8 +46,8 @@ from study.runner import (
     own_node,
     ray_session,
     require_node,
-    stop_on_interrupt,
 )
+from study.signals import stopping
 from study.trial import distil_rows, placed, run_trial
 
 Results = dict[Cell, dict[str, Any]]
@@ -171,12 +171,14 @@ def run_comparison(
                     if cell not in results:
                         (folder.cell(cell) / "result.json").unlink(missing_ok=True)
             if any(ready(spec, results)):
-                with ray_session(address), stop_on_interrupt(folder.stop_flag):
+                with stopping(folder.stop_flag), ray_session(address):
                     text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
                     write_text(folder.path / "comparison.yaml", text)
                     _run(folder, spec, results, console)
             return results
     except NodeDied as error:
+        if folder.stop_flag.exists():  # whoever asked it to stop ended Ray's processes as well
+            return results
         raise SDWError(f"{error} give the same command again.") from error
     except Timeout:
         other = read_json(driver)
