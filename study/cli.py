@@ -27,6 +27,7 @@ from sdw_core.errors import DivergenceError, InputError, SDWError
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
 from study.analyze_cli import analyze_app
+from study.signals import Ended, ending, going_on_with
 
 if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
@@ -161,7 +162,10 @@ def stop(study: StudyName, storage: Storage = STUDIES) -> None:
         if not folder.driven():
             raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
         folder.stop_flag.touch()
-    with log.status("stopping: running trials write a checkpoint"):
+    with (
+        going_on_with(f"the study stops all the same; see `sdw status {folder.name}`"),
+        log.status("stopping: running trials write a checkpoint"),
+    ):
         while folder.driven():
             sleep(0.5)
     _say(log, f"stopped; go on with `sdw resume {folder.name}`")
@@ -583,7 +587,10 @@ def cache_prune(
 def main() -> None:
     """The entry point: one sentence and an exit status for every error of ours or of usage."""
     try:
-        sys.exit(app(standalone_mode=False))
+        with ending():
+            sys.exit(app(standalone_mode=False))
+    except Ended as ended:
+        _fail(str(ended), ended.exit_code)
     except SDWError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:  # a full disk, a folder that went away
@@ -712,6 +719,11 @@ def _preflight(
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     """Run a study to its end; confirm and export the winner; say how to go on."""
+    with going_on_with(f"go on with `sdw resume {folder.path}`"):
+        _drive_and_export(folder, address, as_json)
+
+
+def _drive_and_export(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     from study.display import Display, trial_table
     from study.early_stopping import saved
     from study.export import export as write

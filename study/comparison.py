@@ -37,15 +37,15 @@ from study.outcomes import (
     config_hash,
     finished_result,
 )
-from study.preflight import check_writable
+from study.preflight import check_writable, require_resources
 from study.runner import (
     LOOK_FOR_NODE,
     NodeDied,
     own_node,
     ray_session,
     require_node,
-    stop_on_interrupt,
 )
+from study.signals import stopping
 from study.trial import distil_rows, placed, run_trial
 
 UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock")
@@ -194,9 +194,12 @@ def run_comparison(
         The results; some are missing if the comparison was asked to stop.
 
     Raises:
-        InputError: another process runs it, or the cluster cannot be reached.
+        InputError: another process runs it, the cluster cannot be reached, or this machine holds
+            no cell.
         SDWError: a cell could not write, Ray cannot be started, or its node died.
     """
+    if address is None:
+        require_resources(spec.comparison.resources, "comparison")
     driver = folder.path / "driver.json"
     try:
         with FileLock(folder.path / "driver.lock", timeout=0):
@@ -209,11 +212,13 @@ def run_comparison(
                     if cell not in results:
                         (folder.cell(cell) / "result.json").unlink(missing_ok=True)
             if any(ready(spec, results)):
-                with ray_session(address), stop_on_interrupt(folder.stop_flag):
+                with stopping(folder.stop_flag), ray_session(address):
                     write_spec(folder.path, spec)
                     _run(folder, spec, results, console)
             return results
     except NodeDied as error:
+        if folder.stop_flag.exists():  # whoever asked it to stop ended Ray's processes as well
+            return results
         raise SDWError(f"{error} give the same command again.") from error
     except Timeout:
         other: dict[str, Any] = {}

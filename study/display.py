@@ -28,7 +28,8 @@ REFRESH = 1.0
 class Running:
     """A trial under way: its stage, that stage's fraction, and when it began (epoch seconds).
 
-    `expert` is the normalised return of its expert, once that is known.
+    `expert` is the normalised return of its expert, once that is known; `waiting` says whether it
+    waits for another process.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Running:
     fraction: float
     begun: float
     expert: float | None
+    waiting: bool = False
 
 
 class Display:
@@ -117,7 +119,8 @@ class Display:
         for trial in running:
             table.add_row(
                 str(trial.number),
-                f"{trial.stage} ({STAGES.index(trial.stage) + 1}/{len(STAGES)})",
+                f"{trial.stage} ({STAGES.index(trial.stage) + 1}/{len(STAGES)})"
+                + ", waits" * trial.waiting,
                 ProgressBar(total=1.0, completed=trial.fraction, width=20),
                 f"{time() - trial.begun:.0f}",
                 "" if trial.expert is None else f"{trial.expert:.1f}",
@@ -147,7 +150,8 @@ def running_trials(folder: StudyFolder, rows: list[TrialRow]) -> list[Running]:
         except FileNotFoundError:
             said = {"stage": STAGES[0], "fraction": 0.0, "begun": time()}
         where = said["stage"], said["fraction"], said["begun"]
-        running.append(Running(row.number, row.params, *where, said.get("expert")))
+        told = said.get("expert"), said.get("waiting", False)
+        running.append(Running(row.number, row.params, *where, *told))
     return running
 
 
