@@ -27,7 +27,6 @@ import gymnasium
 import h5py
 import minari
 import minari.namespace
-import mujoco
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
@@ -37,6 +36,14 @@ from sdw_core.config import nearest
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import created_folder
 from sdw_core.offline_dataset import Flags, Floats, OfflineDataset, Scores, describe
+
+try:
+    import mujoco
+except Exception:  # MUJOCO_GL names what is not there, and nothing is drawn here
+    wanted, os.environ["MUJOCO_GL"] = os.environ["MUJOCO_GL"], "disabled"
+    import mujoco
+
+    os.environ["MUJOCO_GL"] = wanted
 
 __all__ = [
     "AvailableDataset",
