@@ -7,6 +7,7 @@ What is slow to import (torch, ray, optuna, minari) is imported by the commands 
 """
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -577,6 +578,7 @@ def cache_prune(
 def main() -> None:
     """The entry point: one sentence and an exit status for every error of ours or of usage."""
     try:
+        _require_unicode(*sys.argv, os.getcwd())
         sys.exit(app(standalone_mode=False))
     except SDWError as error:
         _fail(str(error), error.exit_code)
@@ -584,6 +586,18 @@ def main() -> None:
         _fail(f"{error.strerror or error}: {error.filename or 'the disk or the network'}.", 1)
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see `sdw --help`.", error.exit_code)
+
+
+def _require_unicode(*words: str) -> None:
+    """Refuse names of files that are no UTF-8: no YAML, JSON or database holds them."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"Paths and arguments must be UTF-8, and {word!a} is not; rename it, or work "
+                "through a link of another name."
+            ) from None
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
