@@ -238,7 +238,20 @@ class EvaluationConfig(Config):
 class PipelineConfig(Config):
     """One run of the whole pipeline."""
 
-    dataset: str = Field(description="bundled or Minari id, or a D4RL-layout .hdf5 file")
+    dataset: str = Field(
+        description="bundled or Minari id, a Minari folder, or a D4RL-layout .hdf5 or .npz file; "
+        "`?env=ID&key=value` behind it names the environment"
+    )
+    reference_scores: tuple[float, float] | None = Field(
+        None,
+        description="undiscounted returns of a random and of an expert policy, which are 0 and 100 "
+        "when normalised; null: as the dataset states them, or D4RL's",
+    )
+    clip_actions: bool = Field(
+        False,
+        description="clip the dataset's actions to the environment's bounds, as an environment "
+        "does that takes any action; false: actions outside of them are refused",
+    )
     seed: int = Field(0, ge=0, description="root of every random stream")
     device: str = Field(
         "auto", description="`auto`, `cpu`, `cuda` or `cuda:N`", pattern=r"^(auto|cpu|cuda(:\d+)?)$"
@@ -341,6 +354,7 @@ _RULES = {
     "model_attributes_type": "a mapping of keys to values",
     "tuple_type": "a list",
     "too_short": "a list of {min_length} or more",
+    "too_long": "a list of {max_length} at most",
     "union_tag_not_found": "a mapping with the key {discriminator}",
 }
 
@@ -362,7 +376,8 @@ def _locate(document: Any, details: ErrorDetails) -> tuple[str | int, ...]:
     path: list[str | int] = []
     for part in (*parents, last):
         a_key = isinstance(document, Mapping) and part in document
-        an_index = isinstance(document, list | tuple) and isinstance(part, int)
+        listed = isinstance(document, list | tuple) and isinstance(part, int)
+        an_index = listed and int(part) < len(document)
         if a_key or an_index:
             document = document[part]
         elif not (part is last and details["type"] in ("missing", "invalid_key")):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult, entry_name
 from sdw_core.config import CalQLConfig, CheckpointConfig, DistillConfig, PipelineConfig
-from sdw_core.dataset import OfflineDataset, load
+from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
 from sdw_core.distill.objectives import build_task
@@ -306,7 +306,7 @@ class Pipeline:
     def prepare(self) -> Prepared:
         """The stages before the distillation."""
         with self._stage("dataset"):
-            dataset = load(self.config.dataset)
+            dataset = load_dataset(self.config)
             check_fit(self.config, dataset)
             normalizer = Normalizer.fit(dataset.observations)
             arena = build_arena(dataset, normalizer)
@@ -615,7 +615,6 @@ def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:
     """The dataset's environment, as policies see it."""
     return Arena(
         dataset.environment,
-        dataset.environment_kwargs,
         normalizer.mean,
         normalizer.scale,
         dataset.action_low,

@@ -189,10 +189,10 @@ def _configured(spec: str, overrides: list[str] | None, to: Path, cache: Path) -
 
 
 def _check(config: "PipelineConfig") -> None:
-    from sdw_core.dataset import load
+    from sdw_core.dataset import load_dataset
     from sdw_core.pipeline import check_fit, resolve_device
 
-    check_fit(config, load(config.dataset))
+    check_fit(config, load_dataset(config))
     resolve_device(config.device)
 
 

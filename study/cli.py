@@ -199,7 +199,7 @@ def validate(
         "study": loaded.study.model_dump(mode="json"),
         "dataset": {
             "name": dataset.name,
-            "environment": dataset.environment,
+            "environment": str(dataset.environment),
             "episodes": len(dataset.episode_ends),
             "transitions": len(dataset),
         },
@@ -317,7 +317,7 @@ def distill(
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
-    from sdw_core.dataset import load
+    from sdw_core.dataset import load_dataset
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import confirmed_scores, evidence_of, source_states
     from study.folder import check_writable
@@ -342,7 +342,7 @@ def distill(
             f"{expert.low:.1f} to {expert.high:.1f}",
         )
         result = pipeline.finish(prepared)
-        dataset = load(loaded.pipeline.dataset)
+        dataset = load_dataset(loaded.pipeline)
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
@@ -520,19 +520,25 @@ def data_describe(
 
 @data_app.command("import")
 def data_import(
-    file: Annotated[Path, typer.Argument(help="HDF5 or .npz in D4RL's layout.")],
-    env: Annotated[str, typer.Option("--env", help="Gymnasium id, like Hopper-v5.")],
+    source: Annotated[str, typer.Argument(help="A dataset: id, folder or file.")],
     name: Annotated[str, typer.Option(help="Minari id of the result, like my/hopper-v0.")],
+    env: Annotated[
+        str | None,
+        typer.Option("--env", help="Like Hopper-v5 or Ant-v4&use_contact_forces=true."),
+    ] = None,
     reference: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Returns of a random and of an expert policy.", metavar="LOW HIGH"),
     ] = None,
+    clip_actions: Annotated[
+        bool, typer.Option("--clip-actions", help="Clip actions to the environment's bounds.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn own data into a named local Minari dataset."""
-    from sdw_core.dataset import import_file
+    from sdw_core.dataset import import_dataset
 
-    made = import_file(file, env, reference, name)
+    made = import_dataset(source, name, env, reference, clip_actions)
     if as_json:
         _print_json({"dataset": made})
     else:
@@ -637,13 +643,13 @@ def _find(study: str, storage: Path) -> "StudyFolder":
 
 def _check(spec: StudySpec) -> "OfflineDataset":
     """Refuse, before anything is written, what could not run."""
-    from sdw_core.dataset import load
+    from sdw_core.dataset import load_dataset
     from sdw_core.pipeline import check_fit, resolve_device
 
-    datasets = {spec.pipeline.dataset: load(spec.pipeline.dataset)}
+    datasets = {spec.pipeline.dataset: load_dataset(spec.pipeline)}
     for config in spec.extremes():
         if config.dataset not in datasets:
-            datasets[config.dataset] = load(config.dataset)
+            datasets[config.dataset] = load_dataset(config)
         check_fit(config, datasets[config.dataset])
         if not spec.study.resources.gpu:
             resolve_device(config.device)

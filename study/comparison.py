@@ -24,7 +24,7 @@ import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from sdw_core.dataset import load
+from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import read_json, write_json, write_text
 from sdw_core.pipeline import Pipeline, check_fit, resolve_device
@@ -126,8 +126,10 @@ def check_comparison(spec: ComparisonSpec) -> None:
     Raises:
         InputError: a dataset is not there, or a cell's settings do not fit it.
     """
-    datasets = {name: load(name) for name in spec.datasets}
+    datasets: dict[str, OfflineDataset] = {}
     for cell in spec.all_cells():
+        if cell.dataset not in datasets:
+            datasets[cell.dataset] = load_dataset(cell.config)
         check_fit(cell.config, datasets[cell.dataset])
     resolve_device(next(spec.all_cells()).config.device)
 
