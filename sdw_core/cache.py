@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from sdw_core.files import replaced_atomically, sha256_of_json
 from sdw_core.waiting import Waiting, holding, patiently
+
+OWN_NAME = re.compile(r"\.?\w+-[0-9a-f]{20}\.(safetensors|checkpoint)(\.\w+)?")
+"""Of an entry, or of what a writer that was killed left beside it."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +90,16 @@ class StageCache:
 
     def entries(self) -> list["Entry"]:
         """What is kept, by name: results, and checkpoints of such as are not computed yet."""
-        kept = [*self._files("[!.]*.safetensors"), *self._files("[!.]*.checkpoint")]
-        return [Entry(path) for path in sorted(kept)]
+        return [entry for entry in self._files() if not entry.path.name.startswith(".")]
 
     def leftovers(self) -> list["Entry"]:
         """What processes that were killed while they wrote left behind."""
-        return [Entry(path) for path in sorted(self._files(".*"))]
+        return [entry for entry in self._files() if entry.path.name.startswith(".")]
 
-    def _files(self, pattern: str) -> Iterator[Path]:
-        return self.folder.glob(pattern) if self.folder else iter(())
+    def _files(self) -> Iterator["Entry"]:
+        """What bears an entry's name; whatever else lies in the folder is not the cache's."""
+        files = sorted(self.folder.iterdir()) if self.folder and self.folder.is_dir() else ()
+        return (Entry(path) for path in files if OWN_NAME.fullmatch(path.name) and path.is_file())
 
 
 @dataclass(frozen=True)

@@ -177,13 +177,13 @@ def _configured(spec: str, overrides: list[str] | None, to: Path, cache: Path) -
     import torch
 
     from sdw_core.artifact import refuse_existing
-    from study.folder import check_writable
+    from study.preflight import check_writable
 
     refuse_existing(to)
     config = load_spec(spec, overrides or (), searched_is_fixed=True).pipeline
     _check(config)
-    check_writable(cache)
-    check_writable(to.resolve().parent)
+    check_writable(cache, "--cache")
+    check_writable(to.resolve().parent, "--to")
     torch.set_num_threads(1)
     return config
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sdw_core.config import EvaluationConfig
     from sdw_core.dataset import OfflineDataset
     from study.folder import StudyFolder
+    from study.preflight import Estimate
 
 app = typer.Typer(
     name="sdw",
@@ -96,18 +97,9 @@ def launch(
     from study.folder import StudyFolder
 
     loaded = with_absolute_paths(_load(spec, overrides, name, trials))
-    if not loaded.search:
-        raise InputError(
-            "`search` is empty, so that all trials would be the same; name what to search, or run "
-            "the pipeline once with `sdw distill`."
-        )
-    _preflight(loaded, storage / loaded.study.name, address)
-    folder = StudyFolder.create(loaded, storage)
-    try:
+    _require_launchable(loaded, storage, address)
+    with StudyFolder.launched(loaded, storage) as folder:
         _drive(folder, address, as_json)
-    except InputError:
-        folder.remove_if_untouched()
-        raise
 
 
 @app.command()
@@ -156,7 +148,7 @@ def retry_failed(
         )
     _require_more(folder, address, failed)
     with folder.edit_lock():
-        retries = folder.book().retry_failed()
+        retries = folder.book(to_write=True).retry_failed()
     for failed, new in retries.items():
         _say(log, f"trial {failed} is asked again as trial {new}")
     _drive_unless_driven(folder, address, as_json)
@@ -182,17 +174,19 @@ def stop(study: StudyName, storage: Storage = STUDIES) -> None:
 @app.command()
 def validate(
     spec: Spec,
+    name: Annotated[str | None, typer.Option(help="As for `launch`.")] = None,
+    storage: Storage = STUDIES,
+    address: Annotated[str | None, typer.Option(help="As for `launch`; not connected to.")] = None,
+    trials: Annotated[int | None, typer.Option(help="As for `launch`.")] = None,
     overrides: Set = None,
     cluster: Annotated[Path | None, typer.Option(help="A cluster.yaml to check as well.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a spec would run, without running it."""
+    """Say what `launch` would run, or why it would refuse to; nothing is written."""
     from study.cluster import validate_cluster
-    from study.preflight import estimate
 
-    loaded = _load(spec, overrides)
-    dataset = _check(loaded)
-    need = estimate(loaded, dataset)
+    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
+    dataset, need = _require_launchable(loaded, storage, address)
     if cluster:
         validate_cluster(cluster)
     document = {
@@ -320,16 +314,16 @@ def distill(
     from sdw_core.dataset import load_dataset
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import confirmed_scores, evidence_of, source_states
-    from study.folder import check_writable
+    from study.preflight import check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
     loaded = loaded.model_copy(update={"search": {}})
     if to:
         refuse_existing(to)
     _check(loaded)
-    check_writable(cache)
+    check_writable(cache, "--cache")
     if to:
-        check_writable(to.resolve().parent)
+        check_writable(to.resolve().parent, "--to")
     _threads(threads)
     with _progress() as progress:
         pipeline = Pipeline(loaded.pipeline, cache, progress)
@@ -449,8 +443,8 @@ def compare(
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
     loaded = load_comparison(spec, [*(overrides or ()), *given])
     check_comparison(loaded)
-    folder = ComparisonFolder((storage / loaded.comparison.name).resolve())
-    results = run_comparison(folder, loaded, address, log, retry_failed)
+    with ComparisonFolder.opened(loaded, storage) as folder:
+        results = run_comparison(folder, loaded, address, log, retry_failed)
     finished = not any(ready(loaded, results))
     standings = Standings.of(loaded, results)
     if finished:
@@ -656,12 +650,28 @@ def _check(spec: StudySpec) -> "OfflineDataset":
     return datasets[spec.pipeline.dataset]
 
 
+def _require_launchable(
+    spec: StudySpec, storage: Path, address: str | None
+) -> "tuple[OfflineDataset, Estimate]":
+    """Refuse, before anything is written, a new study that could not run."""
+    from study.folder import StudyFolder
+
+    if not spec.search:
+        raise InputError(
+            "`search` is empty, so that all trials would be the same; name what to search, or run "
+            "the pipeline once with `sdw distill`."
+        )
+    found = _preflight(spec, storage / spec.study.name, address)
+    StudyFolder.require_free(spec, storage)
+    return found
+
+
 def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
     """Refuse, before anything is written, a study that could not go on, or not with more trials."""
-    from study.folder import check_writable
+    from study.preflight import check_writable
 
-    check_writable(folder.path)
-    todo = folder.book().remaining() + more
+    check_writable(folder.path, "--storage")
+    todo = folder.book(to_write=True).remaining() + more
     if todo and not folder.driven():
         _preflight(folder.spec(), folder.path, address, todo)
 
@@ -693,12 +703,18 @@ def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bo
 
 def _preflight(
     spec: StudySpec, folder: Path, address: str | None, trials: int | None = None
-) -> None:
-    """Refuse, before anything is written, a study that could not run or does not fit."""
+) -> "tuple[OfflineDataset, Estimate]":
+    """Refuse, before anything is written, a study that could not run or does not fit.
+
+    Returns:
+        Its dataset, and what it needs.
+    """
     from study.preflight import estimate, require_room
 
-    need = estimate(spec, _check(spec), trials)
+    dataset = _check(spec)
+    need = estimate(spec, dataset, trials)
     require_room(spec, need, folder, on_this_machine=address is None)
+    return dataset, need
 
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:

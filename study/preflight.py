@@ -3,6 +3,7 @@
 Each refusal is one sentence, and comes before anything is written.
 """
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -141,7 +142,7 @@ def require_resources(resources: Resources, section: str) -> None:
 
 
 def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine: bool) -> None:
-    """Refuse a study that the storage, the cores, the memory or the GPU cannot hold.
+    """Refuse a study that the storage, or this machine's cores, memory or GPUs cannot hold.
 
     Args:
         spec: the study.
@@ -152,13 +153,7 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
     Raises:
         InputError: it does not fit, or the folder cannot be written.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    trouble = storage_trouble(there)
-    if trouble:
-        raise InputError(
-            f"The folder {str(there)!r} cannot be written ({trouble}); make room or make it "
-            "writable, or choose another `--storage`."
-        )
+    there = check_writable(folder, "--storage")
     free = shutil.disk_usage(there).free
     if need.disk > free:
         raise InputError(
@@ -185,6 +180,29 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
                 f"share of {share:g} is {share * held / GB:.3g} GB; raise `study.resources.gpu`, "
                 "or lower `distill.window`, `distill.seeds` or the sizes that are searched."
             )
+
+
+def check_writable(folder: Path, option: str) -> Path:
+    """Refuse a folder that cannot be written, or made; nothing is made.
+
+    Args:
+        folder: which need not exist.
+        option: that names another.
+
+    Returns:
+        The folder, or the nearest above it that exists.
+
+    Raises:
+        InputError: it cannot.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
+    trouble = storage_trouble(there)
+    if trouble:
+        raise InputError(
+            f"The folder {str(there)!r} cannot be written ({trouble}); make room or make it "
+            f"writable, or choose another with `{option}`."
+        )
+    return there
 
 
 def storage_trouble(folder: Path) -> str | None:

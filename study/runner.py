@@ -107,7 +107,7 @@ def drive(
             held.enter_context(stopping(folder.stop_flag))
         while True:
             with folder.edit_lock():
-                book = folder.book()
+                book = folder.book(to_write=True)
                 book.reconcile()
                 if not book.remaining() or folder.stop_flag.exists():
                     held.close()

@@ -2,13 +2,21 @@
 
 import json
 import signal
+from functools import partial
 
+import psutil
 import pytest
 
 from sdw_core.files import read_json
 from study.folder import StudyFolder
 from tests.integration.processes import World, ended, signal_group, tiny_study, wait_until
 from tests.integration.test_study import LONG, by_number
+
+
+def distilling(folder: StudyFolder) -> bool:
+    """Whether a trial of a process that lives is in its distillation."""
+    said = [read_json(path) for path in folder.path.glob("trials/*/progress.json")]
+    return any(p["stage"] == "distill" and psutil.pid_exists(p["pid"]) for p in said)
 
 
 @pytest.mark.slow
@@ -25,15 +33,7 @@ def test_a_study_stops_in_order_whatever_asks_it_to(world: World) -> None:
     ):
         driver = world.start(*given, "--json")
         given = ("resume", "asked")
-        wait_until(lambda pid=driver.pid: folder.driver().get("pid") == pid, driver)
-        wait_until(
-            lambda since=(folder.path / "driver.lock").stat().st_mtime: [
-                path
-                for path in folder.path.glob("trials/*/progress.json")
-                if path.stat().st_mtime > since and read_json(path)["stage"] == "distill"
-            ],
-            driver,
-        )
+        wait_until(partial(distilling, folder), driver)
         if to_group:
             signal_group(driver, number)
         else:
