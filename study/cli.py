@@ -590,7 +590,7 @@ def main() -> None:
     """
     try:
         make_ready()
-        _require_unicode(*sys.argv, os.getcwd())
+        _require_unicode(*sys.argv, str(Path.cwd()))
         with ending():
             status = app(standalone_mode=False)
         _flush()
