@@ -606,8 +606,8 @@ def main() -> None:
         _fail(f"{error.strerror or error}: {error.filename or 'the disk or the network'}.", 1)
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see `sdw --help`.", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted.", 1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as Typer does of one within a command
     except Exception as error:
         _fail(
             f"internal error: {type(error).__name__}: {first_line(error).rstrip('.')}; run the "
