@@ -7,7 +7,6 @@ What is slow to import (torch, ray, optuna, minari) is imported by the commands 
 """
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -110,7 +109,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     _require_runnable(folder, address)
     _drive(folder, address, as_json)
 
@@ -124,7 +123,7 @@ def extend(
     as_json: AsJson = False,
 ) -> None:
     """Give a study more trials: taken up by the process that runs it, or else run here."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     _require_more(folder, address, trials)
     total = folder.extend(trials)
     _say(log, f"{folder.name} now has {total} trials")
@@ -139,7 +138,7 @@ def retry_failed(
     as_json: AsJson = False,
 ) -> None:
     """Ask again for the trials that FAILED: the same settings, each under a new number."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     failed = len(folder.book().failed())
     if not failed:
         raise InputError(
@@ -157,7 +156,7 @@ def retry_failed(
 @app.command()
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     """Ask a running study to stop: its trials write a checkpoint, then end."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     with folder.edit_lock():
         if not folder.driven():
             raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
@@ -243,7 +242,7 @@ def status(
     from study.book import TrialRow
     from study.display import trial_table
 
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage) if rebuild else _find(study, storage)
     rebuilt = _rebuild(folder) if rebuild else {}
     document = _status(folder) | rebuilt
     if as_json:
@@ -565,7 +564,7 @@ def cache_prune(
     """Remove stage results that no unfinished trial needs; what is in use stays."""
     from study.stage_cache import prune
 
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     document = prune(folder, everything)
     if as_json:
         _print_json({"study": folder.name, **document})
@@ -578,7 +577,7 @@ def cache_prune(
 def main() -> None:
     """The entry point: one sentence and an exit status for every error of ours or of usage."""
     try:
-        _require_unicode(*sys.argv, os.getcwd())
+        _require_unicode(*sys.argv, str(Path.cwd()))
         sys.exit(app(standalone_mode=False))
     except SDWError as error:
         _fail(str(error), error.exit_code)
@@ -636,6 +635,15 @@ def _find(study: str, storage: Path) -> "StudyFolder":
     return StudyFolder.find(study, storage)
 
 
+def _find_to_write(study: str, storage: Path) -> "StudyFolder":
+    """Refuse, besides, a folder that cannot be written."""
+    from study.preflight import check_writable
+
+    folder = _find(study, storage)
+    check_writable(folder.path, "--storage")
+    return folder
+
+
 def _check(spec: StudySpec) -> "OfflineDataset":
     """Refuse, before anything is written, what could not run."""
     from sdw_core.dataset import load
@@ -669,9 +677,6 @@ def _require_launchable(
 
 def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
     """Refuse, before anything is written, a study that could not go on, or not with more trials."""
-    from study.preflight import check_writable
-
-    check_writable(folder.path, "--storage")
     todo = folder.book(to_write=True).remaining() + more
     if todo and not folder.driven():
         _preflight(folder.spec(), folder.path, address, todo)
