@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdw_core.files import replaced_atomically, sha256_of_json
+from sdw_core.waiting import Waiting, holding, patiently
 
 OWN_NAME = re.compile(r"\.?\w+-[0-9a-f]{20}\.(safetensors|checkpoint)(\.\w+)?")
 """Of an entry, or of what a writer that was killed left beside it."""
@@ -36,10 +37,12 @@ class StageCache:
 
     Args:
         folder: where entries live; None keeps nothing.
+        waiting: told while another process computes what is needed here.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, waiting: Waiting = patiently) -> None:
         self.folder = folder
+        self._waiting = waiting
 
     @staticmethod
     def key(stage: str, version: int, settings: Any, *inputs: str) -> str:
@@ -54,12 +57,16 @@ class StageCache:
         return self.folder / f"{stage}-{key[:20]}.checkpoint" if self.folder else None
 
     def result(self, stage: str, key: str, compute: Callable[[], StageResult]) -> StageResult:
-        """The stored result under `key`, or else `compute()`, stored."""
+        """The stored result under `key`, or else `compute()`, stored.
+
+        Raises:
+            StopRequested: the wait for another process was ended.
+        """
         if self.folder is None:
             return compute()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / entry_name(stage, key)
-        with _lock_of(path):
+        with holding(_lock_of(path), self._waiting):
             if path.exists():
                 stored = _read(path)
                 if stored is not None:

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
-from rich.console import Console
 
-from sdw_core.dataset import load
+from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import created_folder, made_folder, read_json, write_json, write_text
 from sdw_core.pipeline import Pipeline, check_fit, resolve_device
 from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec
+from study.console import Console
 from study.outcomes import (
     COMPLETE,
     FAILED,
@@ -37,15 +37,15 @@ from study.outcomes import (
     config_hash,
     finished_result,
 )
-from study.preflight import check_writable
+from study.preflight import check_writable, require_resources
 from study.runner import (
     LOOK_FOR_NODE,
     NodeDied,
     own_node,
     ray_session,
     require_node,
-    stop_on_interrupt,
 )
+from study.signals import stopping
 from study.trial import distil_rows, placed, run_trial
 
 UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock")
@@ -166,8 +166,10 @@ def check_comparison(spec: ComparisonSpec) -> None:
     Raises:
         InputError: a dataset is not there, or a cell's settings do not fit it.
     """
-    datasets = {name: load(name) for name in spec.datasets}
+    datasets: dict[str, OfflineDataset] = {}
     for cell in spec.all_cells():
+        if cell.dataset not in datasets:
+            datasets[cell.dataset] = load_dataset(cell.config)
         check_fit(cell.config, datasets[cell.dataset])
     resolve_device(next(spec.all_cells()).config.device)
 
@@ -192,9 +194,12 @@ def run_comparison(
         The results; some are missing if the comparison was asked to stop.
 
     Raises:
-        InputError: another process runs it, or the cluster cannot be reached.
+        InputError: another process runs it, the cluster cannot be reached, or this machine holds
+            no cell.
         SDWError: a cell could not write, Ray cannot be started, or its node died.
     """
+    if address is None:
+        require_resources(spec.comparison.resources, "comparison")
     driver = folder.path / "driver.json"
     try:
         with FileLock(folder.path / "driver.lock", timeout=0):
@@ -207,11 +212,13 @@ def run_comparison(
                     if cell not in results:
                         (folder.cell(cell) / "result.json").unlink(missing_ok=True)
             if any(ready(spec, results)):
-                with ray_session(address), stop_on_interrupt(folder.stop_flag):
+                with stopping(folder.stop_flag), ray_session(address):
                     write_spec(folder.path, spec)
                     _run(folder, spec, results, console)
             return results
     except NodeDied as error:
+        if folder.stop_flag.exists():  # whoever asked it to stop ended Ray's processes as well
+            return results
         raise SDWError(f"{error} give the same command again.") from error
     except Timeout:
         other: dict[str, Any] = {}
@@ -268,7 +275,7 @@ def _run(
         results[cell] = result
         done = sum(each in results for each in needed(spec, results))
         line = f"{done} of {spec.size} {describe(spec, cell)}: {_told(result)}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
     if stopped and not folder.stop_flag.exists():  # nobody asked: a cell could not write
         raise SDWError(
             f"The storage {str(folder.path)!r} cannot be written ({stopped}); what is done is "

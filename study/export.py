@@ -19,7 +19,7 @@ from sdw_core.artifact import (
     write_artifact,
 )
 from sdw_core.config import EvaluationConfig, PipelineConfig
-from sdw_core.dataset import OfflineDataset, load
+from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
 from sdw_core.files import read_json, write_json
 from sdw_core.normalizer import Normalizer
@@ -56,7 +56,7 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     """
     trial = folder.trial(number)
     config, result = found_by(folder, number)
-    dataset = load(config.dataset)
+    dataset = load_dataset(config)
     arena = build_arena(dataset, Normalizer.fit(dataset.observations))
     rows = load_file(trial / "rows.safetensors")
     best = result["best"]

@@ -17,9 +17,10 @@ from sdw_core.dataset import OfflineDataset
 from sdw_core.distill.loop import engine_bytes
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import write_text
-from sdw_core.memory import available_memory
 from sdw_core.policy import MLP
+from sdw_core.resources import available_memory, usable_cpus
 from search_spaces import Choice, StudySpec
+from search_spaces.spec import Resources
 
 PROCESS = 700_000_000
 """Bytes of a worker beside its data and its engine: interpreter, torch, Ray, and their arenas."""
@@ -110,16 +111,34 @@ def _engine_bytes(config: PipelineConfig, dataset: OfflineDataset) -> int:
 
 
 def _trials_at_a_time(spec: StudySpec) -> int:
-    """Trials that run together on this machine, as Ray will count its cores and GPUs."""
-    resources = spec.study.resources
-    fits = max(1, _cores() // resources.cpu)
-    if resources.gpu:
-        fits = min(fits, max(1, int(torch.cuda.device_count() / resources.gpu + 1e-9)))
+    """Trials that run together on this machine, if it holds any."""
+    fits = max(1, room_for(spec.study.resources, usable_cpus(), torch.cuda.device_count()))
     return fits if spec.study.concurrency == "auto" else min(fits, spec.study.concurrency)
 
 
-def _cores() -> int:
-    return os.cpu_count() or 1
+def room_for(resources: Resources, cpus: float, gpus: float) -> int:
+    """Trials at a time that so many cores and GPUs hold."""
+    fits = int(cpus // resources.cpu)
+    return min(fits, int(gpus / resources.gpu + 1e-9)) if resources.gpu else fits
+
+
+def require_resources(resources: Resources, section: str) -> None:
+    """Refuse trials, or cells, of which this machine cannot hold one: Ray would wait for ever.
+
+    Args:
+        resources: of one.
+        section: of the spec, that states them.
+
+    Raises:
+        InputError: there are too few cores or GPUs.
+    """
+    cpus, gpus = usable_cpus(), torch.cuda.device_count()
+    if room_for(resources, cpus, gpus) < 1:
+        raise InputError(
+            f"`{section}.resources` asks for {resources.cpu} CPU and {resources.gpu:g} GPU at a "
+            f"time, and this process may use {cpus} CPU and {gpus} GPU; lower them, or give the "
+            "`--address` of a cluster."
+        )
 
 
 def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine: bool) -> None:
@@ -144,13 +163,7 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
         )
     if not on_this_machine:
         return
-    resources, gpus = spec.study.resources, torch.cuda.device_count()
-    if resources.cpu > _cores() or resources.gpu > gpus:
-        raise InputError(
-            f"A trial needs {resources.cpu} CPU and {resources.gpu:g} GPU, and this machine has "
-            f"{_cores()} CPU and {gpus} GPU; lower `study.resources`, or name a cluster with "
-            "`--address`."
-        )
+    require_resources(spec.study.resources, "study")
     memory = available_memory()
     if need.memory > memory:
         raise InputError(
