@@ -18,6 +18,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -29,12 +30,35 @@ STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def _types(annotation: Any) -> set[Any]:
+    """The plain types in an annotation, such as `Annotated[int, Gt(0)] | None`."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return {annotation}
+    return {plain for argument in get_args(annotation) for plain in _types(argument)}
+
+
 class Config(BaseModel):
     """A frozen section of settings that refuses unknown keys."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, document: Any) -> Any:
+        """Give a number `true` or `false` as the text that it refuses; Pydantic reads 1 and 0."""
+        if not isinstance(document, Mapping):
+            return document
+        return {
+            key: str(value).lower() if isinstance(value, bool) and cls._is_number(key) else value
+            for key, value in document.items()
+        }
+
+    @classmethod
+    def _is_number(cls, key: Any) -> bool:
+        types = _types(cls.model_fields[key].annotation) if key in cls.model_fields else set()
+        return bool(types & {int, float}) and bool not in types
 
 
 class DensityConfig(Config):

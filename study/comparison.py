@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import yaml
 from filelock import Timeout
-from rich.console import Console
 
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError, SDWError
@@ -27,6 +26,7 @@ from sdw_core.files import created_folder, made_folder, write_text
 from sdw_core.pipeline import Pipeline, check_fit, resolve_device
 from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec
+from study.console import Console
 from study.driver import Heartbeat, Seat
 from study.outcomes import (
     COMPLETE,
@@ -274,7 +274,7 @@ def _run(
         results[cell] = result
         done = sum(each in results for each in needed(spec, results))
         line = f"{done} of {spec.size} {describe(spec, cell)}: {_told(result)}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
     if stopped and not folder.stop_flag.exists():  # nobody asked: a cell could not write
         raise SDWError(
             f"The storage {str(folder.path)!r} cannot be written ({stopped}); what is done is "

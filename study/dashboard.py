@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna_dashboard import wsgi
-from rich.console import Console
 
 from sdw_core.errors import InputError
+from study.console import Console
 from study.folder import StudyFolder
 from study.signals import Ended, ending
 
@@ -59,7 +59,7 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
     }
     with server, contextlib.suppress(Ended), ending():  # from the moment that it says so
         for name, address in lines.items():
-            console.print(f"{name:28}{address}", highlight=False, soft_wrap=True)
+            console.print(f"{name:28}{address}")
         console.print("Ctrl-C ends it.")
         server.serve_forever()
 

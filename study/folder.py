@@ -30,6 +30,7 @@ from sdw_core.config import nearest
 from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.files import created_folder, made_folder, write_text
 from search_spaces import StudySpec, parse_spec
+from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.book import TrialBook, recorded_trials
 from study.driver import Heartbeat, Seat
@@ -202,7 +203,7 @@ class StudyFolder:
         Raises:
             InputError: study.yaml is missing, or holds something else.
         """
-        return parse_spec(read_document(self.path / "study.yaml"))
+        return parse_spec(read_document(self.path / "study.yaml", loader=StrictLoader))
 
     def extend(self, trials: int) -> int:
         """Raise the study's number of trials; a driver that lives takes it up.

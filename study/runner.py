@@ -26,6 +26,7 @@ from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
 from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
 from study.signals import Ended, kept, stopping
+from study.startup import ray_folder
 from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
@@ -293,6 +294,8 @@ def ray_session(address: str | None) -> Iterator[Any]:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    if address is None:
+        os.environ["RAY_TMPDIR"] = ray_folder()
     import ray
 
     try:
