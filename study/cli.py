@@ -737,16 +737,15 @@ def _require_more(folder: "StudyFolder", address: str | None, trials: int) -> No
 
 def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     """Run a study's new trials, or say whose they are."""
-    from study.folder import StudyDriven
+    from study.driver import Driven, process
 
-    with suppress(StudyDriven):
+    with suppress(Driven):
         _drive(folder, address, as_json)
         return
-    driver = folder.driver()
     does = "takes them up"
     if folder.stop_flag.exists():
         does = f"is stopping; go on with `sdw resume {folder.name}`"
-    log.print(f"process {driver.get('pid', '?')} on {driver.get('host', '?')} {does}")
+    log.print(f"{process(folder.driver())} {does}")
     if as_json:
         print_json(_status(folder))
 

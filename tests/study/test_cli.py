@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from sdw_core.files import write_json
 from search_spaces import load_spec
 from study.book import TrialBook
 from study.cli import main, with_absolute_paths
@@ -534,7 +535,7 @@ def test_a_study_whose_driver_lives_is_extended_without_running_it_here(capsys, 
     search = StudySearch(folder.book())
     search.suggest("a")
     search.on_trial_complete("a", report("FAILED"))
-    folder.write_driver({"host": "elsewhere", "pid": 42})
+    write_json(folder.seat.note, {"host": "elsewhere", "pid": 42})
     status, out, err = sdw(capsys, "extend", folder.name, "--trials", "2", "--json")
     assert status == 0
     assert "process 42 on elsewhere takes them up" in err
@@ -588,7 +589,7 @@ def test_more_trials_that_cannot_run_are_refused_and_not_kept(
 def test_trials_that_were_added_while_a_driver_came_are_that_ones(capsys, tmp_path, monkeypatch):
     """Nobody drove the study when it was looked at, and somebody does when it is to be run."""
     folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
-    folder.write_driver({"host": "elsewhere", "pid": 42})
+    write_json(folder.seat.note, {"host": "elsewhere", "pid": 42})
     monkeypatch.setattr(StudyFolder, "driven", lambda self: False)
     status, _, err = sdw(capsys, "extend", folder.name, "--trials", "2", "--json")
     assert (status, "process 42 on elsewhere takes them up" in err) == (0, True), err
@@ -618,12 +619,12 @@ def test_a_stop_is_not_lost_on_a_driver_that_is_just_coming(tmp_path, monkeypatc
 
     @contextmanager
     def driving(self):
-        with real(self):
+        with real(self) as heartbeat:
             command = [sys.executable, "-m", "study.cli", "stop", str(folder.path)]
             stops.append(subprocess.Popen(command, stderr=subprocess.PIPE))
             with suppress(subprocess.TimeoutExpired):
                 stops[0].wait(5)  # it ends not before this driver has left, or never began
-            yield
+            yield heartbeat
 
     monkeypatch.setattr(StudyFolder, "driving", driving)
     monkeypatch.setattr(TrialBook, "remaining", lambda self: 0)
