@@ -112,18 +112,22 @@ class PipelineResult:
 class Rungs:
     """Small evaluations on the way, after which a run may be ended.
 
+    They follow the protocol of the evaluation that counts, so that both rank runs alike.
+
     Attributes:
         steps: numbers of outer steps that are done then.
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
-        judge: told such a number, the mean normalised return there, and whom to ask whether to
-            stop while it waits; ends the run by raising.
+        aggregate: of the normalised returns, what is compared.
+        judge: told such a number, the aggregate there, and whom to ask whether to stop while it
+            waits; ends the run by raising.
     """
 
     steps: tuple[int, ...]
     policies: int
     episodes: int
     seed: int
+    aggregate: Callable[[Returns], float]
     judge: Callable[[int, float, Callable[[], bool]], None]
 
 
@@ -210,7 +214,7 @@ class Pipeline:
             if step in curve_at:
                 found = self._evaluated(rows, arena, self._go_on)
             if self._rungs and step in rungs_at:
-                value = self._rung_return(rows, arena, self._rungs)
+                value = self._rung_value(rows, arena, self._rungs)
                 self._rungs.judge(step, value, self._should_stop)
             visiting += perf_counter() - start
             return torch.from_numpy(found)
@@ -261,38 +265,41 @@ class Pipeline:
         self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
     ) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
-        config, sound = self.config, _sound(rows)
-        settings = config.evaluation
-        returns = np.full((config.distill.seeds * settings.policies, settings.episodes), np.nan)
-        returns[_policies_of(sound, settings.policies)] = evaluate_rows(
+        config, settings = self.config, self.config.evaluation
+        size = settings.policies, settings.episodes
+        returns = np.full((config.distill.seeds * size[0], size[1]), np.nan)
+        found = self._judged(rows, arena, *size, config.seed, "evaluate", progress)
+        returns[_policies_of(_sound(rows), settings.policies)] = found
+        return returns
+
+    def _rung_value(self, rows: Distilled, arena: Arena, rungs: Rungs) -> float:
+        size = rungs.policies, rungs.episodes
+        return rungs.aggregate(self._judged(rows, arena, *size, rungs.seed, "rung", self._go_on))
+
+    def _judged(
+        self,
+        rows: Distilled,
+        arena: Arena,
+        policies: int,
+        episodes: int,
+        seed: int,
+        stage: str,
+        progress: Callable[[float], None],
+    ) -> Returns:
+        """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
+        settings, sound = self.config.evaluation, _sound(rows)
+        return evaluate_rows(
             rows.observations[sound],
             rows.actions[sound],
-            [applied(settings, own) for own in _recipes(config, rows)],
+            [applied(settings, own) for own in _recipes(self.config, rows)],
             arena,
-            settings.policies,
-            settings.episodes,
-            config.seed,
-            "evaluate",
+            policies,
+            episodes,
+            seed,
+            stage,
             progress,
             settings.ensemble,
         )
-        return returns
-
-    def _rung_return(self, rows: Distilled, arena: Arena, rungs: Rungs) -> float:
-        """Mean normalised return, over the distillation seeds that did not diverge."""
-        sound = _sound(rows)
-        returns = evaluate_rows(
-            rows.observations[sound],
-            rows.actions[sound],
-            _recipes(self.config, rows),
-            arena,
-            rungs.policies,
-            rungs.episodes,
-            rungs.seed,
-            "rung",
-            self._go_on,
-        )
-        return float(returns.mean())
 
     def _go_on(self, fraction: float) -> None:
         if self._should_stop():

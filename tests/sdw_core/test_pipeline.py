@@ -320,11 +320,35 @@ def test_an_evaluation_on_the_way_can_be_stopped(cache: Path, visit: str) -> Non
     def judge(step: int, value: float, should_stop: Callable[[], bool]) -> None:
         raise AssertionError("the evaluation ran to its end")
 
-    rungs = Rungs((3,), 2, 2, 0, judge) if visit == "rung" else None
+    rungs = Rungs((3,), 2, 2, 0, np.mean, judge) if visit == "rung" else None
     config = tiny(evaluation={"policies": 2, "episodes": 2, "curve": 2 if visit == "curve" else 1})
     with pytest.raises(StopRequested, match="through an evaluation on the way"):
         Pipeline(config, cache, story, None, lambda: len(steps) == 2, rungs).run()
     assert len(steps) == 2
+
+
+def test_a_rung_judges_by_the_protocol_of_the_evaluation_that_counts(cache: Path) -> None:
+    """With as many policies and episodes it finds what a run of that length ends with, but for the
+    random stream, which the same streams show to be the only difference."""
+    protocol = {"optimizer": "adam", "architecture": "residual", "layers": 3, "ensemble": 2}
+    evaluation = {"policies": 2, "episodes": 2, **protocol, "steps": 9, "learning_rate": 0.02}
+    seen: dict[int, float] = {}
+
+    def judge(step: int, value: float, should_stop: Callable[[], bool]) -> None:
+        seen[step] = value
+
+    rungs = Rungs((2, 4), 2, 2, 3, np.max, judge)
+    Pipeline(tiny(evaluation=evaluation), cache, rungs=rungs).run()
+    assert list(seen) == [2, 4]
+    for step, value in seen.items():
+        shorter = tiny(distill={**TINY["distill"], "outer_steps": step})
+        rows = Pipeline(shorter, cache).run()
+        recipe = Recipe(3, 8, 9, (0.02,) * 3, "residual", "adam")
+        sets = rows.observations, rows.actions
+        found = evaluate_rows(*sets, [recipe] * 2, rows.arena, 2, 2, 3, "rung", ensemble=2)
+        assert value == found.max()
+        own = evaluate_rows(*sets, rows.recipes, rows.arena, 2, 2, 3, "rung")
+        assert value != own.max()
 
 
 def test_the_random_subset_is_rows_of_the_dataset_as_many(result: PipelineResult) -> None:
