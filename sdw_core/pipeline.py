@@ -9,6 +9,7 @@ tells one progress callback where it is, and keeps results in one stage cache.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,7 +24,7 @@ from sdw_core.config import CalQLConfig, CheckpointConfig, DistillConfig, Pipeli
 from sdw_core.dataset import OfflineDataset, load
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
-from sdw_core.distill.objectives import build_task
+from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
@@ -32,6 +33,7 @@ from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
 from sdw_core.expert.checkpoint import read_checkpoint
 from sdw_core.expert.networks import ActorCritic
 from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
+from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
 from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied
@@ -63,9 +65,11 @@ class PipelineResult:
         curve: outer step -> the same of the rows as they were then; the last step's are `returns`.
         losses: meta-losses [S, outer steps].
         expert_returns: normalised returns of the expert's episodes.
-        effective_sample_size_percent: of the density weights.
-        log_likelihood: held-out, nats; None where no density was needed.
+        effective_sample_size_percent: of the weights w(s) c(s) of the distillation.
+        density_effective_sample_size_percent: of the density weights w(s) alone.
+        log_likelihood: held-out, nats; None where no density was needed, or it is not finite.
         seconds: wall time of each stage.
+        warnings: see `Prepared`.
     """
 
     config: PipelineConfig
@@ -80,8 +84,10 @@ class PipelineResult:
     losses: Tensor
     expert_returns: Returns
     effective_sample_size_percent: float
+    density_effective_sample_size_percent: float
     log_likelihood: float | None
     seconds: dict[str, float]
+    warnings: tuple[str, ...]
 
     @property
     def summary(self) -> ReturnSummary:
@@ -101,10 +107,12 @@ class PipelineResult:
             "normalized_return": self.summary.to_json(),
             "expert": summarize(self.expert_returns, self.config.seed).to_json(),
             "effective_sample_size_percent": self.effective_sample_size_percent,
+            "density_effective_sample_size_percent": self.density_effective_sample_size_percent,
             "log_likelihood": self.log_likelihood,
             "seconds": self.seconds,
             "outer_steps": steps,
             "seconds_per_outer_step": self.seconds["distill"] / steps if steps else None,
+            "warnings": list(self.warnings),
         }
 
 
@@ -143,6 +151,7 @@ class Prepared:
         log_likelihood: held-out, nats; None where no density was needed.
         expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
+        warnings: what a person should know before believing what comes of it: a sentence each.
     """
 
     dataset: OfflineDataset
@@ -152,6 +161,7 @@ class Prepared:
     log_likelihood: float | None
     expert: Expert
     expert_returns: Returns
+    warnings: tuple[str, ...]
 
     def expert_summary(self, seed: int) -> ReturnSummary:
         """How good the expert is: known before anything is distilled from it."""
@@ -256,9 +266,13 @@ class Pipeline:
             curve=curve | {config.distill.outer_steps: returns[policies]},
             losses=distilled.losses[sound].cpu(),
             expert_returns=prepared.expert_returns,
-            effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
+            effective_sample_size_percent=effective_sample_size_percent(
+                prepared.task.weights.cpu().numpy()
+            ),
+            density_effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
             log_likelihood=prepared.log_likelihood,
             seconds=self.seconds,
+            warnings=prepared.warnings,
         )
 
     def _evaluated(
@@ -339,14 +353,21 @@ class Pipeline:
         kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
         state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
         restored = kind.from_state(state)
-        return Prepared(dataset, arena, task, weights, log_likelihood, restored, returns)
+        expert_summary = summarize(returns, self.config.seed)
+        warnings = warnings_of(self.config.distill, task.weights)
+        if found := shortfall(self.config.expert, expert_summary, dataset):
+            warnings.append(found)
+        return Prepared(
+            dataset, arena, task, weights, log_likelihood, restored, returns, tuple(warnings)
+        )
 
     def _weights(
         self, dataset: OfflineDataset, states: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], float | None]:
         """Density weights w(s) [N], log d(s) [N], and the held-out log-likelihood.
 
-        Where nothing needs a density, log d(s) is 0 and the log-likelihood is None.
+        Where nothing needs a density, log d(s) is 0 and the log-likelihood is None; so is one that
+        is not finite, as a state that was held out may lie where the density is 0.
         """
         config = self.config
         with self._stage("density"):
@@ -354,7 +375,8 @@ class Pipeline:
             if needs_density(config):
                 density = self._density(dataset, states)
                 log_density = density.tensors["log_density"].double().numpy()
-                log_likelihood = density.document["held_out_log_likelihood"]
+                found = float(density.document["held_out_log_likelihood"])
+                log_likelihood = found if isfinite(found) else None
         with self._stage("weights"):
             return state_weights(log_density, config.weighting), log_density, log_likelihood
 
@@ -528,9 +550,9 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
     """Refuse settings that do not fit the dataset, or one another.
 
     Raises:
-        InputError: more synthetic rows than there are to start from, an evaluation that cannot be,
-            no reference scores, or an expert's checkpoint that cannot be used or is for another
-            environment.
+        InputError: more synthetic rows than there are to start from, rewards that the objective
+            cannot weigh by, an evaluation that cannot be, no reference scores, or an expert's
+            checkpoint that cannot be used or is for another environment.
     """
     size, initial_states = config.distill.synthetic_size, config.distill.initial_states
     available = available_rows(initial_states, len(dataset))
@@ -540,6 +562,7 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
             f"`distill.synthetic_size` cannot exceed the {available} transitions of "
             f"{dataset.name}{chosen}, and is {size}; lower it."
         )
+    check_rewards(config.distill, dataset.rewards, dataset.name)
     applied(config.evaluation, own_recipe(config.distill))
     _ = dataset.required_scores
     if isinstance(config.expert, CheckpointConfig):

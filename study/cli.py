@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
     from sdw_core.config import EvaluationConfig
     from sdw_core.dataset import OfflineDataset
+    from study.book import TrialBook
     from study.folder import StudyFolder
 
 app = typer.Typer(
@@ -260,6 +261,7 @@ def status(
     rows = [TrialRow(**trial) for trial in document["trials"]]
     out.print(trial_table(folder.spec(), rows, document["best"]))
     _say_saved(document["early_stopping"])
+    _say_warnings(folder.book())
 
 
 @app.command()
@@ -337,6 +339,8 @@ def distill(
             f"expert ({method}): normalised return {expert.mean:.1f}, 95 % interval "
             f"{expert.low:.1f} to {expert.high:.1f}",
         )
+        for sentence in prepared.warnings:
+            _say(log, f"warning: {sentence}")
         result = pipeline.finish(prepared)
         dataset = load(loaded.pipeline.dataset)
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
@@ -708,6 +712,7 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     else:
         out.print(trial_table(book.spec, book.rows(), winners))
         _say_saved(saved(book))
+        _say_warnings(book)
         if len(winners) == 1 and folders:
             out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
             out.print(_returns_table(_confirmed(folder, winners[0])))
@@ -748,6 +753,11 @@ def _say_saved(saved: dict[str, Any] | None) -> None:
         )
 
 
+def _say_warnings(book: "TrialBook") -> None:
+    for sentence, trials in book.warnings().items():
+        _say(log, f"warning, {trials} trial(s): {sentence}")
+
+
 def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
     scores = read_json(folder.trial(number) / "confirmed.json")
     return {
@@ -775,6 +785,9 @@ def _status(folder: "StudyFolder") -> dict[str, Any]:
         "trials": trials,
         "best": book.best(),
         "early_stopping": saved(book),
+        "warnings": [
+            {"warning": sentence, "trials": trials} for sentence, trials in book.warnings().items()
+        ],
     }
 
 

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from sdw_core.artifact import Artifact, read_artifact, write_artifact
+from sdw_core.cache import StageResult
 from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig, parse
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.evaluate import Recipe, evaluate_rows
 from sdw_core.normalizer import Normalizer
+from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.pipeline import (
     Pipeline,
     PipelineResult,
@@ -100,6 +102,7 @@ def test_a_run_yields_rows_and_how_good_they_are(result: PipelineResult) -> None
     assert np.isfinite(result.returns).all()
     assert result.expert_returns.shape == (10, 1)
     assert 0 < result.effective_sample_size_percent < 100
+    assert 0 < result.density_effective_sample_size_percent < 100
     assert result.log_likelihood is not None
     assert result.dataset == {
         "name": BUNDLED,
@@ -118,10 +121,12 @@ def test_its_json_has_the_keys_that_scripts_rely_on(result: PipelineResult) -> N
         "normalized_return",
         "expert",
         "effective_sample_size_percent",
+        "density_effective_sample_size_percent",
         "log_likelihood",
         "seconds",
         "outer_steps",
         "seconds_per_outer_step",
+        "warnings",
     } <= set(document)
     keys = {"mean", "iqm", "low", "high", "per_policy"}
     assert set(document["normalized_return"]) == set(document["expert"]) == keys
@@ -294,6 +299,97 @@ def test_strata_of_the_density_need_one_although_no_weight_does(cache: Path) -> 
     assert prepared.task.log_density is not None
     assert prepared.task.log_density.unique().numel() > 1000
     assert (prepared.weights == 1).all()
+
+
+# What a person should know, and what is refused before the work
+
+
+@pytest.fixture(scope="module")
+def pendulum(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of Pendulum, where every reward is negative."""
+    generator = np.random.default_rng(0)
+    angle, speed = generator.uniform(-3, 3, 1200), generator.uniform(-4, 4, 1200)
+    last = np.arange(1200) % 200 == 199
+    path = tmp_path_factory.mktemp("pendulum") / "pendulum.npz"
+    np.savez(
+        path,
+        observations=np.stack([np.cos(angle), np.sin(angle), speed], 1).astype(np.float32),
+        actions=generator.uniform(-2, 2, (1200, 1)).astype(np.float32),
+        rewards=(-(angle**2) - 0.1 * speed**2).astype(np.float32),
+        terminals=np.zeros(1200, bool),
+        timeouts=last,
+    )
+    return f"{path}?env=Pendulum-v1"
+
+
+def with_scores(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let every dataset that is loaded have reference scores, and other fields."""
+
+    def loaded(reference: str) -> OfflineDataset:
+        return dataclasses.replace(load(reference), reference_scores=(-1400.0, -150.0), **changes)
+
+    monkeypatch.setattr("sdw_core.pipeline.load", loaded)
+
+
+def test_negative_rewards_leave_most_states_their_weight(
+    pendulum: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_scores(monkeypatch)
+    result = Pipeline(tiny(dataset=pendulum)).run()
+    prepared = Pipeline(tiny(dataset=pendulum)).prepare()
+    assert (prepared.task.weights > 0).double().mean() > 0.99
+    final = prepared.task.weights.double()
+    expected = 100 * final.sum() ** 2 / (len(final) * final.square().sum())
+    assert result.effective_sample_size_percent == pytest.approx(float(expected))
+    density = prepared.weights
+    expected = 100 * density.sum() ** 2 / (len(density) * np.square(density).sum())
+    assert result.density_effective_sample_size_percent == pytest.approx(expected)
+    assert not any("have a weight of 0 or less" in said for said in result.warnings)
+
+
+def test_states_without_weight_and_a_useless_expert_are_told(
+    pendulum: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values of both signs, and rewards in the data that no policy gets in the environment."""
+    with_scores(monkeypatch, rewards=9 * load(pendulum).observations[:, 0])
+    expert = {**TINY["expert"], "value_steps": 400, "discount": 0.0}
+    distill = {**TINY["distill"], "value_scale": "paper", "outer_steps": 0}
+    result = Pipeline(tiny(dataset=pendulum, distill=distill, expert=expert)).run()
+    weightless, useless = result.warnings
+    assert "`pipeline.distill.value_scale: paper`" in weightless
+    assert "far below the" in useless
+    assert result.to_json()["warnings"] == [weightless, useless]
+
+
+@pytest.mark.parametrize(
+    ("value_scale", "rewards", "said"),
+    [
+        ("mean", np.zeros(1200, np.float32), r"every reward of .* is 0; choose `pbc`"),
+        ("paper", None, r"no reward of .* is above 0, .* choose `mean`"),
+    ],
+)
+def test_rewards_without_a_weight_are_refused_before_the_work(
+    pendulum: str, monkeypatch: pytest.MonkeyPatch, value_scale: str, rewards: Any, said: str
+) -> None:
+    with_scores(monkeypatch, rewards=load(pendulum).rewards if rewards is None else rewards)
+    story = Story()
+    distill = {**TINY["distill"], "value_scale": value_scale}
+    with pytest.raises(InputError, match=said):
+        Pipeline(tiny(dataset=pendulum, distill=distill), None, story).run()
+    assert {stage for stage, _ in story} == {"dataset"}
+
+
+def test_a_log_likelihood_that_is_not_finite_is_none(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = Pipeline._density
+
+    def density(self: Pipeline, *given: Any) -> StageResult:
+        found = computed(self, *given)
+        return StageResult(found.tensors, {"held_out_log_likelihood": float("-inf")})
+
+    monkeypatch.setattr(Pipeline, "_density", density)
+    assert Pipeline(tiny(), cache).prepare().log_likelihood is None
 
 
 # The random subset
