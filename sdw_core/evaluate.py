@@ -1,15 +1,15 @@
 """Evaluation: fresh policies, trained on synthetic rows alone, run in the real environment."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdw_core.environment import Env, Environment
 from sdw_core.errors import DivergenceError, SDWError
 from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, Parameters, clone
 from sdw_core.seeds import derive_seed, torch_generator
@@ -57,14 +57,13 @@ class Arena:
     """The environment that policies are judged in, and how they see and act in it.
 
     Attributes:
-        environment, kwargs: what `gymnasium.make` is given.
+        environment: what they are run in.
         observation_mean, observation_scale: [O]; a policy sees (s - mean) / scale.
         action_low, action_high: [A]; a policy's [-1, 1] is mapped to this range.
         reference_scores: returns of a random policy and of an expert: 0 and 100 when normalised.
     """
 
-    environment: str
-    kwargs: Mapping[str, Any]
+    environment: Environment
     observation_mean: Array
     observation_scale: Array
     action_low: Array
@@ -146,7 +145,7 @@ def evaluate_rows(
 
     Raises:
         DivergenceError: a network became non-finite while it was cloned.
-        SDWError: an episode's return is not finite.
+        SDWError: see `rollout`.
     """
     if len(recipes) != len(observations):
         raise ValueError(f"{len(observations)} sets of rows need as many recipes: {len(recipes)}")
@@ -178,12 +177,6 @@ def evaluate_rows(
 
     act = arena.actor(policy, observations.device)
     returns = rollout(act, arena, len(recipes) * policies, episodes, seed, stage, progress)
-    lost = int((~np.isfinite(returns)).sum())
-    if lost:
-        raise SDWError(
-            f"{lost} of {returns.size} episodes in {arena.environment} have a return that is not a "
-            "finite number, so that the rows cannot be judged; repair the environment's rewards."
-        )
     return arena.normalized(returns)
 
 
@@ -215,23 +208,22 @@ def _unsound(parameters: Parameters) -> int:
     return int((~torch.stack([p.isfinite().flatten(1).all(1) for p in parameters]).all(0)).sum())
 
 
-_kept: dict[str, list[gymnasium.Env[Array, Array]]] = {}
+_kept: dict[str, list[Env]] = {}
 
 
-def _environments(arena: Arena, count: int) -> list[gymnasium.Env[Array, Array]]:
+def _environments(environment: Environment, count: int) -> list[Env]:
     """Environments of this process, kept from one rollout to the next.
 
     Made and closed each time, they would leave the heap in pieces: a worker that runs hundreds of
     trials would grow by megabytes with each. Only the last kind that was asked for is kept.
     """
-    kind = f"{arena.environment} {sorted(arena.kwargs.items())}"
+    kind = json.dumps(environment.to_json(), sort_keys=True)
     if kind not in _kept:
-        for environment in _kept.popitem()[1] if _kept else ():
-            environment.close()
+        for env in _kept.popitem()[1] if _kept else ():
+            env.close()
         _kept[kind] = []
     while len(_kept[kind]) < count:
-        made = gymnasium.make(arena.environment, disable_env_checker=True, **arena.kwargs)
-        _kept[kind].append(made)
+        _kept[kind].append(environment.make())
     return _kept[kind][:count]
 
 
@@ -251,10 +243,12 @@ def rollout(
     An episode that has ended, by termination or by truncation, is stepped no more: most policies of
     a search fall early, and a vector environment would go on stepping all of them until the last
     one ends.
+
+    Raises:
+        SDWError: a return is not a finite number.
     """
-    environments = _environments(arena, policies * episodes)
-    spec = environments[0].spec
-    limit = (spec.max_episode_steps if spec else None) or 1000
+    environments = _environments(arena.environment, policies * episodes)
+    limit = arena.environment.longest_episode
     observations = np.zeros((len(environments), len(arena.observation_mean)), np.float32)
     for lane, env in enumerate(environments):
         start = derive_seed(seed, f"{stage}/episode", *divmod(lane, episodes))
@@ -279,4 +273,11 @@ def rollout(
         step += 1
         if progress and step % 20 == 0:
             progress(min(1.0, step / limit))
+    lost = int((~np.isfinite(returns)).sum())
+    if lost:
+        raise SDWError(
+            f"{lost} of {len(returns)} episodes in {arena.environment} have a return that is not a "
+            "finite number, so that their policies cannot be judged; repair the environment's "
+            "rewards."
+        )
     return returns.reshape(policies, episodes)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult, entry_name
 from sdw_core.config import CalQLConfig, CheckpointConfig, DistillConfig, PipelineConfig
-from sdw_core.dataset import OfflineDataset, load
+from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
 from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
@@ -39,6 +39,7 @@ from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied
 from sdw_core.seeds import numpy_generator
 from sdw_core.statistics import ReturnSummary, summarize
+from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
 
 EXPERT_EPISODES = 10
@@ -127,8 +128,8 @@ class Rungs:
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
         aggregate: of the normalised returns, what is compared.
-        judge: told such a number, the aggregate there, and whom to ask whether to stop while it
-            waits; ends the run by raising.
+        judge: told such a number, the aggregate there, and whom to tell that it waits for an
+            answer; ends the run by raising.
     """
 
     steps: tuple[int, ...]
@@ -136,7 +137,7 @@ class Rungs:
     episodes: int
     seed: int
     aggregate: Callable[[Returns], float]
-    judge: Callable[[int, float, Callable[[], bool]], None]
+    judge: Callable[[int, float, Waiting], None]
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ class Pipeline:
         should_stop: asked between steps of the expert's training, of the distillation, and of the
             episodes that are run on its way; True ends the run with `StopRequested`.
         rungs: where the run is judged on its way; None: nowhere.
+        waiting: told while the run waits for another process, which its stages' seconds leave out.
     """
 
     def __init__(
@@ -190,15 +192,18 @@ class Pipeline:
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
+        waiting: Waiting = patiently,
     ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
         self.seconds: dict[str, float] = {}
-        self._cache = StageCache(cache)
+        self._cache = StageCache(cache, self._wait)
         self._progress = progress
         self._checkpoint = checkpoint
         self._should_stop = should_stop
         self._rungs = rungs
+        self._waiting = waiting
+        self._waited = 0.0
 
     def run(self) -> PipelineResult:
         """Run every stage.
@@ -219,14 +224,14 @@ class Pipeline:
 
         def visit(step: int, rows: Distilled) -> Tensor:
             nonlocal visiting
-            start = perf_counter()
+            start = self._own_seconds()
             found = np.empty(0)
             if step in curve_at:
                 found = self._evaluated(rows, arena, self._go_on)
             if self._rungs and step in rungs_at:
                 value = self._rung_value(rows, arena, self._rungs)
-                self._rungs.judge(step, value, self._should_stop)
-            visiting += perf_counter() - start
+                self._rungs.judge(step, value, self._wait)
+            visiting += self._own_seconds() - start
             return torch.from_numpy(found)
 
         visits = Visits(frozenset({*curve_at, *rungs_at}), visit)
@@ -322,7 +327,7 @@ class Pipeline:
     def prepare(self) -> Prepared:
         """The stages before the distillation."""
         with self._stage("dataset"):
-            dataset = load(self.config.dataset)
+            dataset = load_dataset(self.config)
             check_fit(self.config, dataset)
             normalizer = Normalizer.fit(dataset.observations)
             arena = build_arena(dataset, normalizer)
@@ -476,7 +481,13 @@ class Pipeline:
     def reseeded(self, seed: int) -> "Pipeline":
         """The same pipeline with another root seed; its stage times count for this one."""
         config = self.config.model_copy(update={"seed": seed})
-        other = Pipeline(config, self._cache.folder, self._progress, None, self._should_stop)
+        other = Pipeline(
+            config,
+            self._cache.folder,
+            self._progress,
+            should_stop=self._should_stop,
+            waiting=self._waiting,
+        )
         other.seconds = self.seconds
         return other
 
@@ -492,9 +503,22 @@ class Pipeline:
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:
         self._progress(stage, 0.0)
-        start = perf_counter()
+        start = self._own_seconds()
         yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + self._own_seconds() - start
+
+    @contextmanager
+    def _wait(self) -> Iterator[GoOn]:
+        start = perf_counter()
+        try:
+            with self._waiting() as go_on:
+                yield go_on
+        finally:
+            self._waited += perf_counter() - start
+
+    def _own_seconds(self) -> float:
+        """A clock that stands still while another process is waited for."""
+        return perf_counter() - self._waited
 
 
 def needs_density(config: PipelineConfig) -> bool:
@@ -621,7 +645,6 @@ def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:
     """The dataset's environment, as policies see it."""
     return Arena(
         dataset.environment,
-        dataset.environment_kwargs,
         normalizer.mean,
         normalizer.scale,
         dataset.action_low,

@@ -1,5 +1,6 @@
 """From a finished trial to an exported dataset, judged on seeds that the search never used."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from sdw_core.artifact import (
     write_artifact,
 )
 from sdw_core.config import EvaluationConfig, PipelineConfig
-from sdw_core.dataset import OfflineDataset, load
+from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
 from sdw_core.files import read_json, write_json
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import build_arena, own_recipe, random_subset
 from sdw_core.seeds import numpy_generator
-from study.folder import StudyFolder, check_writable
+from study.folder import StudyFolder
 from study.outcomes import finished_result
+from study.preflight import check_writable
 
 PICTURED_STATES = 4000
 """Source states in a card's picture."""
@@ -42,8 +44,8 @@ class Confirmed:
 def confirm(folder: StudyFolder, number: int) -> Confirmed:
     """Re-evaluate a trial's best rows on fresh seeds, beside random rows and the expert.
 
-    The scores are kept in the trial's folder, so that asking again costs nothing; they count for
-    the settings that they were found with.
+    The scores are kept in the trial's folder, if it can be written, so that asking again costs
+    nothing; they count for the settings that they were found with.
 
     Args:
         folder: the study.
@@ -54,7 +56,7 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     """
     trial = folder.trial(number)
     config, result = found_by(folder, number)
-    dataset = load(config.dataset)
+    dataset = load_dataset(config)
     arena = build_arena(dataset, Normalizer.fit(dataset.observations))
     rows = load_file(trial / "rows.safetensors")
     best = result["best"]
@@ -68,7 +70,8 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     scores = read_json(kept) if kept.exists() else {}
     if scores.pop("config_hash", None) != settings:
         scores = confirmed_scores(artifact, dataset, config, result)
-        write_json(kept, {"config_hash": settings} | scores)
+        if os.access(trial, os.W_OK):
+            write_json(kept, {"config_hash": settings} | scores)
     evidence["scores"] = scores
     return Confirmed(artifact, source_states(dataset, config.seed))
 
@@ -173,7 +176,8 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
     ]
     for number, _ in wanted:
         found_by(folder, number)
-    check_writable(to or folder.exports)
+    if wanted:
+        check_writable(to or folder.exports, "--to")
     for number, target in wanted:
         confirmed = confirm(folder, number)
         write_artifact(confirmed.artifact, target, confirmed.source_states)

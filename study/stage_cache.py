@@ -6,7 +6,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from sdw_core.cache import Entry, StageCache
-from sdw_core.dataset import load
+from sdw_core.dataset import load_dataset
 from sdw_core.pipeline import cache_entries
 from study.folder import StudyFolder
 
@@ -60,7 +60,7 @@ def _users(folder: StudyFolder) -> dict[str, list[int]]:
     for trial in folder.book().trials():
         config = spec.pipeline_with(trial.params)
         if config.dataset not in hashes:
-            hashes[config.dataset] = load(config.dataset).content_hash
+            hashes[config.dataset] = load_dataset(config).content_hash
         for name in cache_entries(config, hashes[config.dataset]):
             users.setdefault(name, []).append(trial.number)
     return users

@@ -17,8 +17,8 @@ from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import Program, Shape, memory_bytes
 from sdw_core.distill.selection import select_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
-from sdw_core.memory import available_memory
 from sdw_core.policy import MLP
+from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
 
 CHECK_EVERY = 50

@@ -1,5 +1,6 @@
 """Evaluation in real environments, against plain loops of one policy and one episode."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdw_core.environment import Environment
 from sdw_core.errors import DivergenceError, SDWError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.policy import MLP, ResidualMLP, clone
@@ -17,13 +19,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def arena(environment: str = "Hopper-v5", **changes: Any) -> Arena:
-    env = gymnasium.make(environment, **changes.get("kwargs", {}))
+    of = Environment.named(environment)
+    of = replace(of, kwargs=changes.pop("kwargs", {}))
+    env = of.make()
     space, box = env.observation_space, env.action_space
     env.close()
     size = space.shape[0]
     fields = {
-        "environment": environment,
-        "kwargs": {},
+        "environment": of,
         "observation_mean": np.linspace(-0.2, 0.3, size, dtype=np.float32),
         "observation_scale": np.linspace(0.5, 2.0, size, dtype=np.float32),
         "action_low": box.low,
@@ -49,7 +52,7 @@ def one_by_one(of: Arena, act: Any, policies: int, episodes: int, seed: int, sta
     returns = np.zeros((policies, episodes))
     for k in range(policies):
         for m in range(episodes):
-            env = gymnasium.make(of.environment, **of.kwargs)
+            env = gymnasium.make(of.environment.id, **of.environment.kwargs)
             start = derive_seed(seed, f"{stage}/episode", k, m) % 2**31
             observation, _ = env.reset(seed=start)
             ended = False
@@ -278,7 +281,7 @@ def test_a_return_that_is_not_finite_is_an_error_and_no_score() -> None:
     boundless = arena("SdwTest/Countdown-v0", kwargs={"bonus": float("nan")})
     x, y = torch.zeros(1, 8, 2), torch.zeros(1, 8, 2)
     recipe = Recipe(2, 4, 1, (0.1, 0.1))
-    with pytest.raises(SDWError, match="4 of 4 episodes in SdwTest/Countdown-v0 have a return"):
+    with pytest.raises(SDWError, match="4 of 4 episodes in .* have a return"):
         evaluate_rows(x, y, [recipe], boundless, 2, 2, 0, "evaluate")
 
 

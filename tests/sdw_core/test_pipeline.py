@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,6 @@ from sdw_core.dataset import load
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.evaluate import Recipe, evaluate_rows
 from sdw_core.normalizer import Normalizer
-from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.pipeline import (
     Pipeline,
     PipelineResult,
@@ -29,6 +30,7 @@ from sdw_core.pipeline import (
     resolve_device,
 )
 from sdw_core.statistics import summarize
+from sdw_core.waiting import GoOn, Waiting
 from tests.sdw_core.processes import ROOT, run
 
 BUNDLED = "sdw/hopper-replay-mini-v0"
@@ -304,57 +306,52 @@ def test_strata_of_the_density_need_one_although_no_weight_does(cache: Path) -> 
 # What a person should know, and what is refused before the work
 
 
-@pytest.fixture(scope="module")
-def pendulum(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of Pendulum, where every reward is negative."""
+Rewards = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], Any]
+
+
+def pendulum(folder: Path, rewards: Rewards, **changes: Any) -> PipelineConfig:
+    """Of a file of Pendulum-v1 with these rewards of the angle and the speed."""
     generator = np.random.default_rng(0)
     angle, speed = generator.uniform(-3, 3, 1200), generator.uniform(-4, 4, 1200)
-    last = np.arange(1200) % 200 == 199
-    path = tmp_path_factory.mktemp("pendulum") / "pendulum.npz"
+    path = folder / "pendulum.npz"
     np.savez(
         path,
         observations=np.stack([np.cos(angle), np.sin(angle), speed], 1).astype(np.float32),
         actions=generator.uniform(-2, 2, (1200, 1)).astype(np.float32),
-        rewards=(-(angle**2) - 0.1 * speed**2).astype(np.float32),
+        rewards=np.asarray(rewards(angle, speed), np.float32),
         terminals=np.zeros(1200, bool),
-        timeouts=last,
+        timeouts=np.arange(1200) % 200 == 199,
     )
-    return f"{path}?env=Pendulum-v1"
+    dataset = f"{path}?env=Pendulum-v1"
+    return tiny(dataset=dataset, reference_scores=(-1400.0, -150.0), **changes)
 
 
-def with_scores(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """Let every dataset that is loaded have reference scores, and other fields."""
-
-    def loaded(reference: str) -> OfflineDataset:
-        return dataclasses.replace(load(reference), reference_scores=(-1400.0, -150.0), **changes)
-
-    monkeypatch.setattr("sdw_core.pipeline.load", loaded)
+def costs(angle: Any, speed: Any) -> Any:
+    return -(angle**2) - 0.1 * speed**2
 
 
-def test_negative_rewards_leave_most_states_their_weight(
-    pendulum: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_scores(monkeypatch)
-    result = Pipeline(tiny(dataset=pendulum)).run()
-    prepared = Pipeline(tiny(dataset=pendulum)).prepare()
-    assert (prepared.task.weights > 0).double().mean() > 0.99
-    final = prepared.task.weights.double()
-    expected = 100 * final.sum() ** 2 / (len(final) * final.square().sum())
-    assert result.effective_sample_size_percent == pytest.approx(float(expected))
-    density = prepared.weights
-    expected = 100 * density.sum() ** 2 / (len(density) * np.square(density).sum())
-    assert result.density_effective_sample_size_percent == pytest.approx(expected)
+def test_negative_rewards_leave_most_states_their_weight(tmp_path: Path) -> None:
+    config = pendulum(tmp_path, costs)
+    prepared, result = Pipeline(config).prepare(), Pipeline(config).run()
+    final, density = prepared.task.weights.double().numpy(), prepared.weights
+    assert (final > 0).mean() > 0.99
+    for weights, found in (
+        (final, result.effective_sample_size_percent),
+        (density, result.density_effective_sample_size_percent),
+    ):
+        expected = 100 * weights.sum() ** 2 / (len(weights) * np.square(weights).sum())
+        assert found == pytest.approx(expected)
     assert not any("have a weight of 0 or less" in said for said in result.warnings)
 
 
-def test_states_without_weight_and_a_useless_expert_are_told(
-    pendulum: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_states_without_weight_and_a_useless_expert_are_told(tmp_path: Path) -> None:
     """Values of both signs, and rewards in the data that no policy gets in the environment."""
-    with_scores(monkeypatch, rewards=9 * load(pendulum).observations[:, 0])
     expert = {**TINY["expert"], "value_steps": 400, "discount": 0.0}
     distill = {**TINY["distill"], "value_scale": "paper", "outer_steps": 0}
-    result = Pipeline(tiny(dataset=pendulum, distill=distill, expert=expert)).run()
+    config = pendulum(
+        tmp_path, lambda angle, speed: 9 * np.cos(angle), distill=distill, expert=expert
+    )
+    result = Pipeline(config).run()
     weightless, useless = result.warnings
     assert "`pipeline.distill.value_scale: paper`" in weightless
     assert "far below the" in useless
@@ -364,18 +361,17 @@ def test_states_without_weight_and_a_useless_expert_are_told(
 @pytest.mark.parametrize(
     ("value_scale", "rewards", "said"),
     [
-        ("mean", np.zeros(1200, np.float32), r"every reward of .* is 0; choose `pbc`"),
-        ("paper", None, r"no reward of .* is above 0, .* choose `mean`"),
+        ("mean", lambda angle, speed: 0 * angle, r"every reward of .* is 0; choose `pbc`"),
+        ("paper", costs, r"no reward of .* is above 0, .* choose `mean`"),
     ],
 )
 def test_rewards_without_a_weight_are_refused_before_the_work(
-    pendulum: str, monkeypatch: pytest.MonkeyPatch, value_scale: str, rewards: Any, said: str
+    tmp_path: Path, value_scale: str, rewards: Rewards, said: str
 ) -> None:
-    with_scores(monkeypatch, rewards=load(pendulum).rewards if rewards is None else rewards)
     story = Story()
     distill = {**TINY["distill"], "value_scale": value_scale}
     with pytest.raises(InputError, match=said):
-        Pipeline(tiny(dataset=pendulum, distill=distill), None, story).run()
+        Pipeline(pendulum(tmp_path, rewards, distill=distill), None, story).run()
     assert {stage for stage, _ in story} == {"dataset"}
 
 
@@ -413,7 +409,7 @@ def test_an_evaluation_on_the_way_can_be_stopped(cache: Path, visit: str) -> Non
         if stage == "distill" and fraction:
             steps.append(fraction)
 
-    def judge(step: int, value: float, should_stop: Callable[[], bool]) -> None:
+    def judge(step: int, value: float, waiting: Waiting) -> None:
         raise AssertionError("the evaluation ran to its end")
 
     rungs = Rungs((3,), 2, 2, 0, np.mean, judge) if visit == "rung" else None
@@ -430,7 +426,7 @@ def test_a_rung_judges_by_the_protocol_of_the_evaluation_that_counts(cache: Path
     evaluation = {"policies": 2, "episodes": 2, **protocol, "steps": 9, "learning_rate": 0.02}
     seen: dict[int, float] = {}
 
-    def judge(step: int, value: float, should_stop: Callable[[], bool]) -> None:
+    def judge(step: int, value: float, waiting: Waiting) -> None:
         seen[step] = value
 
     rungs = Rungs((2, 4), 2, 2, 3, np.max, judge)
@@ -445,6 +441,27 @@ def test_a_rung_judges_by_the_protocol_of_the_evaluation_that_counts(cache: Path
         assert value == found.max()
         own = evaluate_rows(*sets, rows.recipes, rows.arena, 2, 2, 3, "rung")
         assert value != own.max()
+
+
+def test_a_wait_for_an_answer_is_no_time_of_a_stage(cache: Path) -> None:
+    waits: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[GoOn]:
+        waits.append("begins")
+        yield lambda: None
+        waits.append("ends")
+
+    def judge(step: int, value: float, wait: Waiting) -> None:
+        with wait():
+            sleep(0.5)
+
+    begun = perf_counter()
+    result = Pipeline(
+        tiny(), cache, rungs=Rungs((3,), 2, 2, 0, np.mean, judge), waiting=waiting
+    ).run()
+    assert waits == ["begins", "ends"]
+    assert sum(result.seconds.values()) < perf_counter() - begun - 0.5
 
 
 def test_the_random_subset_is_rows_of_the_dataset_as_many(result: PipelineResult) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sdw_core.config import CalQLConfig, CheckpointConfig, PercentBCConfig
+from sdw_core.environment import Environment
 from sdw_core.expert.shortfall import shortfall
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.statistics import ReturnSummary, summarize
@@ -15,7 +16,7 @@ def dataset(*returns: float) -> OfflineDataset:
     rows, last = np.zeros((10 * episodes, 2), np.float32), np.arange(10 * episodes) % 10 == 9
     return OfflineDataset(
         name="my/data-v0",
-        environment="Toy-v0",
+        environment=Environment("Toy-v0"),
         observations=rows,
         final_observations=rows[:episodes],
         actions=rows[:, :1],

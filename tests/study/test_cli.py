@@ -207,7 +207,7 @@ def test_without_reference_scores_the_way_to_give_them_is_named(capsys, tmp_path
     sizes = "search.distill.synthetic_size.high=20"
     status, _, err = sdw(capsys, "launch", "quickstart", "--set", setting, "--set", sizes)
     assert status == 2
-    assert "--reference" in err
+    assert "pipeline.reference_scores" in err
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["launch"], ["status", "a", "--nonsense"]])
