@@ -594,6 +594,7 @@ def main() -> None:
     """
     try:
         make_ready()
+        _require_unicode(*sys.argv, str(Path.cwd()))
         with ending():
             status = app(standalone_mode=False)
         _flush()
@@ -628,6 +629,18 @@ def _flush() -> None:
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
+
+
+def _require_unicode(*words: str) -> None:
+    """Refuse names of files that are no UTF-8: no YAML, JSON or database holds them."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"Paths and arguments must be UTF-8, and {word!a} is not; rename it, or work "
+                "through a link of another name."
+            ) from None
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
