@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
     from sdw_core.config import EvaluationConfig
     from sdw_core.dataset import OfflineDataset
+    from study.book import TrialBook
     from study.folder import StudyFolder
     from study.preflight import Estimate
 
@@ -257,6 +258,7 @@ def status(
     rows = [TrialRow(**trial) for trial in document["trials"]]
     out.print(trial_table(folder.spec(), rows, document["best"]))
     _say_saved(document["early_stopping"])
+    _say_warnings(folder.book())
 
 
 @app.command()
@@ -333,6 +335,8 @@ def distill(
             f"expert ({method}): normalised return {expert.mean:.1f}, 95 % interval "
             f"{expert.low:.1f} to {expert.high:.1f}",
         )
+        for sentence in prepared.warnings:
+            log.print(f"warning: {sentence}")
         result = pipeline.finish(prepared)
         dataset = load_dataset(loaded.pipeline)
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
@@ -791,6 +795,7 @@ def _drive_and_export(folder: "StudyFolder", address: str | None, as_json: bool)
     else:
         out.print(trial_table(book.spec, book.rows(), winners))
         _say_saved(saved(book))
+        _say_warnings(book)
         if len(winners) == 1 and folders:
             out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
             out.print(_returns_table(_confirmed(folder, winners[0])))
@@ -825,6 +830,11 @@ def _say_saved(saved: dict[str, Any] | None) -> None:
         )
 
 
+def _say_warnings(book: "TrialBook") -> None:
+    for sentence, trials in book.warnings().items():
+        log.print(f"warning, {trials} trial(s): {sentence}")
+
+
 def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
     scores = read_json(folder.trial(number) / "confirmed.json")
     return {
@@ -852,6 +862,9 @@ def _status(folder: "StudyFolder") -> dict[str, Any]:
         "trials": trials,
         "best": book.best(),
         "early_stopping": saved(book),
+        "warnings": [
+            {"warning": sentence, "trials": trials} for sentence, trials in book.warnings().items()
+        ],
     }
 
 

@@ -371,9 +371,12 @@ def test_distill_exports_and_evaluate_finds_the_same_score(capsys, tmp_path):
     assert said in err
     assert set(document) == {
         "normalized_return", "random_subset", "expert", "effective_sample_size_percent",
-        "log_likelihood", "seconds", "outer_steps", "seconds_per_outer_step", "artifact",
-        "confirmed",
+        "density_effective_sample_size_percent", "log_likelihood", "seconds", "outer_steps",
+        "seconds_per_outer_step", "artifact", "confirmed", "warnings",
     }  # fmt: skip
+    (warning,) = document["warnings"]
+    assert f"warning: {warning}\n" in err
+    assert "far below the" in warning
     for scores in ("normalized_return", "random_subset", "expert"):
         assert set(document[scores]) == {"mean", "iqm", "low", "high", "per_policy"}
     assert (document["outer_steps"], document["artifact"]) == (6, "rows")
@@ -631,6 +634,26 @@ def test_a_stop_is_not_lost_on_a_driver_that_is_just_coming(tmp_path, monkeypatc
     drive(folder, None, Display(folder, None))
     stops[0].communicate()
     assert folder.stop_flag.exists() == (stops[0].returncode == 0)
+
+
+def test_status_says_once_what_trials_were_warned_of(capsys, tmp_path):
+    """Whatever the numbers in it; and a database that is made anew still says so."""
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    search = StudySearch(folder.book(), folder_of=folder.trial)
+    for name, warnings in (("a", ["The return is -1.5."]), ("b", []), ("c", ["The return is 2."])):
+        search.suggest(name)
+        document = json.loads(report(normalized_return=1.0)["document"])
+        search.on_trial_complete(name, {"document": json.dumps(document | {"warnings": warnings})})
+    for more in ([], ["--rebuild"]):
+        status, out, err = sdw(capsys, "status", folder.name, *more, "--json")
+        assert status == 0
+        document = json.loads(out)
+        assert document["warnings"] == [{"warning": "The return is -1.5.", "trials": 2}]
+        assert [trial["warnings"] for trial in document["trials"]] == [
+            ["The return is -1.5."], [], ["The return is 2."],
+        ]  # fmt: skip
+    _, _, err = sdw(capsys, "status", folder.name)
+    assert err == "warning, 2 trial(s): The return is -1.5.\n"
 
 
 def test_a_rebuild_says_what_it_did(capsys, tmp_path):
