@@ -646,9 +646,10 @@ def _require_unicode(*words: str) -> None:
 def _fail(sentence: str, status: int) -> NoReturn:
     if os.environ.get("SDW_DEBUG"):
         traceback.print_exc()
-    with suppress(OSError):
+    with suppress(OSError):  # of a stream that nothing can be written to
         _flush()
-    log.print(f"sdw: {sentence}")
+    with suppress(OSError):
+        log.print(f"sdw: {sentence}")
     sys.exit(status)
 
 

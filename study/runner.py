@@ -26,7 +26,7 @@ from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
 from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
 from study.signals import Ended, kept, stopping
-from study.startup import ray_folder
+from study.startup import keep_ray_token, make_room_for_sockets
 from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
@@ -295,7 +295,8 @@ def ray_session(address: str | None) -> Iterator[Any]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     if address is None:
-        os.environ["RAY_TMPDIR"] = ray_folder()
+        keep_ray_token()
+        make_room_for_sockets()
     import ray
 
     try:
@@ -315,7 +316,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
             )
     except SystemExit as left:  # of Ray's handler of SIGTERM, while it starts
         raise Ended(signal.SIGTERM) from left
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever Ray raises, and a port that nobody listens at
         why = (first_line(error) or type(error).__name__).rstrip(".")
         if address is None:
             raise SDWError(f"Ray cannot be started on this machine: {why}.") from error

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sdw_core.files import replaced_atomically, write_json, write_text
+from sdw_core.labels import label
 from sdw_core.statistics import (
     Estimate,
     estimate,
@@ -194,7 +195,7 @@ class Standings:
 
     def _lines(self) -> Iterator[str]:
         datasets = list(self.spec.datasets)
-        names = [dataset.rsplit("/", 1)[-1] for dataset in datasets]
+        names = [_short(dataset) for dataset in datasets]
         yield "Normalised return: mean +- standard deviation over distillation seeds."
         for which, title in (("last", "After the last outer step"), ("best", "Best evaluation")):
             yield f"\n{title}:\n"
@@ -286,7 +287,13 @@ def _bracketed(*parts: str) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    """A line of a table; a bar in a name ends no cell."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _short(dataset: str) -> str:
+    """The last part of a dataset's name."""
+    return dataset.rsplit("/", 1)[-1]
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> str:
@@ -309,10 +316,10 @@ def _returns_figure(standings: Standings, path: Path) -> None:
         where = np.arange(len(datasets)) + (m - (len(methods) - 1) / 2) * width
         scores = [standings.scores(method, dataset) for dataset in datasets]
         heights = [float(s.mean()) if len(s) else 0.0 for s in scores]
-        axes.bar(where, heights, 0.9 * width, label=method, color=f"C{m}", alpha=0.75)
+        axes.bar(where, heights, 0.9 * width, label=label(method), color=f"C{m}", alpha=0.75)
         for x, values in zip(where, scores, strict=True):
             axes.plot(np.full(len(values), x), values, ".", color="black", markersize=3)
-    axes.set_xticks(np.arange(len(datasets)), [d.rsplit("/", 1)[-1] for d in datasets], fontsize=8)
+    axes.set_xticks(np.arange(len(datasets)), [label(_short(d)) for d in datasets], fontsize=8)
     axes.set_ylabel("normalised return")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
@@ -337,12 +344,11 @@ def _curves_figure(standings: Standings, path: Path) -> None:
                 continue
             mean, spread = by_step.mean(axis=1), by_step.std(axis=1).fillna(0)
             if len(by_step) == 1 and by_step.index[0] == 0:
-                axes.axhline(float(mean.iloc[0]), color=f"C{m}", linestyle=":", label=method)
+                axes.axhline(float(mean.iloc[0]), color=f"C{m}", linestyle=":", label=label(method))
                 continue
-            axes.errorbar(
-                by_step.index, mean, spread, color=f"C{m}", marker="o", markersize=3, label=method
-            )
-        axes.set_title(dataset.rsplit("/", 1)[-1], fontsize=9)
+            style = {"color": f"C{m}", "marker": "o", "markersize": 3, "label": label(method)}
+            axes.errorbar(by_step.index, mean, spread, **style)
+        axes.set_title(label(_short(dataset)), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in list(panels)[len(datasets) :]:
         axes.set_visible(False)

@@ -225,3 +225,26 @@ def test_what_has_not_run_is_left_blank(spec: ComparisonSpec, results: Results) 
     assert standings.failed == {}
     assert "| expert |  |  |" in standings.markdown()
     assert standings.scores("Av-PBC", "a/two-v0").size == 0
+
+
+def test_names_are_shown_as_they_are_in_tables_and_figures(tmp_path: Path) -> None:
+    """A name may hold what a table, a formula or a legend would take for its own."""
+    path = tmp_path / "odd.yaml"
+    odd = r"'$\frac|$ [b]x[/b]'"
+    text = SPEC.replace("Av-PBC", odd).replace("SDW", "_mine").replace("two-v0", "two$^$-v0")
+    path.write_text(text)
+    spec = load_comparison(str(path))
+    found: Results = {}
+    for method, dataset in [
+        (method, dataset) for method in spec.methods for dataset in spec.datasets
+    ]:
+        for cell in (*spec.search_cells(method, dataset), spec.cell(method, dataset, None)):
+            found[cell] = result([30, 32, 40, 44])
+        chosen = final_cell(spec, method, dataset, found)
+        assert chosen is not None
+        found[chosen] = result([30, 32, 40, 44])
+    Standings.of(spec, found).write(tmp_path / "odd")
+    table = (tmp_path / "odd" / "table.md").read_text()
+    assert r"| $\frac\|$ [b]x[/b] |" in table
+    for each in ("returns.png", "curves.png"):
+        assert (tmp_path / "odd" / each).stat().st_size > 1000
