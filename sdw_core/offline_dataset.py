@@ -186,12 +186,13 @@ def describe(dataset: OfflineDataset) -> dict[str, Any]:
     scores = dataset.reference_scores
     observations = dataset.observations
     constant = observations.min(axis=0) == observations.max(axis=0)
+    environment = dataset.environment.to_json()
     return {
         "name": dataset.name,
-        "environment": dataset.environment.id,
-        "environment_kwargs": dict(dataset.environment.kwargs),
-        "max_episode_steps": dataset.environment.max_episode_steps,
-        "wrappers": [dataclasses.asdict(wrapper) for wrapper in dataset.environment.wrappers],
+        "environment": environment["id"],
+        "environment_kwargs": environment["kwargs"],
+        "max_episode_steps": environment["max_episode_steps"],
+        "wrappers": environment["wrappers"],
         "episodes": len(dataset.episode_ends),
         "transitions": len(dataset),
         "terminated": int(dataset.terminated.sum()),

@@ -44,6 +44,7 @@ class Standings:
         frame: one row a policy and evaluation, with `COLUMNS`.
         failed: (method, dataset) -> why it has no result.
         chosen: (method, dataset) -> the candidate that a search chose.
+        warnings: (method, dataset) -> what its run was warned of.
         configs: config hash -> settings of the cells of the table.
         searches: one row a candidate that was tried: method, dataset, candidate, settings,
             normalized_return, low, high.
@@ -53,6 +54,7 @@ class Standings:
     frame: pd.DataFrame
     failed: dict[tuple[str, str], str]
     chosen: dict[tuple[str, str], dict[str, Any]]
+    warnings: dict[tuple[str, str], list[str]]
     configs: dict[str, Any]
     searches: pd.DataFrame
 
@@ -60,7 +62,7 @@ class Standings:
     def of(cls, spec: ComparisonSpec, results: Results) -> "Standings":
         """Gather what the cells of the table found, as far as they have run."""
         rows: list[dict[str, Any]] = []
-        failed, chosen, configs = {}, {}, {}
+        failed, chosen, warnings, configs = {}, {}, {}, {}
         for method, settings in spec.methods.items():
             for dataset in spec.datasets:
                 cell = final_cell(spec, method, dataset, results)
@@ -78,10 +80,13 @@ class Standings:
                 if result["outcome"] != COMPLETE:
                     failed[method, dataset] = result["reason"]
                     continue
+                if result.get("warnings"):
+                    warnings[method, dataset] = result["warnings"]
                 configs[config_hash(cell.config)] = cell.config.model_dump(mode="json")
                 rows += _rows(method, dataset, config_hash(cell.config), result)
         searches = pd.DataFrame(_searches(spec, results), columns=SEARCH_COLUMNS)
-        return cls(spec, pd.DataFrame(rows, columns=COLUMNS), failed, chosen, configs, searches)
+        frame = pd.DataFrame(rows, columns=COLUMNS)
+        return cls(spec, frame, failed, chosen, warnings, configs, searches)
 
     def scores(self, method: str, dataset: str, which: str = "last") -> NDArray[np.float64]:
         """A method's return on a dataset, seed by seed: after the `last` outer step, or the `best`.
@@ -124,12 +129,13 @@ class Standings:
         if not datasets:
             return None
         ours, theirs = (self.matrix(name, datasets) for name in names)
+        difference, baseline = estimate(gain, ours, theirs, paired=True), float(theirs.mean())
         return {
             "ours": names[0],
             "over": names[1],
             "datasets": datasets,
-            "gain": estimate(gain, ours, theirs, paired=True),
-            "gain_percent": 100 * (ours.mean() / theirs.mean() - 1),
+            "gain": difference,
+            "gain_percent": 100 * difference.value / baseline if baseline > 0 else None,
             "probability": estimate(probability_of_improvement, ours, theirs),
             "by_dataset": {
                 d: estimate(gain, ours[:, [i]], theirs[:, [i]], paired=True)
@@ -162,6 +168,7 @@ class Standings:
                     "dataset": dataset,
                     "failed": self.failed.get((method, dataset)),
                     "chosen": self.chosen.get((method, dataset)),
+                    "warnings": self.warnings.get((method, dataset), []),
                     "last": self.scores(method, dataset).tolist(),
                     "best": self.scores(method, dataset, "best").tolist(),
                 }
@@ -203,18 +210,24 @@ class Standings:
         if improvement := self.improvement():
             ours, over = improvement["ours"], improvement["over"]
             difference, chance = improvement["gain"], improvement["probability"]
+            percent = improvement["gain_percent"]
+            share = [] if percent is None else [f"{percent:+.1f} %"]
+            gained = _bracketed(_interval(difference, "+.1f", "95 %: "), *share)
             yield (
                 f"\n{ours} over {over}, {len(improvement['datasets'])} dataset(s): gain "
-                f"{difference.value:+.1f} (95 %: {difference.low:+.1f} to {difference.high:+.1f}; "
-                f"{improvement['gain_percent']:+.1f} %), probability of improvement "
-                f"{chance.value:.2f} ({chance.low:.2f} to {chance.high:.2f})."
+                f"{difference.value:+.1f}{gained}, probability of improvement "
+                f"{chance.value:.2f}{_bracketed(_interval(chance, '.2f'))}."
             )
             for dataset, each in improvement["by_dataset"].items():
-                yield f"- {dataset}: {each.value:+.1f} ({each.low:+.1f} to {each.high:+.1f})"
+                yield f"- {dataset}: {each.value:+.1f}{_bracketed(_interval(each, '+.1f'))}"
         if self.chosen:
             yield "\nChosen by search, on seeds that the tables do not use:\n"
             for (method, dataset), settings in self.chosen.items():
                 yield f"- {method}, {dataset}: {_flat(settings)}"
+        if self.warnings:
+            yield "\nWarnings:\n"
+            for (method, dataset), sentences in self.warnings.items():
+                yield from (f"- {method}, {dataset}: {sentence}" for sentence in sentences)
         if self.failed:
             yield "\nFailed:\n"
             for (method, dataset), reason in self.failed.items():
@@ -235,7 +248,7 @@ class Standings:
         matrix = self.matrix(method, datasets, which)
         statistics = (mean_score, iqm_score) if which == "last" else (mean_score,)
         estimates = [estimate(statistic, matrix) for statistic in statistics]
-        return [text for each in estimates for text in _with_interval(each, len(matrix))]
+        return [t for each in estimates for t in (f"{each.value:.1f}", _interval(each, ".1f"))]
 
 
 def _rows(
@@ -260,10 +273,17 @@ def _searches(spec: ComparisonSpec, results: Results) -> Iterator[dict[str, Any]
                 yield dict(zip(SEARCH_COLUMNS, row, strict=True))
 
 
-def _with_interval(found: Estimate, runs: int) -> tuple[str, str]:
-    """A value and its interval, which a single run has none of."""
-    interval = f"{found.low:.1f} to {found.high:.1f}" if runs > 1 else ""
-    return f"{found.value:.1f}", interval
+def _interval(found: Estimate, form: str, prefix: str = "") -> str:
+    """Empty where there is none."""
+    if found.low is None or found.high is None:
+        return ""
+    return f"{prefix}{found.low:{form}} to {found.high:{form}}"
+
+
+def _bracketed(*parts: str) -> str:
+    """In brackets what there is of it, behind a space."""
+    said = "; ".join(filter(None, parts))
+    return f" ({said})" if said else ""
 
 
 def _line(cells: list[str]) -> str:

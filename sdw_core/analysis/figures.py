@@ -41,15 +41,13 @@ def misalignment_figure(
     right.axhline(0, color=INK, linewidth=0.8)
     right.fill_between(centres, by_loss.low, by_loss.high, color=NARROW, alpha=0.15, linewidth=0)
     right.plot(centres, by_loss.difference, color=NARROW, marker="o", markersize=5)
-    for loss in by_loss.crossings:
-        right.axvline(loss, color=INK, linestyle=":", linewidth=1)
-    crossed = ", ".join(f"{loss:.3g}" for loss in by_loss.crossings)
-    right.set(
-        ylabel="return, narrow - diverse",
-        title=f"At equal loss; dotted: changes sign at {crossed}"
-        if crossed
-        else "At equal loss: no change of sign",
-    )
+    title = "At equal loss"
+    if by_loss.crossings is not None:
+        crossed = ", ".join(f"{loss:.3g}" for loss in by_loss.crossings)
+        title += f"; dotted: changes sign at {crossed}" if crossed else ": no change of sign"
+        for loss in by_loss.crossings:
+            right.axvline(loss, color=INK, linestyle=":", linewidth=1)
+    right.set(ylabel="return, narrow - diverse", title=title)
     for axes in (left, right):
         axes.set(xscale="log", xlabel="training loss (mean square); training goes to the right")
         axes.invert_xaxis()

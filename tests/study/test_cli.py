@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from sdw_core.files import write_json
 from search_spaces import load_spec
 from study.book import TrialBook
 from study.cli import main, with_absolute_paths
@@ -370,9 +371,12 @@ def test_distill_exports_and_evaluate_finds_the_same_score(capsys, tmp_path):
     assert said in err
     assert set(document) == {
         "normalized_return", "random_subset", "expert", "effective_sample_size_percent",
-        "log_likelihood", "seconds", "outer_steps", "seconds_per_outer_step", "artifact",
-        "confirmed",
+        "density_effective_sample_size_percent", "log_likelihood", "seconds", "outer_steps",
+        "seconds_per_outer_step", "artifact", "confirmed", "warnings",
     }  # fmt: skip
+    (warning,) = document["warnings"]
+    assert f"warning: {warning}\n" in err
+    assert "far below the" in warning
     for scores in ("normalized_return", "random_subset", "expert"):
         assert set(document[scores]) == {"mean", "iqm", "low", "high", "per_policy"}
     assert (document["outer_steps"], document["artifact"]) == (6, "rows")
@@ -534,7 +538,7 @@ def test_a_study_whose_driver_lives_is_extended_without_running_it_here(capsys, 
     search = StudySearch(folder.book())
     search.suggest("a")
     search.on_trial_complete("a", report("FAILED"))
-    folder.write_driver({"host": "elsewhere", "pid": 42})
+    write_json(folder.seat.note, {"host": "elsewhere", "pid": 42})
     status, out, err = sdw(capsys, "extend", folder.name, "--trials", "2", "--json")
     assert status == 0
     assert "process 42 on elsewhere takes them up" in err
@@ -588,7 +592,7 @@ def test_more_trials_that_cannot_run_are_refused_and_not_kept(
 def test_trials_that_were_added_while_a_driver_came_are_that_ones(capsys, tmp_path, monkeypatch):
     """Nobody drove the study when it was looked at, and somebody does when it is to be run."""
     folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
-    folder.write_driver({"host": "elsewhere", "pid": 42})
+    write_json(folder.seat.note, {"host": "elsewhere", "pid": 42})
     monkeypatch.setattr(StudyFolder, "driven", lambda self: False)
     status, _, err = sdw(capsys, "extend", folder.name, "--trials", "2", "--json")
     assert (status, "process 42 on elsewhere takes them up" in err) == (0, True), err
@@ -618,18 +622,38 @@ def test_a_stop_is_not_lost_on_a_driver_that_is_just_coming(tmp_path, monkeypatc
 
     @contextmanager
     def driving(self):
-        with real(self):
+        with real(self) as heartbeat:
             command = [sys.executable, "-m", "study.cli", "stop", str(folder.path)]
             stops.append(subprocess.Popen(command, stderr=subprocess.PIPE))
             with suppress(subprocess.TimeoutExpired):
                 stops[0].wait(5)  # it ends not before this driver has left, or never began
-            yield
+            yield heartbeat
 
     monkeypatch.setattr(StudyFolder, "driving", driving)
     monkeypatch.setattr(TrialBook, "remaining", lambda self: 0)
     drive(folder, None, Display(folder, None))
     stops[0].communicate()
     assert folder.stop_flag.exists() == (stops[0].returncode == 0)
+
+
+def test_status_says_once_what_trials_were_warned_of(capsys, tmp_path):
+    """Whatever the numbers in it; and a database that is made anew still says so."""
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    search = StudySearch(folder.book(), folder_of=folder.trial)
+    for name, warnings in (("a", ["The return is -1.5."]), ("b", []), ("c", ["The return is 2."])):
+        search.suggest(name)
+        document = json.loads(report(normalized_return=1.0)["document"])
+        search.on_trial_complete(name, {"document": json.dumps(document | {"warnings": warnings})})
+    for more in ([], ["--rebuild"]):
+        status, out, err = sdw(capsys, "status", folder.name, *more, "--json")
+        assert status == 0
+        document = json.loads(out)
+        assert document["warnings"] == [{"warning": "The return is -1.5.", "trials": 2}]
+        assert [trial["warnings"] for trial in document["trials"]] == [
+            ["The return is -1.5."], [], ["The return is 2."],
+        ]  # fmt: skip
+    _, _, err = sdw(capsys, "status", folder.name)
+    assert err == "warning, 2 trial(s): The return is -1.5.\n"
 
 
 def test_a_rebuild_says_what_it_did(capsys, tmp_path):

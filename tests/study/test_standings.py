@@ -1,5 +1,6 @@
 """A comparison's table, files and statistics, from results as cells leave them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,52 @@ def test_a_dataset_with_a_seed_that_diverged_is_left_out_of_the_statistics(
     assert standings.scores("Av-PBC", "a/one-v0").tolist() == [21]
     assert standings.improvement()["datasets"] == ["a/two-v0"]
     assert standings.aggregate("Av-PBC") is None
+
+
+@pytest.mark.parametrize("baseline", [0.0, -5.0])
+def test_a_gain_over_nothing_has_no_percentage(
+    spec: ComparisonSpec, results: Results, baseline: float
+) -> None:
+    for dataset in spec.datasets:
+        results[spec.cell("Av-PBC", dataset)] = result([baseline] * 4, [baseline] * 4)
+    standings = Standings.of(spec, results)
+    document = json.loads(json.dumps(standings.to_json(), allow_nan=False))
+    assert document["improvement"]["gain_percent"] is None
+    assert document["improvement"]["gain"]["value"] == pytest.approx(39 - baseline)
+    (line,) = (line for line in standings.markdown().splitlines() if "Av-PBC, 2 dataset" in line)
+    assert "%" not in line.replace("95 %", "")
+    assert f"gain {39 - baseline:+.1f} (95 %: " in line
+
+
+def test_a_gain_is_a_share_of_the_baseline(spec: ComparisonSpec, results: Results) -> None:
+    standings = Standings.of(spec, results)
+    assert standings.improvement()["gain_percent"] == pytest.approx(100 * (39 / 26.5 - 1))
+    assert "; +47.2 %)" in standings.markdown()
+
+
+def test_one_seed_has_no_interval(spec: ComparisonSpec, results: Results) -> None:
+    for dataset in spec.datasets:
+        for method, value in (("Av-PBC", 20.0), ("SDW", 30.0)):
+            cell = spec.cell(method, dataset, 1 if method == "SDW" else None)
+            results[cell] = result([value, value], seeds=(0,))
+    standings = Standings.of(spec, results)
+    text = standings.markdown()
+    assert (
+        "SDW over Av-PBC, 2 dataset(s): gain +10.0 (+50.0 %), probability of improvement 1.00.\n"
+        "- a/one-v0: +10.0\n- a/two-v0: +10.0\n"
+    ) in text
+    document = json.loads(json.dumps(standings.to_json(), allow_nan=False))
+    for found in (document["aggregates"]["SDW"]["mean"], document["improvement"]["gain"]):
+        assert (found["low"], found["high"]) == (None, None)
+
+
+def test_warnings_of_a_cell_are_told(spec: ComparisonSpec, results: Results) -> None:
+    results[spec.cell("Av-PBC", "a/two-v0")]["warnings"] = ["The expert is poor."]
+    standings = Standings.of(spec, results)
+    assert "\nWarnings:\n\n- Av-PBC, a/two-v0: The expert is poor.\n" in standings.markdown()
+    told = {(c["method"], c["dataset"]): c["warnings"] for c in standings.to_json()["cells"]}
+    assert told["Av-PBC", "a/two-v0"] == ["The expert is poor."]
+    assert told["SDW", "a/two-v0"] == []
 
 
 def test_what_has_not_run_is_left_blank(spec: ComparisonSpec, results: Results) -> None:
