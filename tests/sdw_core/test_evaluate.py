@@ -281,7 +281,7 @@ def test_a_return_that_is_not_finite_is_an_error_and_no_score() -> None:
     boundless = arena("SdwTest/Countdown-v0", kwargs={"bonus": float("nan")})
     x, y = torch.zeros(1, 8, 2), torch.zeros(1, 8, 2)
     recipe = Recipe(2, 4, 1, (0.1, 0.1))
-    with pytest.raises(SDWError, match="4 of 4 episodes in .* have a return"):
+    with pytest.raises(SDWError, match=r"4 of 4 episodes in .* have a return"):
         evaluate_rows(x, y, [recipe], boundless, 2, 2, 0, "evaluate")
 
 
