@@ -505,7 +505,9 @@ def test_a_residual_network_without_a_layer_to_skip_is_refused_before_the_work()
 
 def test_a_dataset_without_reference_scores_is_refused() -> None:
     dataset = dataclasses.replace(load(BUNDLED), reference_scores=None)
-    with pytest.raises(InputError, match=r"has no reference scores: give .* --reference LOW HIGH"):
+    with pytest.raises(
+        InputError, match=r"no reference scores: give .* as `pipeline.reference_scores"
+    ):
         check_fit(tiny(), dataset)
     with pytest.raises(InputError, match="has no reference scores"):
         build_arena(dataset, Normalizer.fit(dataset.observations))
