@@ -37,6 +37,38 @@ class Config(BaseModel):
     )
 
 
+ADDED = {"added": True}
+"""`json_schema_extra` of a key that an earlier version did not have; see `identifying`."""
+
+
+def identifying(settings: Any) -> Any:
+    """Settings as a JSON document to be hashed: what tells one run from another.
+
+    A key that was added later is left out while it has its default, which must then do what was
+    done before there was the key. So the hashes that earlier versions kept stay true.
+
+    >>> class Old(Config):
+    ...     steps: int = 5
+    >>> class New(Old):
+    ...     warm: bool = Field(False, json_schema_extra=ADDED)
+    >>> identifying(New()), identifying(New(warm=True))
+    ({'steps': 5}, {'steps': 5, 'warm': True})
+    """
+    if isinstance(settings, BaseModel):
+        values = {name: getattr(settings, name) for name in type(settings).model_fields}
+        return {n: identifying(v) for n, v in values.items() if not _is_added(settings, n)}
+    if isinstance(settings, Mapping):
+        return {key: identifying(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [identifying(value) for value in settings]
+    return settings
+
+
+def _is_added(settings: BaseModel, name: str) -> bool:
+    field = type(settings).model_fields[name]
+    return field.json_schema_extra == ADDED and getattr(settings, name) == field.default
+
+
 class DensityConfig(Config):
     """How log d(s), the log density of normalised states, is estimated."""
 

@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sdw_core.config import CheckpointConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
@@ -92,16 +91,18 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export the best synthetic dataset."""
+    from sdw_core.identity import Inventory
     from study.folder import StudyFolder
 
-    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
+    loaded = _load(spec, overrides, name, trials)
     if not loaded.search:
         raise InputError(
             "`search` is empty, so that all trials would be the same; name what to search, or run "
             "the pipeline once with `sdw distill`."
         )
-    _preflight(loaded, storage / loaded.study.name, address)
-    folder = StudyFolder.create(loaded, storage)
+    datasets = _check(loaded)
+    _preflight(loaded, datasets, storage / loaded.study.name, address)
+    folder = StudyFolder.create(loaded, storage, Inventory.of(loaded.extremes(), datasets))
     try:
         _drive(folder, address, as_json)
     except InputError:
@@ -187,7 +188,7 @@ def validate(
     from study.preflight import estimate
 
     loaded = _load(spec, overrides)
-    dataset = _check(loaded)
+    dataset = _check(loaded)[loaded.pipeline.dataset]
     need = estimate(loaded, dataset)
     if cluster:
         validate_cluster(cluster)
@@ -313,7 +314,6 @@ def distill(
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
-    from sdw_core.dataset import load
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import confirmed_scores, evidence_of, source_states
     from study.folder import check_writable
@@ -338,7 +338,7 @@ def distill(
             f"{expert.low:.1f} to {expert.high:.1f}",
         )
         result = pipeline.finish(prepared)
-        dataset = load(loaded.pipeline.dataset)
+        dataset = prepared.dataset
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
@@ -444,9 +444,9 @@ def compare(
 
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
     loaded = load_comparison(spec, [*(overrides or ()), *given])
-    check_comparison(loaded)
+    inventory = check_comparison(loaded)
     folder = ComparisonFolder((storage / loaded.comparison.name).resolve())
-    results = run_comparison(folder, loaded, address, log, retry_failed)
+    results = run_comparison(folder, loaded, inventory, address, log, retry_failed)
     finished = not any(ready(loaded, results))
     standings = Standings.of(loaded, results)
     if finished:
@@ -608,28 +608,14 @@ def _load(
     return load_spec(spec, given)
 
 
-def with_absolute_paths(spec: StudySpec) -> StudySpec:
-    """A dataset or a checkpoint on disk, by its absolute path: trials may run elsewhere."""
-    pipeline = spec.pipeline
-    path, mark, environment = pipeline.dataset.partition("?env=")
-    if Path(path).exists():
-        dataset = f"{Path(path).resolve()}{mark}{environment}"
-        pipeline = pipeline.model_copy(update={"dataset": dataset})
-    if isinstance(pipeline.expert, CheckpointConfig):
-        resolved = str(Path(pipeline.expert.path).resolve())
-        expert = pipeline.expert.model_copy(update={"path": resolved})
-        pipeline = pipeline.model_copy(update={"expert": expert})
-    return spec.model_copy(update={"pipeline": pipeline})
-
-
 def _find(study: str, storage: Path) -> "StudyFolder":
     from study.folder import StudyFolder
 
     return StudyFolder.find(study, storage)
 
 
-def _check(spec: StudySpec) -> "OfflineDataset":
-    """Refuse, before anything is written, what could not run."""
+def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
+    """Refuse, before anything is written, what could not run; returns the datasets."""
     from sdw_core.dataset import load
     from sdw_core.pipeline import check_fit, resolve_device
 
@@ -640,17 +626,23 @@ def _check(spec: StudySpec) -> "OfflineDataset":
         check_fit(config, datasets[config.dataset])
         if not spec.study.resources.gpu:
             resolve_device(config.device)
-    return datasets[spec.pipeline.dataset]
+    return datasets
 
 
 def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
     """Refuse, before anything is written, a study that could not go on, or not with more trials."""
+    from sdw_core.identity import Inventory
     from study.folder import check_writable
 
     check_writable(folder.path)
     todo = folder.book().remaining() + more
-    if todo and not folder.driven():
-        _preflight(folder.spec(), folder.path, address, todo)
+    if not todo:
+        return
+    spec = folder.spec()
+    datasets = _check(spec)
+    folder.require_same_sources(Inventory.of(spec.extremes(), datasets))
+    if not folder.driven():
+        _preflight(spec, datasets, folder.path, address, todo)
 
 
 def _require_more(folder: "StudyFolder", address: str | None, trials: int) -> None:
@@ -679,12 +671,16 @@ def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bo
 
 
 def _preflight(
-    spec: StudySpec, folder: Path, address: str | None, trials: int | None = None
+    spec: StudySpec,
+    datasets: "dict[str, OfflineDataset]",
+    folder: Path,
+    address: str | None,
+    trials: int | None = None,
 ) -> None:
-    """Refuse, before anything is written, a study that could not run or does not fit."""
+    """Refuse, before anything is written, a study that does not fit."""
     from study.preflight import estimate, require_room
 
-    need = estimate(spec, _check(spec), trials)
+    need = estimate(spec, datasets[spec.pipeline.dataset], trials)
     require_room(spec, need, folder, on_this_machine=address is None)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sdw_core.errors import InputError, SDWError, first_line
+from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.display import Display
@@ -55,9 +55,10 @@ def _outcome(
         reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
         return {"outcome": FAILED, "reason": reason + "on storage that all nodes share"}
     spec = study.spec()
+    config = spec.pipeline_with(params)
     return run_trial(
         number,
-        placed(spec.pipeline_with(params), spec.study.resources.gpu),
+        placed(config, spec.study.resources.gpu),
         study.trial(number),
         study.cache,
         study.stop_flag,
@@ -68,6 +69,7 @@ def _outcome(
             study.trial(number),
             lambda step, value: report({"rung": step, "return": value}),
         ),
+        study.inventory().sources(config),
     )
 
 
@@ -93,6 +95,7 @@ def drive(
     Raises:
         StudyDriven: another driver runs the study.
         InputError: the cluster cannot be reached.
+        SourceChanged: a trial found that its dataset, checkpoint or method changed meanwhile.
         SDWError: Ray cannot be started, its node died, or the storage cannot be written.
     """
     given_up = None
@@ -163,6 +166,8 @@ def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) 
         if trouble is None:
             raise
         raise _interrupted(folder, trouble) from error
+    if search.changed:
+        raise SourceChanged(search.changed)
     if search.trouble:
         raise _interrupted(folder, storage_trouble(folder.path) or search.trouble)
     return search.given_up

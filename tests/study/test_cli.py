@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from search_spaces import load_spec
+from search_spaces import load_spec, with_absolute_paths
 from study.book import TrialBook
-from study.cli import main, with_absolute_paths
+from study.cli import main
 from study.display import Display
 from study.folder import StudyFolder
 from study.runner import drive
