@@ -40,7 +40,7 @@ class Confirmed:
     source_states: NDArray[np.float32]
 
 
-def confirm(folder: StudyFolder, number: int) -> Confirmed:
+def confirm(folder: StudyFolder, number: int, dataset: OfflineDataset) -> Confirmed:
     """Re-evaluate a trial's best rows on fresh seeds, beside random rows and the expert.
 
     The scores are kept in the trial's folder, so that asking again costs nothing; they count for
@@ -49,13 +49,13 @@ def confirm(folder: StudyFolder, number: int) -> Confirmed:
     Args:
         folder: the study.
         number: a COMPLETE trial.
+        dataset: what its rows were distilled from.
 
     Raises:
-        InputError: its folder does not hold its result any more, or its dataset changed.
+        InputError: its folder does not hold its result any more, or the dataset is another.
     """
     trial = folder.trial(number)
     config, result = found_by(folder, number)
-    dataset = load(config.dataset)
     _require_source_of(result, dataset, config, number)
     rows = load_file(trial / "rows.safetensors")
     units: dict[str, Any] = {name: rows[name].numpy() for name in UNITS if name in rows}
@@ -209,7 +209,7 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
 
     Raises:
         InputError: there is nothing to export, or a folder exists, or cannot be written, or holds
-            something else than the trial's rows, or a trial left nothing.
+            something else than the trial's rows, or a trial left nothing, or its dataset changed.
     """
     if not numbers:
         raise InputError(
@@ -220,15 +220,20 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
     for target in targets:
         if not (target.exists() and to is None):
             refuse_existing(target)
-    wanted = [
-        (n, target) for n, target in zip(numbers, targets, strict=True) if not target.exists()
-    ]
+    datasets: dict[str, OfflineDataset] = {}
+    wanted: list[tuple[int, Path, OfflineDataset]] = []
     for number, target in zip(numbers, targets, strict=True):
         config, result = found_by(folder, number)
         if target.exists():
             _require_rows_of(read_artifact(target), target, folder.trial(number), config, result)
-    check_writable(to or folder.exports)
-    for number, target in wanted:
-        confirmed = confirm(folder, number)
+            continue
+        if config.dataset not in datasets:
+            datasets[config.dataset] = load(config.dataset)
+        _require_source_of(result, datasets[config.dataset], config, number)
+        wanted.append((number, target, datasets[config.dataset]))
+    if wanted:
+        check_writable(to or folder.exports)
+    for number, target, dataset in wanted:
+        confirmed = confirm(folder, number, dataset)
         write_artifact(confirmed.artifact, target, confirmed.source_states)
     return targets
