@@ -40,5 +40,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.convergence
 
+# Only what these commands make here; an environment elsewhere (`VENV=...`) is its owner's.
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv sdw_obd.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,5 @@
 """The machine that a figure was measured on, and how fast it multiplies."""
 
-import os
 import platform
 import resource
 import statistics
@@ -10,13 +9,15 @@ from pathlib import Path
 
 import torch
 
+from sdw_core.resources import usable_cpus
+
 
 def describe(device: torch.device) -> dict[str, str | int]:
     """Processor and its vector instructions, cores, threads, versions."""
     about: dict[str, str | int] = {
         "processor": _processor(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count() or 1,
+        "cores": usable_cpus(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sdw_core.card import write_card
 from sdw_core.config import EvaluationConfig, nearest
+from sdw_core.environment import Environment
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
 from sdw_core.files import created_folder, read_json, sha256_of_file, sha256_of_json
@@ -213,8 +214,7 @@ def _artifact(manifest: dict[str, Any], rows: dict[str, NDArray[np.float32]]) ->
         )
     low, high = environment["reference_scores"]
     arena = Arena(
-        environment["id"],
-        environment["kwargs"],
+        Environment.of_json(environment),
         rows["observation_mean"],
         rows["observation_scale"],
         np.asarray(environment["action_low"], np.float32),
@@ -238,8 +238,7 @@ def _manifest(artifact: Artifact) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "environment": {
-            "id": arena.environment,
-            "kwargs": dict(arena.kwargs),
+            **arena.environment.to_json(),
             "action_low": arena.action_low.tolist(),
             "action_high": arena.action_high.tolist(),
             "reference_scores": list(arena.reference_scores),

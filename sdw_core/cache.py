@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdw_core.files import replaced_atomically, sha256_of_json
+from sdw_core.waiting import Waiting, holding, patiently
+
+OWN_NAME = re.compile(r"\.?\w+-[0-9a-f]{20}\.(safetensors|checkpoint)(\.\w+)?")
+"""Of an entry, or of what a writer that was killed left beside it."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,12 @@ class StageCache:
 
     Args:
         folder: where entries live; None keeps nothing.
+        waiting: told while another process computes what is needed here.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, waiting: Waiting = patiently) -> None:
         self.folder = folder
+        self._waiting = waiting
 
     @staticmethod
     def key(stage: str, version: int, settings: Any, *inputs: str) -> str:
@@ -50,12 +57,16 @@ class StageCache:
         return self.folder / f"{stage}-{key[:20]}.checkpoint" if self.folder else None
 
     def result(self, stage: str, key: str, compute: Callable[[], StageResult]) -> StageResult:
-        """The stored result under `key`, or else `compute()`, stored."""
+        """The stored result under `key`, or else `compute()`, stored.
+
+        Raises:
+            StopRequested: the wait for another process was ended.
+        """
         if self.folder is None:
             return compute()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / entry_name(stage, key)
-        with _lock_of(path):
+        with holding(_lock_of(path), self._waiting):
             if path.exists():
                 stored = _read(path)
                 if stored is not None:
@@ -79,15 +90,16 @@ class StageCache:
 
     def entries(self) -> list["Entry"]:
         """What is kept, by name: results, and checkpoints of such as are not computed yet."""
-        kept = [*self._files("[!.]*.safetensors"), *self._files("[!.]*.checkpoint")]
-        return [Entry(path) for path in sorted(kept)]
+        return [entry for entry in self._files() if not entry.path.name.startswith(".")]
 
     def leftovers(self) -> list["Entry"]:
         """What processes that were killed while they wrote left behind."""
-        return [Entry(path) for path in sorted(self._files(".*"))]
+        return [entry for entry in self._files() if entry.path.name.startswith(".")]
 
-    def _files(self, pattern: str) -> Iterator[Path]:
-        return self.folder.glob(pattern) if self.folder else iter(())
+    def _files(self) -> Iterator["Entry"]:
+        """What bears an entry's name; whatever else lies in the folder is not the cache's."""
+        files = sorted(self.folder.iterdir()) if self.folder and self.folder.is_dir() else ()
+        return (Entry(path) for path in files if OWN_NAME.fullmatch(path.name) and path.is_file())
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def write_card(
     text = CARD.format(
         rows=manifest["rows"],
         size="n<1K" if manifest["rows"] < 1000 else "1K<n<10K",
-        environment=artifact.arena.environment,
+        environment=artifact.arena.environment.id,
         source=manifest["source"]["name"],
         transitions=manifest["source"]["transitions"],
         episodes=manifest["source"]["episodes"],

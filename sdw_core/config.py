@@ -4,6 +4,7 @@ Unknown keys are errors that name the nearest valid key. Every field carries its
 the reference in `docs/configuration.md` is generated from here.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from reprlib import Repr
@@ -15,9 +16,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -29,6 +32,13 @@ STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def _types(annotation: Any) -> set[Any]:
+    """The plain types in an annotation, such as `Annotated[int, Gt(0)] | None`."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return {annotation}
+    return {plain for argument in get_args(annotation) for plain in _types(argument)}
+
+
 class Config(BaseModel):
     """A frozen section of settings that refuses unknown keys."""
 
@@ -36,8 +46,24 @@ class Config(BaseModel):
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, document: Any) -> Any:
+        """Give a number `true` or `false` as the text that it refuses; Pydantic reads 1 and 0."""
+        if not isinstance(document, Mapping):
+            return document
+        return {
+            key: str(value).lower() if isinstance(value, bool) and cls._is_number(key) else value
+            for key, value in document.items()
+        }
 
-ADDED = {"added": True}
+    @classmethod
+    def _is_number(cls, key: Any) -> bool:
+        types = _types(cls.model_fields[key].annotation) if key in cls.model_fields else set()
+        return bool(types & {int, float}) and bool not in types
+
+
+ADDED: dict[str, JsonValue] = {"added": True}
 """`json_schema_extra` of a key that an earlier version did not have; see `identifying`."""
 
 
@@ -270,7 +296,22 @@ class EvaluationConfig(Config):
 class PipelineConfig(Config):
     """One run of the whole pipeline."""
 
-    dataset: str = Field(description="bundled or Minari id, or a D4RL-layout .hdf5 file")
+    dataset: str = Field(
+        description="bundled or Minari id, a Minari folder, or a D4RL-layout .hdf5 or .npz file; "
+        "`?env=ID&key=value` behind it names the environment"
+    )
+    reference_scores: tuple[float, float] | None = Field(
+        None,
+        json_schema_extra=ADDED,
+        description="undiscounted returns of a random and of an expert policy, which are 0 and 100 "
+        "when normalised; null: as the dataset states them, or D4RL's",
+    )
+    clip_actions: bool = Field(
+        False,
+        json_schema_extra=ADDED,
+        description="clip the dataset's actions to the environment's bounds, as an environment "
+        "does that takes any action; false: actions outside of them are refused",
+    )
     seed: int = Field(0, ge=0, description="root of every random stream")
     device: str = Field(
         "auto", description="`auto`, `cpu`, `cuda` or `cuda:N`", pattern=r"^(auto|cpu|cuda(:\d+)?)$"
@@ -280,6 +321,19 @@ class PipelineConfig(Config):
     expert: ExpertConfig = PercentBCConfig()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def source(self) -> str:
+        """What is loaded: the dataset, with what the settings do to it.
+
+        >>> PipelineConfig(dataset="a-v0").source
+        'a-v0'
+        >>> PipelineConfig(dataset="a-v0", clip_actions=True).source
+        'a-v0 {"clip_actions": true}'
+        """
+        changes = {"reference_scores": self.reference_scores, "clip_actions": self.clip_actions}
+        said = {key: value for key, value in changes.items() if value}
+        return f"{self.dataset} {json.dumps(said)}" if said else self.dataset
 
 
 def parse(model: type[Model], document: Any, where: str) -> Model:
@@ -373,6 +427,7 @@ _RULES = {
     "model_attributes_type": "a mapping of keys to values",
     "tuple_type": "a list",
     "too_short": "a list of {min_length} or more",
+    "too_long": "a list of {max_length} at most",
     "union_tag_not_found": "a mapping with the key {discriminator}",
 }
 
@@ -394,7 +449,8 @@ def _locate(document: Any, details: ErrorDetails) -> tuple[str | int, ...]:
     path: list[str | int] = []
     for part in (*parents, last):
         a_key = isinstance(document, Mapping) and part in document
-        an_index = isinstance(document, list | tuple) and isinstance(part, int)
+        listed = isinstance(document, list | tuple) and isinstance(part, int)
+        an_index = listed and int(part) < len(document)
         if a_key or an_index:
             document = document[part]
         elif not (part is last and details["type"] in ("missing", "invalid_key")):

@@ -28,3 +28,9 @@ class StopRequested(SDWError):
 def first_line(error: Exception) -> str:
     """What another's error says first; empty if it says nothing."""
     return (str(error).strip().splitlines() or [""])[0]
+
+
+def described(error: Exception) -> str:
+    """Another's error in a few words: its type, and what it says first."""
+    line = first_line(error).rstrip(".")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -1,15 +1,15 @@
 """Evaluation: fresh policies, trained on synthetic rows alone, run in the real environment."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdw_core.environment import Env, Environment
 from sdw_core.errors import DivergenceError
 from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, clone
 from sdw_core.seeds import derive_seed, torch_generator
@@ -52,14 +52,13 @@ class Arena:
     """The environment that policies are judged in, and how they see and act in it.
 
     Attributes:
-        environment, kwargs: what `gymnasium.make` is given.
+        environment: what they are run in.
         observation_mean, observation_scale: [O]; a policy sees (s - mean) / scale.
         action_low, action_high: [A]; a policy's [-1, 1] is mapped to this range.
         reference_scores: returns of a random policy and of an expert: 0 and 100 when normalised.
     """
 
-    environment: str
-    kwargs: Mapping[str, Any]
+    environment: Environment
     observation_mean: Array
     observation_scale: Array
     action_low: Array
@@ -176,23 +175,22 @@ def evaluate_rows(
     return arena.normalized(returns)
 
 
-_kept: dict[str, list[gymnasium.Env[Array, Array]]] = {}
+_kept: dict[str, list[Env]] = {}
 
 
-def _environments(arena: Arena, count: int) -> list[gymnasium.Env[Array, Array]]:
+def _environments(environment: Environment, count: int) -> list[Env]:
     """Environments of this process, kept from one rollout to the next.
 
     Made and closed each time, they would leave the heap in pieces: a worker that runs hundreds of
     trials would grow by megabytes with each. Only the last kind that was asked for is kept.
     """
-    kind = f"{arena.environment} {sorted(arena.kwargs.items())}"
+    kind = json.dumps(environment.to_json(), sort_keys=True)
     if kind not in _kept:
-        for environment in _kept.popitem()[1] if _kept else ():
-            environment.close()
+        for env in _kept.popitem()[1] if _kept else ():
+            env.close()
         _kept[kind] = []
     while len(_kept[kind]) < count:
-        made = gymnasium.make(arena.environment, disable_env_checker=True, **arena.kwargs)
-        _kept[kind].append(made)
+        _kept[kind].append(environment.make())
     return _kept[kind][:count]
 
 
@@ -213,9 +211,8 @@ def rollout(
     a search fall early, and a vector environment would go on stepping all of them until the last
     one ends.
     """
-    environments = _environments(arena, policies * episodes)
-    spec = environments[0].spec
-    limit = (spec.max_episode_steps if spec else None) or 1000
+    environments = _environments(arena.environment, policies * episodes)
+    limit = arena.environment.longest_episode
     observations = np.zeros((len(environments), len(arena.observation_mean)), np.float32)
     for lane, env in enumerate(environments):
         start = derive_seed(seed, f"{stage}/episode", *divmod(lane, episodes))

@@ -1,12 +1,17 @@
-"""Files that are whole or absent: write beside, fsync, rename."""
+"""Files that are whole or absent: write beside, fsync, rename.
 
+Who may read and write them is what the umask and the folder's default ACL say of any new file.
+"""
+
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +23,17 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
     The data are on disk before the name is, so a crash at any moment leaves either the old file or
     the whole new one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    scratch = Path(name)
-    try:
-        yield scratch
-        scratch.chmod(0o644)
-        _fsync(scratch)
-        scratch.replace(path)
-        _fsync(path.parent)
-    finally:
-        scratch.unlink(missing_ok=True)
+    scratch = _beside(path)
+    with made_folder(path.parent):
+        mode = _touch(scratch)
+        try:
+            yield scratch
+            scratch.chmod(mode)  # a writer may have put a file of its own in the place
+            _fsync(scratch)
+            scratch.replace(path)
+            _fsync(path.parent)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -39,18 +43,44 @@ def created_folder(path: Path) -> Iterator[Path]:
     Raises FileExistsError if `path` exists: a folder is never overwritten.
     """
     if path.exists():
-        raise FileExistsError(str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    scratch = _beside(path)
+    with made_folder(path.parent):
+        scratch.mkdir()
+        try:
+            probe = scratch / "probe"
+            mode = _touch(probe)
+            probe.unlink()
+            yield scratch
+            for entry in scratch.rglob("*"):
+                if entry.is_file():
+                    entry.chmod(mode)
+                _fsync(entry)
+            scratch.rename(path)
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make a folder and its parents; on an error, those that were made go again if they are empty.
+
+    Raises OSError if they cannot be made.
+    """
+    made: list[Path] = []
     try:
-        yield scratch
-        for entry in scratch.rglob("*"):
-            _fsync(entry)
-        scratch.chmod(0o755)
-        scratch.rename(path)
-        _fsync(path.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for folder in (*reversed(path.parents), path):
+            if not folder.exists():
+                with suppress(FileExistsError):  # made by another process meanwhile
+                    folder.mkdir()
+                    made.append(folder)
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -79,6 +109,19 @@ def sha256_of_json(document: Any) -> str:
     """Hex SHA-256 of a JSON document in canonical form (sorted keys, no spaces)."""
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _touch(path: Path) -> int:
+    """Make a new file; returns the mode that it was given."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
 
 
 def _fsync(path: Path) -> None:

@@ -75,8 +75,8 @@ class Sources:
     def identity(self, config: PipelineConfig) -> str:
         """Hash of settings and sources: not of what a path is called, but of what it names."""
         settings = identifying(config)
-        for name in ("dataset", "device"):
-            del settings[name]
+        for name in ("dataset", "reference_scores", "device"):
+            settings.pop(name, None)
         settings["expert"].pop("path", None)
         return sha256_of_json([settings, self.to_json()])
 
@@ -119,7 +119,7 @@ class Inventory:
     """What the references in the settings of many runs name.
 
     Attributes:
-        datasets: reference -> content hash and reference scores.
+        datasets: `PipelineConfig.source` -> content hash and reference scores.
         checkpoints: path -> SHA-256 of the file.
         method: versions of the stages.
     """
@@ -148,7 +148,7 @@ class Inventory:
         method: dict[str, int] = {}
         for config, stated in runs:
             if stated.dataset:
-                datasets.setdefault(config.dataset, (stated.dataset, stated.scores))
+                datasets.setdefault(config.source, (stated.dataset, stated.scores))
             if isinstance(config.expert, CheckpointConfig) and stated.checkpoint:
                 checkpoints.setdefault(config.expert.path, stated.checkpoint)
             method = {**stated.method, **method}
@@ -184,6 +184,6 @@ class Inventory:
 
     def sources(self, config: PipelineConfig) -> Sources:
         """What a run of these settings is made of, as far as it is known."""
-        content, scores = self.datasets.get(config.dataset, (None, None))
+        content, scores = self.datasets.get(config.source, (None, None))
         path = config.expert.path if isinstance(config.expert, CheckpointConfig) else None
         return Sources(content, scores, self.checkpoints.get(path or ""), self.method)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 from functools import cached_property
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdw_core.environment import Environment
 from sdw_core.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -33,8 +33,8 @@ class OfflineDataset:
     """
 
     name: str
-    environment: str
-    """Gymnasium id; `gymnasium.make(environment, **environment_kwargs)` makes the environment."""
+    environment: Environment
+    """What the data come from, and policies are judged in."""
     observations: Floats
     """[N, O] states, environment units."""
     final_observations: Floats
@@ -53,7 +53,6 @@ class OfflineDataset:
     """[A] finite."""
     action_high: Floats
     """[A] finite."""
-    environment_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     reference_scores: Scores | None = None
     """Undiscounted returns of a random and of an expert policy."""
     reference_source: str | None = None
@@ -155,8 +154,8 @@ class OfflineDataset:
         if self.reference_scores is None:
             raise InputError(
                 f"returns of {self.name} cannot be normalised, for it has no reference scores: "
-                "give the returns of a random and of an expert policy with `sdw data import FILE "
-                f"--env {self.environment} --reference LOW HIGH --name NAME`."
+                "give the returns of a random and of an expert policy as "
+                "`pipeline.reference_scores: [LOW, HIGH]`."
             )
         return self.reference_scores
 
@@ -172,8 +171,7 @@ class OfflineDataset:
     @cached_property
     def content_hash(self) -> str:
         """Hex SHA-256 of the arrays and of the environment; name and scores do not enter."""
-        environment = json.dumps([self.environment, self.environment_kwargs], sort_keys=True)
-        digest = hashlib.sha256(environment.encode())
+        digest = hashlib.sha256(self.environment.canonical.encode())
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
@@ -190,8 +188,10 @@ def describe(dataset: OfflineDataset) -> dict[str, Any]:
     constant = observations.min(axis=0) == observations.max(axis=0)
     return {
         "name": dataset.name,
-        "environment": dataset.environment,
-        "environment_kwargs": dataset.environment_kwargs,
+        "environment": dataset.environment.id,
+        "environment_kwargs": dict(dataset.environment.kwargs),
+        "max_episode_steps": dataset.environment.max_episode_steps,
+        "wrappers": [dataclasses.asdict(wrapper) for wrapper in dataset.environment.wrappers],
         "episodes": len(dataset.episode_ends),
         "transitions": len(dataset),
         "terminated": int(dataset.terminated.sum()),
@@ -235,7 +235,8 @@ def _require_actions_in_bounds(dataset: OfflineDataset) -> None:
             f"actions must lie within the bounds of {dataset.environment}, and in {dataset.name} "
             f"action {_place(dataset, row)}, dimension {dimension} is {actions[row, dimension]}, "
             f"outside [{low[dimension]}, {high[dimension]}]: name the environment that the data "
-            "come from, or rescale the actions."
+            "come from, or, where that environment clips what it is given, clip them too with "
+            "`pipeline.clip_actions: true`."
         )
 
 

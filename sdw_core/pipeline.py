@@ -27,7 +27,7 @@ from sdw_core.config import (
     PipelineConfig,
     identifying,
 )
-from sdw_core.dataset import OfflineDataset, load
+from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
 from sdw_core.distill.objectives import build_task
@@ -46,6 +46,7 @@ from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied
 from sdw_core.seeds import numpy_generator
 from sdw_core.statistics import ReturnSummary, summarize
+from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
 
 EXPERT_EPISODES = 10
@@ -127,15 +128,15 @@ class Rungs:
         steps: numbers of outer steps that are done then.
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
-        judge: told such a number, the mean normalised return there, and whom to ask whether to
-            stop while it waits; ends the run by raising.
+        judge: told such a number, the mean normalised return there, and whom to tell that it
+            waits for an answer; ends the run by raising.
     """
 
     steps: tuple[int, ...]
     policies: int
     episodes: int
     seed: int
-    judge: Callable[[int, float, Callable[[], bool]], None]
+    judge: Callable[[int, float, Waiting], None]
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ class Pipeline:
         should_stop: asked between steps of the expert's training, of the distillation, and of the
             episodes that are run on its way; True ends the run with `StopRequested`.
         rungs: where the run is judged on its way; None: nowhere.
+        waiting: told while the run waits for another process, which its stages' seconds leave out.
         sources: what the run must be made of, as far as that is known.
 
     Attributes:
@@ -191,17 +193,20 @@ class Pipeline:
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
+        waiting: Waiting = patiently,
         sources: Sources = Sources(),  # noqa: B008 (frozen)
     ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
         self.seconds: dict[str, float] = {}
         self.sources = sources
-        self._cache = StageCache(cache)
+        self._cache = StageCache(cache, self._wait)
         self._progress = progress
         self._checkpoint = checkpoint
         self._should_stop = should_stop
         self._rungs = rungs
+        self._waiting = waiting
+        self._waited = 0.0
 
     def run(self) -> PipelineResult:
         """Run every stage.
@@ -223,14 +228,14 @@ class Pipeline:
 
         def visit(step: int, rows: Distilled) -> Tensor:
             nonlocal visiting
-            start = perf_counter()
+            start = self._own_seconds()
             found = np.empty(0)
             if step in curve_at:
                 found = self._evaluated(rows, arena, self._go_on)
             if self._rungs and step in rungs_at:
                 value = self._rung_return(rows, arena, self._rungs)
-                self._rungs.judge(step, value, self._should_stop)
-            visiting += perf_counter() - start
+                self._rungs.judge(step, value, self._wait)
+            visiting += self._own_seconds() - start
             return torch.from_numpy(found)
 
         depends_on = [self.sources.identity(config), _size_of(self._rungs)]
@@ -321,7 +326,7 @@ class Pipeline:
     def prepare(self) -> Prepared:
         """The stages before the distillation."""
         with self._stage("dataset"):
-            dataset = load(self.config.dataset)
+            dataset = load_dataset(self.config)
             check_fit(self.config, dataset)
             checkpoint = self._expert_file
             sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None)
@@ -485,6 +490,7 @@ class Pipeline:
             self._cache.folder,
             self._progress,
             should_stop=self._should_stop,
+            waiting=self._waiting,
             sources=self.sources,
         )
         other.seconds = self.seconds
@@ -502,9 +508,22 @@ class Pipeline:
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:
         self._progress(stage, 0.0)
-        start = perf_counter()
+        start = self._own_seconds()
         yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + self._own_seconds() - start
+
+    @contextmanager
+    def _wait(self) -> Iterator[GoOn]:
+        start = perf_counter()
+        try:
+            with self._waiting() as go_on:
+                yield go_on
+        finally:
+            self._waited += perf_counter() - start
+
+    def _own_seconds(self) -> float:
+        """A clock that stands still while another process is waited for."""
+        return perf_counter() - self._waited
 
 
 def needs_density(config: PipelineConfig) -> bool:
@@ -645,7 +664,6 @@ def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:
     """The dataset's environment, as policies see it."""
     return Arena(
         dataset.environment,
-        dataset.environment_kwargs,
         normalizer.mean,
         normalizer.scale,
         dataset.action_low,

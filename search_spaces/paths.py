@@ -19,22 +19,22 @@ def absolute_paths(pipeline: Mapping[str, Any]) -> Document:
 
 
 def absolute_reference(reference: Any) -> Any:
-    """A dataset on disk by its absolute path, with what its reference says behind a `?`.
+    """A dataset on disk by its absolute path, with the environment that its reference names.
 
-    An id stays what it is, and so does whatever is not text, which validation refuses. As for
-    `sdw_core.dataset.load`, an id comes before a folder of that name.
+    An id stays what it is, and comes before a path that reads the same, as for
+    `sdw_core.dataset.load`; what is not text stays, for validation to refuse.
     """
     if not isinstance(reference, str):
         return reference
-    path, mark, query = reference.partition("?")
-    file = _expanded(path)
-    if not path or not file.exists():
+    where, mark, environment = reference.rpartition("?env=")
+    if not mark or _expanded(reference).exists():  # a path may hold a question mark
+        where, mark, environment = reference, "", ""
+    file = _expanded(where)
+    if not where or not file.exists():
         return reference
-    from sdw_core.dataset import BUNDLED, datasets_folder
+    from sdw_core.dataset.loading import folder_of_id
 
-    if any((root / reference / "data").is_dir() for root in (BUNDLED, datasets_folder())):
-        return reference
-    return f"{file.resolve()}{mark}{query}"
+    return reference if folder_of_id(where) else f"{file.resolve()}{mark}{environment}"
 
 
 def absolute_file(path: Any) -> Any:

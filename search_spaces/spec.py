@@ -6,12 +6,12 @@ from math import pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
 from sdw_core.config import Config, PipelineConfig, identifying, nearest, parse, submodels
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
+from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
 from search_spaces.paths import Document, absolute_file, absolute_paths, absolute_reference
 
 SHIPPED = Path(__file__).parent
@@ -270,10 +270,6 @@ def _check_early_stopping(spec: StudySpec) -> None:
         )
 
 
-# What PyYAML raises: its own errors, and Python's for 2001-99-99 and for a thousand brackets.
-_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-
-
 def resolve_reference(reference: str, shipped: Mapping[str, Path], what: str) -> Path:
     """The path of a YAML file, or of a shipped one by its name.
 
@@ -291,8 +287,17 @@ def resolve_reference(reference: str, shipped: Mapping[str, Path], what: str) ->
     return shipped[reference]
 
 
-def read_document(path: Path, sections: str = "`study`, `pipeline` and `search`") -> Document:
-    """A YAML file's mapping, which should hold these sections.
+def read_document(
+    path: Path,
+    sections: str = "`study`, `pipeline` and `search`",
+    loader: type[StrictLoader] = SpecLoader,
+) -> Document:
+    """A YAML file's mapping.
+
+    Args:
+        path: the file.
+        sections: what it should hold.
+        loader: how its scalars are read; `StrictLoader` where the file was written by PyYAML.
 
     Raises:
         InputError: there is no such file, or it holds something else.
@@ -305,14 +310,7 @@ def read_document(path: Path, sections: str = "`study`, `pipeline` and `search`"
         raise InputError(
             f"The spec file {str(path)!r} must be UTF-8 text, and cannot be read ({error})."
         ) from None
-    try:
-        document = yaml.safe_load(text)
-    except _NOT_YAML as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" at line {place.line + 1}, column {place.column + 1}" if place else ""
-        raise InputError(
-            f"The spec file {str(path)!r} is not valid YAML{where}; correct it."
-        ) from None
+    document = read_yaml(text, f"The spec file {str(path)!r}", loader)
     if not isinstance(document, dict):
         raise InputError(
             f"The spec file {str(path)!r} must hold the mappings {sections}, not "
@@ -330,12 +328,13 @@ def place_override(document: Document, override: str, searched_is_fixed: bool = 
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise InputError(f"`--set` takes key=value, not {override!r}.")
-    try:
-        value = yaml.safe_load(text)
-    except _NOT_YAML:
-        raise InputError(f"The value of `--set {key}` must be YAML, not {text[:80]!r}.") from None
+    what = f"The value {text[:80]!r} of `--set {key}`"
+    value = read_yaml(text, what)
+    if ends_in_comment(text):
+        raise InputError(f"{what} ends in a comment; put what holds a # in quotes.")
     root, _, below = key.partition(".")
-    search = document.get("search") or {}
+    search = document.get("search")
+    search = search if isinstance(search, dict) else {}
     if root == "search" and below:
         known = next((path for path in search if below.startswith(f"{path}.")), None)
         keys = [known, *below[len(known) + 1 :].split(".")] if known else [below]

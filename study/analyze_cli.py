@@ -4,18 +4,16 @@ Each command writes a new folder: NAME.csv, a row a point of the figure; NAME.pn
 the findings, which `--json` prints as well.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from sdw_core.errors import InputError
 from search_spaces import load_spec
+from study.console import Table, log, out, print_json
 
 if TYPE_CHECKING:
     from sdw_core.analysis.report import Analysis, Tell
@@ -33,9 +31,6 @@ Cache = Annotated[Path, typer.Option(help="Stage cache.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Episodes = Annotated[int, typer.Option(help="Whole episodes a policy is run.", min=1)]
 CACHE = Path("sdw-studies") / "cache"
-
-log = Console(stderr=True)
-out = Console()
 
 
 @analyze_app.command()
@@ -67,7 +62,7 @@ def misalignment(
         found = report.misalignment(
             config, better, policies, steps, points, bins, episodes, cache, tell
         )
-    table = Table("training loss", "diverse", "narrow", "difference", "95 % interval", box=None)
+    table = Table("training loss", "diverse", "narrow", "difference", "95 % interval")
     for each in found.findings["bins"]:
         means = (_number(each[key]) for key in ("diverse", "narrow", "difference"))
         table.add_row(_range(each["loss"][::-1], 3), *means, _range(each["interval"]))
@@ -125,7 +120,7 @@ def errors(
         found = report.errors(
             config, sizes, budgets, repeats, episodes, expert_episodes, quantile, cache, tell
         )
-    table = Table("rank correlation with return", "policies", "rho", "95 % interval", box=None)
+    table = Table("rank correlation with return", "policies", "rho", "95 % interval")
     for group, measures in found.findings["correlations"].items():
         for measure, each in measures.items():
             interval = _range((each["low"], each["high"]), 2)
@@ -155,9 +150,8 @@ def coverage(
     artifacts = {str(folder): read_artifact(folder) for folder in folders or ()}
     with _telling() as tell:
         found = report.coverage(config, artifacts, bins, cache, tell)
-    table = Table("set", "states", "return", "rare %", box=None)
-    for heading in ("distance", "source's", "entropy", "source's"):
-        table.add_column(heading)
+    headings = ("distance", "source's", "entropy", "source's")
+    table = Table("set", "states", "return", "rare %", *headings)
     for each in found.findings["sets"]:
         table.add_row(
             each["name"],
@@ -177,39 +171,39 @@ def _configured(spec: str, overrides: list[str] | None, to: Path, cache: Path) -
     import torch
 
     from sdw_core.artifact import refuse_existing
-    from study.folder import check_writable
+    from study.preflight import check_writable
 
     refuse_existing(to)
     config = load_spec(spec, overrides or (), searched_is_fixed=True).pipeline
     _check(config)
-    check_writable(cache)
-    check_writable(to.resolve().parent)
+    check_writable(cache, "--cache")
+    check_writable(to.resolve().parent, "--to")
     torch.set_num_threads(1)
     return config
 
 
 def _check(config: "PipelineConfig") -> None:
-    from sdw_core.dataset import load
+    from sdw_core.dataset import load_dataset
     from sdw_core.pipeline import check_fit, resolve_device
 
-    check_fit(config, load(config.dataset))
+    check_fit(config, load_dataset(config))
     resolve_device(config.device)
 
 
 @contextmanager
 def _telling() -> Iterator["Tell"]:
-    with log.status("") as status:
-        yield status.update
+    with log.working() as say:
+        yield say
 
 
 def _finish(found: "Analysis", to: Path, as_json: bool, table: Table, *lines: str) -> None:
     found.write(to)
     if as_json:
-        print(json.dumps(found.findings | {"folder": str(to)}, indent=2, allow_nan=False))
+        print_json(found.findings | {"folder": str(to)})
         return
     out.print(table)
     for line in (*lines, f"table, figure and findings are in {to}"):
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(line)
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -7,7 +7,9 @@ What is slow to import (torch, ray, optuna, minari) is imported by the commands 
 """
 
 import json
+import os
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,20 +20,22 @@ from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from sdw_core.errors import DivergenceError, InputError, SDWError
+from sdw_core.errors import DivergenceError, InputError, SDWError, first_line
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
 from study.analyze_cli import analyze_app
+from study.console import Table, line, log, out, print_json
+from study.signals import Ended, ending, going_on_with
+from study.startup import make_ready
 
 if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
     from sdw_core.config import EvaluationConfig
     from sdw_core.dataset import OfflineDataset
     from study.folder import StudyFolder
+    from study.preflight import Estimate
 
 app = typer.Typer(
     name="sdw",
@@ -57,15 +61,12 @@ Set = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 STUDIES = Path("sdw-studies")
 
-log = Console(stderr=True)
-out = Console()
-
 
 def _say_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        print(f"sdw-obd {version('sdw-obd')}")
+        out.print(f"sdw-obd {version('sdw-obd')}")
         raise typer.Exit
 
 
@@ -95,19 +96,10 @@ def launch(
     from study.folder import StudyFolder
 
     loaded = _load(spec, overrides, name, trials)
-    if not loaded.search:
-        raise InputError(
-            "`search` is empty, so that all trials would be the same; name what to search, or run "
-            "the pipeline once with `sdw distill`."
-        )
-    datasets = _check(loaded)
-    _preflight(loaded, datasets, storage / loaded.study.name, address)
-    folder = StudyFolder.create(loaded, storage, Inventory.of(loaded.extremes(), datasets))
-    try:
+    datasets, _ = _require_launchable(loaded, storage, address)
+    inventory = Inventory.of(loaded.extremes(), datasets)
+    with StudyFolder.launched(loaded, storage, inventory) as folder:
         _drive(folder, address, as_json)
-    except InputError:
-        folder.remove_if_untouched()
-        raise
 
 
 @app.command()
@@ -135,7 +127,7 @@ def extend(
     folder = _find(study, storage)
     _require_more(folder, address, trials)
     total = folder.extend(trials)
-    _say(log, f"{folder.name} now has {total} trials")
+    log.print(f"{folder.name} now has {total} trials")
     _drive_unless_driven(folder, address, as_json)
 
 
@@ -156,9 +148,9 @@ def retry_failed(
         )
     _require_more(folder, address, failed)
     with folder.edit_lock():
-        retries = folder.book().retry_failed()
+        retries = folder.book(to_write=True).retry_failed()
     for failed, new in retries.items():
-        _say(log, f"trial {failed} is asked again as trial {new}")
+        log.print(f"trial {failed} is asked again as trial {new}")
     _drive_unless_driven(folder, address, as_json)
 
 
@@ -170,33 +162,39 @@ def stop(study: StudyName, storage: Storage = STUDIES) -> None:
         if not folder.driven():
             raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
         folder.stop_flag.touch()
-    with log.status("stopping: running trials write a checkpoint"):
+    with (
+        going_on_with(f"the study stops all the same; see `sdw status {folder.name}`"),
+        log.working("stopping: running trials write a checkpoint"),
+    ):
         while folder.driven():
             sleep(0.5)
-    _say(log, f"stopped; go on with `sdw resume {folder.name}`")
+    log.print(f"stopped; go on with `sdw resume {folder.name}`")
 
 
 @app.command()
 def validate(
     spec: Spec,
+    name: Annotated[str | None, typer.Option(help="As for `launch`.")] = None,
+    storage: Storage = STUDIES,
+    address: Annotated[str | None, typer.Option(help="As for `launch`; not connected to.")] = None,
+    trials: Annotated[int | None, typer.Option(help="As for `launch`.")] = None,
     overrides: Set = None,
     cluster: Annotated[Path | None, typer.Option(help="A cluster.yaml to check as well.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a spec would run, without running it."""
+    """Say what `launch` would run, or why it would refuse to; nothing is written."""
     from study.cluster import validate_cluster
-    from study.preflight import estimate
 
-    loaded = _load(spec, overrides)
-    dataset = _check(loaded)[loaded.pipeline.dataset]
-    need = estimate(loaded, dataset)
+    loaded = _load(spec, overrides, name, trials)
+    datasets, need = _require_launchable(loaded, storage, address)
+    dataset = datasets[loaded.pipeline.source]
     if cluster:
         validate_cluster(cluster)
     document = {
         "study": loaded.study.model_dump(mode="json"),
         "dataset": {
             "name": dataset.name,
-            "environment": dataset.environment,
+            "environment": str(dataset.environment),
             "episodes": len(dataset.episode_ends),
             "transitions": len(dataset),
         },
@@ -206,11 +204,11 @@ def validate(
         "cluster": str(cluster) if cluster else None,
     }
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     settings = loaded.study
     distill = loaded.pipeline.distill
-    out.print(f"[bold]{settings.name}[/]: {settings.trials} trials on {dataset.name}")
+    out.print(line((settings.name, "bold"), f": {settings.trials} trials on {dataset.name}"))
     out.print(
         f"{dataset.environment}, {len(dataset.episode_ends)} episodes, {len(dataset)} transitions"
     )
@@ -253,11 +251,11 @@ def status(
     rebuilt = _rebuild(folder) if rebuild else {}
     document = _status(folder) | rebuilt
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     driver = document["driver"]
     where = f" (process {driver['pid']} on {driver['host']})" if driver else ""
-    _say(out, f"{folder.name}: {document['state']}{where}")
+    out.print(f"{folder.name}: {document['state']}{where}")
     rows = [TrialRow(**trial) for trial in document["trials"]]
     out.print(trial_table(folder.spec(), rows, document["best"]))
     _say_saved(document["early_stopping"])
@@ -292,13 +290,13 @@ def export(
             "trial is the best; use `--pareto`."
         )
     numbers = book.best(top or 1)
-    with log.status("re-evaluating on fresh seeds"):
+    with log.working("re-evaluating on fresh seeds"):
         folders = write(folder, numbers, to)
     if as_json:
-        _print_json({"study": folder.name, "folders": [str(path) for path in folders]})
+        print_json({"study": folder.name, "folders": [str(path) for path in folders]})
     else:
         for path in folders:
-            _say(out, str(path))
+            out.print(str(path))
 
 
 @app.command()
@@ -316,24 +314,23 @@ def distill(
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import confirmed_scores, evidence_of, source_states
-    from study.folder import check_writable
+    from study.preflight import check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
     loaded = loaded.model_copy(update={"search": {}})
     if to:
         refuse_existing(to)
     _check(loaded)
-    check_writable(cache)
+    check_writable(cache, "--cache")
     if to:
-        check_writable(to.resolve().parent)
+        check_writable(to.resolve().parent, "--to")
     _threads(threads)
     with _progress() as progress:
         pipeline = Pipeline(loaded.pipeline, cache, progress)
         prepared = pipeline.prepare()
         expert = prepared.expert_summary(loaded.pipeline.seed)
         method = loaded.pipeline.expert.method
-        _say(
-            log,
+        log.print(
             f"expert ({method}): normalised return {expert.mean:.1f}, 95 % interval "
             f"{expert.low:.1f} to {expert.high:.1f}",
         )
@@ -358,7 +355,7 @@ def distill(
         document["confirmed"] = evidence["scores"]["synthetic"]
         write_artifact(artifact, to, source_states(dataset, seed))
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     out.print(_returns_table(document))
     if to:
@@ -414,11 +411,11 @@ def evaluate(
             )
         _print_protocols(_judged_by_each(artifact, evaluation, used, stated["stage"]), as_json)
         return
-    with log.status("evaluating"):
+    with log.working("evaluating"):
         returns = artifact.evaluate(evaluation, used, stated["stage"])
     document = {"normalized_return": score(returns, used)}
     if as_json:
-        _print_json(document["normalized_return"])
+        print_json(document["normalized_return"])
         return
     scores = artifact.evidence["scores"]
     out.print(
@@ -445,20 +442,21 @@ def compare(
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
     loaded = load_comparison(spec, [*(overrides or ()), *given])
     inventory = check_comparison(loaded)
-    folder = ComparisonFolder((storage / loaded.comparison.name).resolve())
-    results = run_comparison(folder, loaded, inventory, address, log, retry_failed)
+    with ComparisonFolder.opened(loaded, storage) as folder:
+        results = run_comparison(folder, loaded, inventory, address, log, retry_failed)
     finished = not any(ready(loaded, results))
     standings = Standings.of(loaded, results)
     if finished:
         standings.write(folder.path)
     if as_json:
         found = standings.to_json()
-        _print_json(found | {"finished": finished, "folder": str(folder.path)})
+        print_json(found | {"finished": finished, "folder": str(folder.path)})
     elif finished:
-        _say(out, standings.markdown())
-        _say(out, f"table, results and figures are in {folder.path}")
+        for each in standings.markdown().split("\n"):
+            out.print(each)
+        out.print(f"table, results and figures are in {folder.path}")
     if not finished:
-        _say(log, "stopped; give the same command again, and it goes on where it was")
+        log.print("stopped; give the same command again, and it goes on where it was")
     elif standings.frame.empty:
         raise SDWError(f"No cell completed: {'; '.join(sorted(set(standings.failed.values())))}")
 
@@ -482,9 +480,9 @@ def data_list(as_json: AsJson = False) -> None:
 
     found = available()
     if as_json:
-        _print_json([asdict(dataset) for dataset in found])
+        print_json([asdict(dataset) for dataset in found])
         return
-    table = Table("dataset", "where", "environment", "episodes", "transitions", box=None)
+    table = Table("dataset", "where", "environment", "episodes", "transitions")
     for dataset in found:
         table.add_row(
             dataset.id,
@@ -506,9 +504,9 @@ def data_describe(
 
     document = describe(load(reference))
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
-    table = Table(box=None, show_header=False)
+    table = Table(show_header=False)
     for key, value in document.items():
         table.add_row(key, json.dumps(value) if not isinstance(value, str) else value)
     out.print(table)
@@ -516,23 +514,29 @@ def data_describe(
 
 @data_app.command("import")
 def data_import(
-    file: Annotated[Path, typer.Argument(help="HDF5 or .npz in D4RL's layout.")],
-    env: Annotated[str, typer.Option("--env", help="Gymnasium id, like Hopper-v5.")],
+    source: Annotated[str, typer.Argument(help="A dataset: id, folder or file.")],
     name: Annotated[str, typer.Option(help="Minari id of the result, like my/hopper-v0.")],
+    env: Annotated[
+        str | None,
+        typer.Option("--env", help="Like Hopper-v5 or Ant-v4&use_contact_forces=true."),
+    ] = None,
     reference: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Returns of a random and of an expert policy.", metavar="LOW HIGH"),
     ] = None,
+    clip_actions: Annotated[
+        bool, typer.Option("--clip-actions", help="Clip actions to the environment's bounds.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn own data into a named local Minari dataset."""
-    from sdw_core.dataset import import_file
+    from sdw_core.dataset import import_dataset
 
-    made = import_file(file, env, reference, name)
+    made = import_dataset(source, name, env, reference, clip_actions)
     if as_json:
-        _print_json({"dataset": made})
+        print_json({"dataset": made})
     else:
-        _say(out, f"imported as {made}; use it with `pipeline.dataset: {made}`")
+        out.print(f"imported as {made}; use it with `pipeline.dataset: {made}`")
 
 
 @cache_app.command("list")
@@ -543,9 +547,9 @@ def cache_list(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = F
     folder = _find(study, storage)
     entries = contents(folder)
     if as_json:
-        _print_json({"study": folder.name, "entries": [asdict(entry) for entry in entries]})
+        print_json({"study": folder.name, "entries": [asdict(entry) for entry in entries]})
         return
-    table = Table("stage", "MB", "written", "trials", "needed", "file", box=None)
+    table = Table("stage", "MB", "written", "trials", "needed", "file")
     for entry in entries:
         table.add_row(
             entry.stage,
@@ -573,27 +577,75 @@ def cache_prune(
     folder = _find(study, storage)
     document = prune(folder, everything)
     if as_json:
-        _print_json({"study": folder.name, **document})
+        print_json({"study": folder.name, **document})
         return
     used = f"; {len(document['in_use'])} are in use and stay" if document["in_use"] else ""
     freed = f"{document['bytes_freed'] / 1e6:.1f} MB"
-    _say(out, f"removed {len(document['removed'])} files, {freed}{used}")
+    out.print(f"removed {len(document['removed'])} files, {freed}{used}")
 
 
 def main() -> None:
-    """The entry point: one sentence and an exit status for every error of ours or of usage."""
+    """The entry point: one sentence and an exit status for whatever goes wrong.
+
+    With SDW_DEBUG set, the traceback precedes the sentence.
+    """
     try:
-        sys.exit(app(standalone_mode=False))
+        make_ready()
+        _require_unicode(*sys.argv, str(Path.cwd()))
+        with ending():
+            status = app(standalone_mode=False)
+        _flush()
+    except Ended as ended:
+        _fail(str(ended), ended.exit_code)
+    except BrokenPipeError:  # whoever read is gone, as in `sdw data list | head -1`
+        with suppress(OSError):
+            _flush()
+        sys.exit(1)
     except SDWError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:  # a full disk, a folder that went away
         _fail(f"{error.strerror or error}: {error.filename or 'the disk or the network'}.", 1)
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see `sdw --help`.", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted.", 1)
+    except Exception as error:
+        _fail(
+            f"internal error: {type(error).__name__}: {first_line(error).rstrip('.')}; run the "
+            "command again with SDW_DEBUG=1 in the environment, and report what is printed then.",
+            1,
+        )
+    sys.exit(status)
+
+
+def _flush() -> None:
+    """Write what stdout holds back; what cannot be written is not tried again when Python ends."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _require_unicode(*words: str) -> None:
+    """Refuse names of files that are no UTF-8: no YAML, JSON or database holds them."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"Paths and arguments must be UTF-8, and {word!a} is not; rename it, or work "
+                "through a link of another name."
+            ) from None
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
-    print(f"sdw: {sentence}", file=sys.stderr)
+    if os.environ.get("SDW_DEBUG"):
+        traceback.print_exc()
+    with suppress(OSError):
+        _flush()
+    log.print(f"sdw: {sentence}")
     sys.exit(status)
 
 
@@ -615,27 +667,47 @@ def _find(study: str, storage: Path) -> "StudyFolder":
 
 
 def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
-    """Refuse, before anything is written, what could not run; returns the datasets."""
-    from sdw_core.dataset import load
+    """Refuse, before anything is written, what could not run.
+
+    Returns:
+        `PipelineConfig.source` -> dataset, of all that the search can reach.
+    """
+    from sdw_core.dataset import load_datasets
     from sdw_core.pipeline import check_fit, resolve_device
 
-    datasets = {spec.pipeline.dataset: load(spec.pipeline.dataset)}
-    for config in spec.extremes():
-        if config.dataset not in datasets:
-            datasets[config.dataset] = load(config.dataset)
-        check_fit(config, datasets[config.dataset])
+    reached = list(spec.extremes())
+    datasets = load_datasets([spec.pipeline, *reached])
+    for config in reached:
+        check_fit(config, datasets[config.source])
         if not spec.study.resources.gpu:
             resolve_device(config.device)
     return datasets
 
 
+def _require_launchable(
+    spec: StudySpec, storage: Path, address: str | None
+) -> "tuple[dict[str, OfflineDataset], Estimate]":
+    """Refuse, before anything is written, a new study that could not run."""
+    from study.folder import StudyFolder
+
+    if not spec.search:
+        raise InputError(
+            "`search` is empty, so that all trials would be the same; name what to search, or run "
+            "the pipeline once with `sdw distill`."
+        )
+    datasets = _check(spec)
+    need = _preflight(spec, datasets, storage / spec.study.name, address)
+    StudyFolder.require_free(spec, storage)
+    return datasets, need
+
+
 def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
     """Refuse, before anything is written, a study that could not go on, or not with more trials."""
     from sdw_core.identity import Inventory
-    from study.folder import check_writable
+    from study.preflight import check_writable
 
-    check_writable(folder.path)
-    todo = folder.book().remaining() + more
+    check_writable(folder.path, "--storage")
+    todo = folder.book(to_write=True).remaining() + more
     if not todo:
         return
     spec = folder.spec()
@@ -665,9 +737,9 @@ def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bo
     does = "takes them up"
     if folder.stop_flag.exists():
         does = f"is stopping; go on with `sdw resume {folder.name}`"
-    _say(log, f"process {driver.get('pid', '?')} on {driver.get('host', '?')} {does}")
+    log.print(f"process {driver.get('pid', '?')} on {driver.get('host', '?')} {does}")
     if as_json:
-        _print_json(_status(folder))
+        print_json(_status(folder))
 
 
 def _preflight(
@@ -676,16 +748,22 @@ def _preflight(
     folder: Path,
     address: str | None,
     trials: int | None = None,
-) -> None:
-    """Refuse, before anything is written, a study that does not fit."""
+) -> "Estimate":
+    """Refuse, before anything is written, a study that does not fit; returns what it needs."""
     from study.preflight import estimate, require_room
 
-    need = estimate(spec, datasets[spec.pipeline.dataset], trials)
+    need = estimate(spec, datasets[spec.pipeline.source], trials)
     require_room(spec, need, folder, on_this_machine=address is None)
+    return need
 
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     """Run a study to its end; confirm and export the winner; say how to go on."""
+    with going_on_with(f"go on with `sdw resume {folder.path}`"):
+        _drive_and_export(folder, address, as_json)
+
+
+def _drive_and_export(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     from study.display import Display, trial_table
     from study.early_stopping import saved
     from study.export import export as write
@@ -697,10 +775,10 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     winners = book.best()
     folders: list[Path] = []
     if finished and winners:
-        with log.status("re-evaluating the winner on fresh seeds"):
+        with log.working("re-evaluating the winner on fresh seeds"):
             folders = write(folder, winners)
     if as_json:
-        _print_json(_status(folder) | {"exports": [str(path) for path in folders]})
+        print_json(_status(folder) | {"exports": [str(path) for path in folders]})
     else:
         out.print(trial_table(book.spec, book.rows(), winners))
         _say_saved(saved(book))
@@ -708,12 +786,12 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
             out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
             out.print(_returns_table(_confirmed(folder, winners[0])))
         for path in folders:
-            _say(out, f"exported to {path}")
+            out.print(f"exported to {path}")
         if folders:
-            _say(out, f"  evaluate again   sdw evaluate {folders[0]}")
-            _say(out, f"  look at trials   sdw dashboard {folder.path}")
+            out.print(f"  evaluate again   sdw evaluate {folders[0]}")
+            out.print(f"  look at trials   sdw dashboard {folder.path}")
         if len(winners) == 1 and folders:
-            _say(out, f"  export more      sdw export {folder.path} --top 3 --to DIR")
+            out.print(f"  export more      sdw export {folder.path} --top 3 --to DIR")
     if given_up and not finished:
         name, count = folder.name, book.spec.study.max_identical_failures
         raise SDWError(
@@ -724,21 +802,15 @@ def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
         why = folder.stop_flag.read_text() if folder.stop_flag.exists() else ""
         because = f", as {why}" if why else ""
         way_on = f"go on with `sdw resume {folder.path}`"
-        _say(log, f"stopped with {book.remaining()} trials to go{because}; {way_on}")
+        log.print(f"stopped with {book.remaining()} trials to go{because}; {way_on}")
     elif not winners:
         reasons = {row.reason for row in book.rows()}
         raise SDWError(f"No trial completed: {'; '.join(sorted(filter(None, reasons)))}")
 
 
-def _say(console: Console, line: str) -> None:
-    """A line as it is: not coloured, and not broken where a path could be copied."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
 def _say_saved(saved: dict[str, Any] | None) -> None:
     if saved:
-        _say(
-            out,
+        out.print(
             f"early stopping ended {saved['pruned']} trials and saved "
             f"{saved['outer_steps_saved']} outer steps, {saved['percent']:.0f} % of them",
         )
@@ -778,8 +850,8 @@ def _rebuild(folder: "StudyFolder") -> dict[str, Any]:
     book, kept = folder.rebuild()
     outcomes = Counter(row.outcome for row in book.rows())
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-    _say(log, f"rebuilt from the trials' folders: {counts or 'no trials'}")
-    _say(log, f"what was there is kept as {kept}" if kept else "there was no database")
+    log.print(f"rebuilt from the trials' folders: {counts or 'no trials'}")
+    log.print(f"what was there is kept as {kept}" if kept else "there was no database")
     return {"rebuilt": {"outcomes": dict(outcomes), "kept": kept}}
 
 
@@ -787,10 +859,6 @@ def _threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, allow_nan=False))
 
 
 ROWS = {
@@ -802,7 +870,7 @@ ROWS = {
 
 
 def _returns_table(scores: dict[str, Any]) -> Table:
-    table = Table("normalised return", "mean", "iqm", "95 % interval", box=None)
+    table = Table("normalised return", "mean", "iqm", "95 % interval")
     for key, summary in scores.items():
         if isinstance(summary, dict) and "per_policy" in summary:
             table.add_row(
@@ -823,9 +891,9 @@ def _judged_by_each(
 
     document: dict[str, Any] = {}
     protocols = grid(artifact.recipe, evaluation.policies, evaluation.episodes)
-    with log.status("") as status:
+    with log.working() as say:
         for name, protocol in protocols.items():
-            status.update(f"evaluating {len(document) + 1} of {len(protocols)}: {name}")
+            say(f"evaluating {len(document) + 1} of {len(protocols)}: {name}")
             document[name] = {
                 "recipe": asdict(applied(protocol, artifact.recipe)),
                 "ensemble": protocol.ensemble,
@@ -839,7 +907,7 @@ def _judged_by_each(
 
 def _print_protocols(document: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     scores = {name: judged["normalized_return"] for name, judged in document.items()}
     table = _returns_table(scores)
@@ -853,7 +921,7 @@ def _progress() -> Iterator[Callable[[str, float], None]]:
     """A progress bar a stage, on stderr."""
     from sdw_core.config import STAGES
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(
         *columns, TimeRemainingColumn(), console=log, transient=True, disable=not log.is_terminal
     ) as bars:

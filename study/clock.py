@@ -1,10 +1,12 @@
 """A trial's running time: over all its attempts, and what ends a trial that takes too much."""
 
 import faulthandler
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
+from typing import TextIO
 
 from sdw_core.files import read_json
 
@@ -18,7 +20,7 @@ class TrialClock:
     A trial past its time is ended twice over: one that polls finds `over()`; one that hangs, be it
     in native code that never comes back to Python, has its process ended by a thread of
     `faulthandler`, which first writes to `hung.txt` where every thread was. The attempt after that
-    finds the file, and does not hang again.
+    finds the file, and does not hang again. A wait for another process counts for neither.
 
     Args:
         folder: the trial's; `progress.json` holds the seconds of earlier attempts.
@@ -32,11 +34,14 @@ class TrialClock:
         if self.hung():  # and wrote no more progress
             self._earlier = max(self._earlier, timeout or 0)
         self._begun = monotonic()
+        self._paused: float | None = None
+        self._file: TextIO | None = None
         self._armed = ExitStack()
 
     def seconds(self) -> float:
         """Running time so far."""
-        return self._earlier + monotonic() - self._begun
+        now = monotonic() if self._paused is None else self._paused
+        return self._earlier + now - self._begun
 
     def over(self) -> bool:
         """Whether the trial has had its time."""
@@ -48,11 +53,10 @@ class TrialClock:
 
     def __enter__(self) -> "TrialClock":
         if self.timeout is not None and not self.over():
-            file = self._armed.enter_context(self._traces.open("w"))
-            left = self.timeout - self.seconds() + GRACE
-            faulthandler.dump_traceback_later(left, exit=True, file=file)
+            self._file = self._armed.enter_context(self._traces.open("w"))
             self._armed.callback(self._traces.unlink)
             self._armed.callback(faulthandler.cancel_dump_traceback_later)
+            self._arm()
         return self
 
     def __exit__(
@@ -62,6 +66,24 @@ class TrialClock:
         trace: TracebackType | None,
     ) -> None:
         self._armed.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stand still while the trial waits for another process."""
+        self._paused = monotonic()
+        faulthandler.cancel_dump_traceback_later()
+        try:
+            yield
+        finally:
+            self._begun += monotonic() - self._paused
+            self._paused = None
+            self._arm()
+
+    def _arm(self) -> None:
+        """Have the process ended once the trial's time and its grace are over."""
+        if self.timeout is not None and self._file is not None:
+            left = self.timeout - self.seconds() + GRACE
+            faulthandler.dump_traceback_later(left, exit=True, file=self._file)
 
 
 def _earlier(folder: Path) -> float:

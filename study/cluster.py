@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import yaml
-
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, first_line
+from search_spaces.documents import StrictLoader, read_yaml
 
 
 def validate_cluster(path: Path) -> None:
@@ -18,21 +17,18 @@ def validate_cluster(path: Path) -> None:
     """
     from ray.autoscaler._private.util import prepare_config, validate_config
 
+    what = f"The cluster file {str(path)!r}"
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"There is no cluster file {str(path)!r}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = str(getattr(error, "problem", None) or getattr(error, "strerror", error))
-        raise InputError(
-            f"The cluster file {str(path)!r} is not readable YAML: {reason}."
-        ) from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{what} must be UTF-8 text, and cannot be read ({error}).") from None
+    document = read_yaml(text, what, StrictLoader)
     try:
         validate_config(prepare_config(document))
     except Exception as error:
-        reason = str(getattr(error, "message", error)).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".") or type(error).__name__
         if isinstance(error, KeyError):
             reason = f"it has no key {reason}"
-        raise InputError(
-            f"The cluster file {str(path)!r} is not valid for the Ray cluster launcher: {reason}."
-        ) from None
+        raise InputError(f"{what} is not valid for the Ray cluster launcher: {reason}.") from None

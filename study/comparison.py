@@ -1,6 +1,6 @@
 """Running a comparison: every cell is a task on Ray, and what it found lies in a folder of its own.
 
-comparison.yaml    the resolved spec
+comparison.yaml    the resolved spec; no folder without it is taken for a comparison's
 driver.lock, stop  as in a study
 cache/             stage results that cells share
 cells/             a folder a cell, as a study's trial has one, named by a hash of its settings, the
@@ -15,7 +15,6 @@ left alone.
 """
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,16 +25,15 @@ from typing import Any
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
-from rich.console import Console
 
-from sdw_core.dataset import load
+from sdw_core.dataset import load_datasets
 from sdw_core.errors import InputError, SDWError, SourceChanged
-from sdw_core.files import read_json, write_json, write_text
+from sdw_core.files import created_folder, made_folder, read_json, write_json, write_text
 from sdw_core.identity import Inventory, Sources
 from sdw_core.pipeline import Pipeline, check_fit, resolve_device
 from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec
-from study.folder import check_writable
+from study.console import Console
 from study.outcomes import (
     COMPLETE,
     FAILED,
@@ -44,16 +42,19 @@ from study.outcomes import (
     config_hash,
     finished_result,
 )
+from study.preflight import check_writable, require_resources
 from study.runner import (
     LOOK_FOR_NODE,
     NodeDied,
     own_node,
     ray_session,
     require_node,
-    stop_on_interrupt,
 )
+from study.signals import stopping
 from study.trial import distil_rows, placed, run_trial
 
+UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock")
+"""What lies in the folder of a comparison of which no cell was begun."""
 Results = dict[Cell, dict[str, Any]]
 """What cells that have ended found: their `result.json`."""
 
@@ -64,6 +65,56 @@ class ComparisonFolder:
 
     path: Path
 
+    @classmethod
+    @contextmanager
+    def opened(cls, spec: ComparisonSpec, storage: Path) -> Iterator["ComparisonFolder"]:
+        """The comparison of that name, or a new one.
+
+        Of a new one nothing stays if bad input ends it before a cell was begun.
+
+        Raises:
+            InputError: a folder of that name is no comparison, or it cannot be written.
+        """
+        folder = cls((storage / spec.comparison.name).resolve())
+        check_writable(folder.path, "--storage")
+        with made_folder(storage):
+            made = not folder.path.exists()
+            if made:
+                try:
+                    with created_folder(folder.path) as scratch:
+                        write_spec(scratch, spec)
+                except OSError:
+                    if not folder.path.exists():
+                        raise
+                    made = False  # by another process, meanwhile
+            if not (folder.path / "comparison.yaml").is_file():
+                raise InputError(
+                    f"{str(folder.path)!r} exists and is no comparison (it holds no "
+                    "comparison.yaml); choose another `--name` or `--storage`."
+                )
+            try:
+                yield folder
+            except InputError:
+                if made:
+                    folder._take_back()
+                raise
+
+    def _take_back(self) -> None:
+        """Remove what was made, if no cell was begun and no other process runs the comparison.
+
+        Only what bears a name of ours goes, and the folder only if it is empty then.
+        """
+        try:
+            with FileLock(self.path / "driver.lock", timeout=0):
+                if (self.path / "cells").exists():
+                    return
+                for name in UNBEGUN:
+                    (self.path / name).unlink(missing_ok=True)
+        except Timeout:
+            return
+        with suppress(OSError):
+            self.path.rmdir()
+
     @property
     def cache(self) -> Path:
         """The stage cache that cells share."""
@@ -73,16 +124,6 @@ class ComparisonFolder:
     def stop_flag(self) -> Path:
         """Running cells end when this file appears."""
         return self.path / "stop"
-
-    @contextmanager
-    def removed_if_untouched(self) -> Iterator[None]:
-        """On bad input, take the folder back in which no cell was begun."""
-        try:
-            yield
-        except InputError:
-            if not (self.path / "cells").exists():
-                shutil.rmtree(self.path)
-            raise
 
     def cell(self, cell: Cell, sources: Sources) -> Path:
         """The folder of a cell; equal settings on equal sources share one."""
@@ -164,9 +205,9 @@ def check_comparison(spec: ComparisonSpec) -> Inventory:
         InputError: a dataset is not there, or a cell's settings do not fit it.
     """
     configs = [cell.config for cell in spec.all_cells()]
-    datasets = {name: load(name) for name in dict.fromkeys(c.dataset for c in configs)}
+    datasets = load_datasets(configs)
     for config in configs:
-        check_fit(config, datasets[config.dataset])
+        check_fit(config, datasets[config.source])
     resolve_device(configs[0].device)
     return Inventory.of(configs, datasets)
 
@@ -193,21 +234,23 @@ def run_comparison(
         The results; some are missing if the comparison was asked to stop.
 
     Raises:
-        InputError: another process runs it, or the cluster cannot be reached.
+        InputError: another process runs it, the cluster cannot be reached, or this machine holds
+            no cell.
         SourceChanged: a cell found that its dataset, checkpoint or method changed meanwhile.
         SDWError: a cell could not write, Ray cannot be started, or its node died.
     """
-    check_writable(folder.path)
+    if address is None:
+        require_resources(spec.comparison.resources, "comparison")
     driver = folder.path / "driver.json"
     try:
-        with FileLock(folder.path / "driver.lock", timeout=0), folder.removed_if_untouched():
+        with FileLock(folder.path / "driver.lock", timeout=0):
             write_json(driver, {"host": socket.gethostname(), "pid": os.getpid()})
             folder.stop_flag.unlink(missing_ok=True)
             results = folder.results(spec, inventory)
             if unused := folder.unused(spec, inventory):
                 line = f"{unused} results of these settings lie unused: they were made of other "
                 line += "data, of another checkpoint or by another version, or do not say"
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(line)
             if retry_failed:
                 results = {c: r for c, r in results.items() if r["outcome"] != FAILED}
                 for cell in spec.all_cells():
@@ -215,20 +258,29 @@ def run_comparison(
                         sources = inventory.sources(cell.config)
                         (folder.cell(cell, sources) / "result.json").unlink(missing_ok=True)
             if any(ready(spec, results)):
-                with ray_session(address), stop_on_interrupt(folder.stop_flag):
-                    resolved = spec.with_absolute_paths().model_dump(mode="json")
-                    text = yaml.safe_dump(resolved, sort_keys=False)
-                    write_text(folder.path / "comparison.yaml", text)
+                with stopping(folder.stop_flag), ray_session(address):
+                    write_spec(folder.path, spec)
                     _run(folder, spec, inventory, results, console)
             return results
     except NodeDied as error:
+        if folder.stop_flag.exists():  # whoever asked it to stop ended Ray's processes as well
+            return results
         raise SDWError(f"{error} give the same command again.") from error
     except Timeout:
-        other = read_json(driver)
+        other: dict[str, Any] = {}
+        with suppress(FileNotFoundError):  # it came just now
+            other = read_json(driver)
         raise InputError(
-            f"The comparison in {str(folder.path)!r} is being run by process {other['pid']} on "
-            f"{other['host']}; wait for it, or choose another `--name`."
+            f"The comparison in {str(folder.path)!r} is being run by process "
+            f"{other.get('pid', '?')} on {other.get('host', '?')}; wait for it, or choose another "
+            "`--name`."
         ) from None
+
+
+def write_spec(folder: Path, spec: ComparisonSpec) -> None:
+    """Keep what is compared."""
+    resolved = spec.with_absolute_paths().model_dump(mode="json")
+    write_text(folder / "comparison.yaml", yaml.safe_dump(resolved, sort_keys=False))
 
 
 def _run(
@@ -279,7 +331,7 @@ def _run(
         results[cell] = result
         done = sum(each in results for each in needed(spec, results))
         line = f"{done} of {spec.size} {describe(spec, cell)}: {_told(result)}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line)
     if changed:
         raise SourceChanged(changed)
     if stopped and not folder.stop_flag.exists():  # nobody asked: a cell could not write

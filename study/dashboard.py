@@ -2,16 +2,16 @@
 
 import contextlib
 import logging
-import signal
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna_dashboard import wsgi
-from rich.console import Console
 
 from sdw_core.errors import InputError
+from study.console import Console
 from study.folder import StudyFolder
+from study.signals import Ended, ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,11 +57,9 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
         if ray_dashboard
         else "only while the study runs",
     }
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell's `&` has it ignored
-        signal.signal(number, signal.default_int_handler)
-    with server, contextlib.suppress(KeyboardInterrupt):  # from the moment that it says so
+    with server, contextlib.suppress(Ended), ending():  # from the moment that it says so
         for name, address in lines.items():
-            console.print(f"{name:28}{address}", highlight=False, soft_wrap=True)
+            console.print(f"{name:28}{address}")
         console.print("Ctrl-C ends it.")
         server.serve_forever()
 

@@ -6,20 +6,18 @@ from time import monotonic, time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from sdw_core.config import STAGES
 from sdw_core.files import read_json
 from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow
+from study.console import Console, Table, line
 from study.folder import StudyFolder
 from study.outcomes import FINAL
 
-AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 REFRESH = 1.0
 """Seconds between looks at the trials' folders."""
 
@@ -28,7 +26,8 @@ REFRESH = 1.0
 class Running:
     """A trial under way: its stage, that stage's fraction, and when it began (epoch seconds).
 
-    `expert` is the normalised return of its expert, once that is known.
+    `expert` is the normalised return of its expert, once that is known; `waiting` says whether it
+    waits for another process.
     """
 
     number: int
@@ -37,6 +36,7 @@ class Running:
     fraction: float
     begun: float
     expert: float | None
+    waiting: bool = False
 
 
 class Display:
@@ -61,7 +61,7 @@ class Display:
             self._book = self._folder.book()
             self._shown = {row.number for row in self._book.rows() if row.outcome in FINAL}
             self._final_before = len(self._shown)
-            self._console.print(f"study {self._folder.name} in {self._folder.path}", **AS_IT_IS)
+            self._console.print(f"study {self._folder.name} in {self._folder.path}")
             self._thread.start()
         return self
 
@@ -92,14 +92,14 @@ class Display:
             if row.outcome in FINAL and row.number not in self._shown:
                 self._shown.add(row.number)
                 detail = row.reason or ", ".join(f"{value:.4g}" for value in row.values or [])
-                console.print(f"trial {row.number}: {row.outcome} {detail}", **AS_IT_IS)
+                console.print(f"trial {row.number}: {row.outcome} {detail}")
 
     def _view(self) -> RenderableType:
         rows = self._book.rows()
         running = running_trials(self._folder, rows)
         total = self._folder.spec().study.trials  # `sdw extend` may raise it
         final = self._book.settled()
-        heading = Text.assemble(
+        heading = line(
             (self._folder.name, "bold"),
             f"  {len(final)} of {total} trials",
             _best(self._book, rows),
@@ -108,23 +108,24 @@ class Display:
         if left is not None:
             heading.append(f"  about {minutes(left)} left")
         done = len(final) + sum(map(trial_fraction, running))
-        bar = Table.grid()
+        bar = Table(show_header=False, padding=0)
         bar.add_row(ProgressBar(total=total, completed=done, width=60))
-        table = Table(box=None, padding=(0, 1), header_style="dim")
+        table = Table(padding=(0, 1), header_style="dim")
         for column in ("trial", "stage", "", "seconds", "expert", "settings"):
             text = column in ("stage", "", "settings")
             table.add_column(column, justify="left" if text else "right")
         for trial in running:
             table.add_row(
                 str(trial.number),
-                f"{trial.stage} ({STAGES.index(trial.stage) + 1}/{len(STAGES)})",
+                f"{trial.stage} ({STAGES.index(trial.stage) + 1}/{len(STAGES)})"
+                + ", waits" * trial.waiting,
                 ProgressBar(total=1.0, completed=trial.fraction, width=20),
                 f"{time() - trial.begun:.0f}",
                 "" if trial.expert is None else f"{trial.expert:.1f}",
                 settings(trial.params),
             )
         stopping = self._folder.stop_flag.exists()
-        note = [Text("stopping: running trials write a checkpoint", style="yellow")] * stopping
+        note = [line(("stopping: running trials write a checkpoint", "yellow"))] * stopping
         return Group(heading, bar, table, *note)
 
     def _seconds_left(
@@ -147,7 +148,8 @@ def running_trials(folder: StudyFolder, rows: list[TrialRow]) -> list[Running]:
         except FileNotFoundError:
             said = {"stage": STAGES[0], "fraction": 0.0, "begun": time()}
         where = said["stage"], said["fraction"], said["begun"]
-        running.append(Running(row.number, row.params, *where, said.get("expert")))
+        told = said.get("expert"), said.get("waiting", False)
+        running.append(Running(row.number, row.params, *where, *told))
     return running
 
 
@@ -192,10 +194,10 @@ def trial_table(spec: StudySpec, rows: list[TrialRow], best: list[int]) -> Table
         for index, objective in enumerate(spec.study.objectives)
         if objective.metric not in searched.values()
     }
-    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table = Table(padding=(0, 1), header_style="dim")
     headings = ["trial", *searched.values(), *metrics.values(), "95 %_interval", "trial_seconds"]
     for heading in headings:
-        table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
+        table.add_column(heading.replace("_", "\n"), justify="right")
     table.add_column("outcome")
     for row in rows:
         table.add_row(

@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from sdw_core.errors import StopRequested
 from sdw_core.files import write_json
 from sdw_core.pipeline import Rungs
+from sdw_core.waiting import LOOK, GoOn, Waiting
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.outcomes import ANSWERS, rung_answers
@@ -64,11 +65,12 @@ def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]
     if settings is None:
         return None
 
-    def judge(step: int, value: float, should_stop: Callable[[], bool]) -> None:
+    def judge(step: int, value: float, waiting: Waiting) -> None:
         answer = _answer(folder, step, value)
         if answer is None:
-            report(step, value)
-            answer = _awaited(folder, step, value, should_stop)
+            with waiting() as go_on:
+                report(step, value)
+                answer = _awaited(folder, step, value, go_on)
         if answer["reason"]:
             raise TrialPruned(step, answer["reason"])
 
@@ -81,23 +83,21 @@ def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]
     )
 
 
-def _awaited(
-    folder: Path, step: int, value: float, should_stop: Callable[[], bool]
-) -> Mapping[str, Any]:
+def _awaited(folder: Path, step: int, value: float, go_on: GoOn) -> Mapping[str, Any]:
     """The answer that the driver has given by now: a network file system may show it late.
 
     Raises:
         StopRequested: there is none, which is no fault of the trial, or it was asked to stop.
     """
     given_up = monotonic() + PATIENCE
-    while not should_stop():
+    while True:
+        go_on()
         answer = _answer(folder, step, value)
         if answer:
             return answer
         if monotonic() > given_up:
             raise StopRequested(f"rung {step}: no answer of the driver within {PATIENCE:.0f} s")
-        sleep(0.1)
-    raise StopRequested(f"Stopped at rung {step}.")
+        sleep(LOOK)
 
 
 def _answer(folder: Path, step: int, value: float) -> Mapping[str, Any] | None:

@@ -1,5 +1,6 @@
 """From a finished trial to an exported dataset, judged on seeds that the search never used."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,16 @@ from sdw_core.artifact import (
     write_artifact,
 )
 from sdw_core.config import EvaluationConfig, PipelineConfig, parse
-from sdw_core.dataset import OfflineDataset, load
+from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
 from sdw_core.files import read_json, sha256_of_file, write_json
 from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import build_arena, own_recipe, random_subset
 from sdw_core.seeds import numpy_generator
-from study.folder import StudyFolder, check_writable
+from study.folder import StudyFolder
 from study.outcomes import UNITS, config_hash, finished_result
+from study.preflight import check_writable
 
 PICTURED_STATES = 4000
 """Source states in a card's picture."""
@@ -43,8 +45,8 @@ class Confirmed:
 def confirm(folder: StudyFolder, number: int, dataset: OfflineDataset) -> Confirmed:
     """Re-evaluate a trial's best rows on fresh seeds, beside random rows and the expert.
 
-    The scores are kept in the trial's folder, so that asking again costs nothing; they count for
-    the settings, the rows and the method that they were found with.
+    The scores are kept in the trial's folder, if it can be written, so that asking again costs
+    nothing; they count for the settings, the rows and the method that they were found with.
 
     Args:
         folder: the study.
@@ -76,7 +78,8 @@ def confirm(folder: StudyFolder, number: int, dataset: OfflineDataset) -> Confir
     document = read_json(kept) if kept.exists() else {}
     if {key: document.pop(key, None) for key in of} != of:
         document = confirmed_scores(artifact, dataset, config, result)
-        write_json(kept, of | document)
+        if os.access(trial, os.W_OK):
+            write_json(kept, of | document)
     evidence["scores"] = document
     return Confirmed(artifact, source_states(dataset, config.seed))
 
@@ -227,12 +230,12 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
         if target.exists():
             _require_rows_of(read_artifact(target), target, folder.trial(number), config, result)
             continue
-        if config.dataset not in datasets:
-            datasets[config.dataset] = load(config.dataset)
-        _require_source_of(result, datasets[config.dataset], config, number)
-        wanted.append((number, target, datasets[config.dataset]))
+        if config.source not in datasets:
+            datasets[config.source] = load_dataset(config)
+        _require_source_of(result, datasets[config.source], config, number)
+        wanted.append((number, target, datasets[config.source]))
     if wanted:
-        check_writable(to or folder.exports)
+        check_writable(to or folder.exports, "--to")
     for number, target, dataset in wanted:
         confirmed = confirm(folder, number, dataset)
         write_artifact(confirmed.artifact, target, confirmed.source_states)

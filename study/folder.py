@@ -14,37 +14,49 @@ tune/              Ray Tune's own records, for TensorBoard
 exports/           exported synthetic datasets
 """
 
+import fcntl
 import os
-import shutil
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from time import strftime, time
+from time import time
 from typing import Any
 
 import optuna
 import yaml
 from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from sdw_core.config import PipelineConfig, nearest
 from sdw_core.errors import InputError, SDWError, first_line
-from sdw_core.files import created_folder, read_json, write_json, write_text
+from sdw_core.files import created_folder, made_folder, read_json, write_json, write_text
 from sdw_core.identity import Inventory, Sources
 from search_spaces import StudySpec, parse_spec
+from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.book import TrialBook, recorded_trials
 from study.outcomes import read_record
-from study.storage import open_storage, require_unused, resolved, set_aside
+from study.storage import (
+    begun_on_server,
+    lies_in_folder,
+    open_storage,
+    require_unused,
+    resolved,
+    set_aside,
+)
 
+UNBEGUN = (
+    *("study.yaml", "sources.json", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
+    *("stop", "driver.json", "driver.lock", "edit.lock"),
+)
+"""What lies in the folder of a study of which no trial was begun."""
 LOCK_PATIENCE = 2.0
 """Seconds that a driver waits for its lock: `sdw status` holds it for a moment to look at it."""
-GLANCE = 0.2
-"""Seconds that who looks for a driver waits for its lock: others who look hold it for a moment."""
 HEARTBEAT = 5.0
 """Seconds between two signs of life of a driver."""
 PRESUMED_DEAD = 60.0
@@ -62,10 +74,28 @@ class StudyFolder:
     path: Path
 
     @classmethod
+    @contextmanager
+    def launched(
+        cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
+    ) -> Iterator["StudyFolder"]:
+        """A new study, of which nothing stays if bad input ends it before a trial was begun.
+
+        Raises:
+            InputError: as for `create`.
+        """
+        with made_folder(storage):
+            folder = cls.create(spec, storage, inventory)
+            try:
+                yield folder
+            except InputError:
+                folder._take_back()
+                raise
+
+    @classmethod
     def create(
         cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
     ) -> "StudyFolder":
-        """Make the folder of a new study.
+        """Make the folder of a new study, and its place in a database on a server.
 
         Args:
             spec: the study.
@@ -76,17 +106,19 @@ class StudyFolder:
             InputError: the storage cannot be written, or the study exists; the message says how to
                 go on with it.
         """
-        folder = cls((storage / spec.study.name).resolve())
-        if folder.path.exists():
-            raise InputError(folder._occupied(spec))
+        folder = cls.require_free(spec, storage)
         database = resolved(spec.study.database, folder.path)
-        require_unused(database, folder.name)
         study = spec.study.model_copy(update={"database": database})
+        spec = spec.model_copy(update={"study": study})
         try:
             with created_folder(folder.path) as scratch:
-                _write_spec(scratch, spec.model_copy(update={"study": study}))
+                _write_spec(scratch, spec)
                 if inventory:
                     write_json(scratch / "sources.json", inventory.to_json())
+                if not lies_in_folder(database):
+                    begun = begun_on_server(database, folder.name, _directions(spec))
+                    begun.set_user_attr("identity", spec.identity)
+                    begun.set_user_attr("folder", str(folder.path))
         except OSError as error:
             if folder.path.exists():  # by another launch, meanwhile
                 raise InputError(folder._occupied(spec)) from None
@@ -94,6 +126,22 @@ class StudyFolder:
                 f"The storage folder {str(storage)!r} cannot be written ({error.strerror}); choose "
                 "another with `--storage`."
             ) from None
+        return folder
+
+    @classmethod
+    def require_free(cls, spec: StudySpec, storage: Path) -> "StudyFolder":
+        """Refuse a new study whose folder or whose place in its database is taken.
+
+        Returns:
+            Its folder, which is not made.
+
+        Raises:
+            InputError: it is so; the message says how to go on with what is there.
+        """
+        folder = cls((storage / spec.study.name).resolve())
+        if folder.path.exists():
+            raise InputError(folder._occupied(spec))
+        require_unused(resolved(spec.study.database, folder.path), folder.name)
         return folder
 
     @classmethod
@@ -110,16 +158,31 @@ class StudyFolder:
         hint = nearest(reference, known) if known else f"{str(storage)!r} holds no study yet."
         raise InputError(f"There is no study {reference!r} in {str(storage)!r}: {hint}")
 
-    def remove_if_untouched(self) -> None:
-        """Take back a folder in which no trial was begun."""
-        if not (self.path / "trials").exists():
-            optuna.delete_study(study_name=self.name, storage=self.book().study._storage)
-            shutil.rmtree(self.path)
+    def _take_back(self) -> None:
+        """Remove what `create` made, if no trial was begun and no other process drives the study.
+
+        Only what bears a name of ours goes, and the folder only if it is empty then.
+        """
+        database = self.spec().study.database
+        try:
+            with self.edit_lock(), self.driver_lock().acquire(timeout=0):
+                if self._heard_of() or (self.path / "trials").exists():
+                    return
+                if not lies_in_folder(database):
+                    storage = open_storage(database, self.path)
+                    optuna.delete_study(study_name=self.name, storage=storage)
+                for name in UNBEGUN:
+                    (self.path / name).unlink(missing_ok=True)
+        except Timeout:
+            return
+        with suppress(OSError):
+            self.path.rmdir()
 
     def _occupied(self, spec: StudySpec) -> str:
         if not (self.path / "study.yaml").exists():
             return (
-                f"{str(self.path)!r} exists and is no study; choose another `--name`, or remove it."
+                f"{str(self.path)!r} exists and is no study (it holds no study.yaml); choose "
+                "another `--name` or `--storage`."
             )
         name = self.path.name
         if self.spec().identity == spec.identity:
@@ -168,7 +231,7 @@ class StudyFolder:
         Raises:
             InputError: study.yaml is missing, or holds something else.
         """
-        return parse_spec(read_document(self.path / "study.yaml"))
+        return parse_spec(read_document(self.path / "study.yaml", loader=StrictLoader))
 
     def inventory(self) -> Inventory:
         """What the study's trials are made of: as the launch found it, or as their results say.
@@ -183,7 +246,7 @@ class StudyFolder:
     def _stated(self) -> Iterator[tuple[PipelineConfig, Sources]]:
         """What results state, until each dataset that the search can reach is among them."""
         spec = self.spec()
-        missing = {config.dataset for config in spec.extremes()}
+        missing = {config.source for config in spec.extremes()}
         for result in sorted(self.path.glob("trials/*/result.json")):
             record = read_record(result.parents[1], int(result.parent.name))
             if record is None:
@@ -192,7 +255,7 @@ class StudyFolder:
                 config = spec.pipeline_with(record["params"])
                 stated = Sources.stated_by(read_json(result))
                 yield config, stated
-                missing -= {config.dataset} if stated.dataset else set()
+                missing -= {config.source} if stated.dataset else set()
             if not missing:
                 return
 
@@ -229,12 +292,16 @@ class StudyFolder:
         """
         return FileLock(self.path / "edit.lock")
 
-    def book(self) -> TrialBook:
+    def book(self, to_write: bool = False) -> TrialBook:
         """The study's trials; the Optuna study is created on first use.
+
+        Args:
+            to_write: refuse the trials of another folder, of which this one is a copy.
 
         Raises:
             SDWError: the database is lost or cannot be read; the message says how to rebuild it.
-            InputError: its trials were made with another spec, or it cannot be opened.
+            InputError: its trials were made with another spec or are another folder's, or it cannot
+                be opened.
         """
         if self._rebuilding.exists():
             raise SDWError(
@@ -242,7 +309,10 @@ class StudyFolder:
                 f"interrupted; if so, begin again with {self._rebuild_command}."
             )
         try:
-            return self._book()
+            book = self._book()
+            if to_write:
+                self._own(book.study)
+            return book
         except (SDWError, OSError):
             raise
         except Exception as error:  # whatever a broken file makes its reader raise
@@ -258,21 +328,21 @@ class StudyFolder:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         spec = self.spec()
         storage = open_storage(spec.study.database, self.path)
-        try:
-            study = optuna.load_study(study_name=self.name, storage=storage)
-        except KeyError:
-            if not anew and any(self.path.glob("trials/*/record.json")):
-                raise SDWError(
-                    f"The database of {self.name!r} holds nothing of it, though its trials have "
-                    "folders; it was emptied, or lost, or the study renamed: rebuild it from them "
-                    f"with {self._rebuild_command}."
-                ) from None
-            directions = [
-                StudyDirection.MAXIMIZE if o.mode == "max" else StudyDirection.MINIMIZE
-                for o in spec.study.objectives
-            ]
+        name = self._name_in(storage, spec)
+        if name is not None:
+            study = optuna.load_study(study_name=name, storage=storage)
+        elif not anew and any(self.path.glob("trials/*/record.json")):
+            raise SDWError(
+                f"The database of {self.name!r} holds nothing of it, though its trials have "
+                "folders; it was emptied, or lost: rebuild it from them with "
+                f"{self._rebuild_command}."
+            )
+        else:
             study = optuna.create_study(
-                study_name=self.name, storage=storage, directions=directions, load_if_exists=True
+                study_name=self.name,
+                storage=storage,
+                directions=_directions(spec),
+                load_if_exists=True,
             )
         identity = study.user_attrs.get("identity")
         if identity is None:
@@ -286,6 +356,29 @@ class StudyFolder:
         book.trials()
         return book
 
+    def _name_in(self, storage: BaseStorage, spec: StudySpec) -> str | None:
+        """What the database calls the study; None if it does not hold it.
+
+        A folder that was renamed or copied keeps the name that it was launched under there.
+        """
+        held = optuna.study.get_all_study_names(storage)
+        if lies_in_folder(spec.study.database) and len(held) == 1:
+            return held[0]
+        return next((name for name in (self.name, spec.study.name) if name in held), None)
+
+    def _own(self, study: optuna.Study) -> None:
+        """Claim trials in a database on a server; a database in the folder was copied with it."""
+        if lies_in_folder(self.spec().study.database):
+            return
+        owner = Path(study.user_attrs.get("folder", self.path))
+        if (owner / "study.yaml").exists() and not owner.samefile(self.path):
+            raise InputError(
+                f"{str(self.path)!r} is a copy of {str(owner)!r}, and the trials of both are "
+                f"{study.study_name!r} in one database; go on with `sdw resume {owner}`, or launch "
+                "a study of its own under another `--name`."
+            )
+        study.set_user_attr("folder", str(self.path))
+
     def rebuild(self) -> tuple[TrialBook, str | None]:
         """Make the database anew from the trials' folders; what there was is kept.
 
@@ -298,11 +391,19 @@ class StudyFolder:
         """
         with self.driving():
             spec = self.spec()
+            database = spec.study.database
             trials = recorded_trials(spec, self.path / "trials")
+            name = None
+            if not lies_in_folder(database):
+                storage = open_storage(database, self.path)
+                name = self._name_in(storage, spec)
+                if name is not None:
+                    self._own(optuna.load_study(study_name=name, storage=storage))
             self._rebuilding.touch()
-            mark = strftime("damaged-%Y%m%d-%H%M%S")
-            kept = set_aside(spec.study.database, self.path, self.name, mark)
+            mark = f"damaged-{datetime.now():%Y%m%d-%H%M%S-%f}"  # none overwrites another
+            kept = set_aside(database, self.path, name or self.name, mark)
             book = self._book(anew=True)
+            self._own(book.study)
             book.restore(trials)
             self._rebuilding.unlink()
         return book, kept
@@ -351,12 +452,19 @@ class StudyFolder:
         return FileLock(self.path / "driver.lock")
 
     def driven(self) -> bool:
-        """Whether a driver is alive, on whatever host."""
+        """Whether a driver is alive, on whatever host.
+
+        Who looks shares the lock with others who look, and makes no file: a folder that cannot be
+        written can be looked at.
+        """
         try:
-            with self.driver_lock().acquire(timeout=GLANCE, poll_interval=0.01):
-                return self._heard_of()
-        except Timeout:
+            with (self.path / "driver.lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
             return True
+        return self._heard_of()
 
     def driver(self) -> dict[str, Any]:
         """What a driver wrote of itself: `host`, `pid`, `ray_dashboard`; nothing once it left."""
@@ -400,17 +508,8 @@ def _write_spec(folder: Path, spec: StudySpec) -> None:
     write_text(folder / "study.yaml", text)
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written.
-
-    Raises:
-        InputError: it cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"The folder {str(folder)!r} cannot be written ({error.strerror}); choose another."
-        ) from None
+def _directions(spec: StudySpec) -> list[StudyDirection]:
+    return [
+        StudyDirection.MAXIMIZE if objective.mode == "max" else StudyDirection.MINIMIZE
+        for objective in spec.study.objectives
+    ]

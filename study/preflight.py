@@ -17,9 +17,10 @@ from sdw_core.dataset import OfflineDataset
 from sdw_core.distill.loop import engine_bytes
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import write_text
-from sdw_core.memory import available_memory
 from sdw_core.policy import MLP
+from sdw_core.resources import available_memory, usable_cpus
 from search_spaces import Choice, StudySpec
+from search_spaces.spec import Resources
 
 PROCESS = 700_000_000
 """Bytes of a worker beside its data and its engine: interpreter, torch, Ray, and their arenas."""
@@ -110,16 +111,38 @@ def _engine_bytes(config: PipelineConfig, dataset: OfflineDataset) -> int:
 
 
 def _trials_at_a_time(spec: StudySpec) -> int:
-    """Trials that run together on this machine, as Ray will count its cores and GPUs."""
-    resources = spec.study.resources
-    fits = max(1, (os.cpu_count() or 1) // resources.cpu)
-    if resources.gpu:
-        fits = min(fits, max(1, int(torch.cuda.device_count() / resources.gpu + 1e-9)))
+    """Trials that run together on this machine, if it holds any."""
+    fits = max(1, room_for(spec.study.resources, usable_cpus(), torch.cuda.device_count()))
     return fits if spec.study.concurrency == "auto" else min(fits, spec.study.concurrency)
 
 
+def room_for(resources: Resources, cpus: float, gpus: float) -> int:
+    """Trials at a time that so many cores and GPUs hold."""
+    fits = int(cpus // resources.cpu)
+    return min(fits, int(gpus / resources.gpu + 1e-9)) if resources.gpu else fits
+
+
+def require_resources(resources: Resources, section: str) -> None:
+    """Refuse trials, or cells, of which this machine cannot hold one: Ray would wait for ever.
+
+    Args:
+        resources: of one.
+        section: of the spec, that states them.
+
+    Raises:
+        InputError: there are too few cores or GPUs.
+    """
+    cpus, gpus = usable_cpus(), torch.cuda.device_count()
+    if room_for(resources, cpus, gpus) < 1:
+        raise InputError(
+            f"`{section}.resources` asks for {resources.cpu} CPU and {resources.gpu:g} GPU at a "
+            f"time, and this process may use {cpus} CPU and {gpus} GPU; lower them, or give the "
+            "`--address` of a cluster."
+        )
+
+
 def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine: bool) -> None:
-    """Refuse a study that the storage, the memory or the GPU cannot hold.
+    """Refuse a study that the storage, or this machine's cores, memory or GPUs cannot hold.
 
     Args:
         spec: the study.
@@ -130,13 +153,7 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
     Raises:
         InputError: it does not fit, or the folder cannot be written.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    trouble = storage_trouble(there)
-    if trouble:
-        raise InputError(
-            f"The folder {str(there)!r} cannot be written ({trouble}); make room or make it "
-            "writable, or choose another `--storage`."
-        )
+    there = check_writable(folder, "--storage")
     free = shutil.disk_usage(there).free
     if need.disk > free:
         raise InputError(
@@ -146,6 +163,7 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
         )
     if not on_this_machine:
         return
+    require_resources(spec.study.resources, "study")
     memory = available_memory()
     if need.memory > memory:
         raise InputError(
@@ -162,6 +180,29 @@ def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine:
                 f"share of {share:g} is {share * held / GB:.3g} GB; raise `study.resources.gpu`, "
                 "or lower `distill.window`, `distill.seeds` or the sizes that are searched."
             )
+
+
+def check_writable(folder: Path, option: str) -> Path:
+    """Refuse a folder that cannot be written, or made; nothing is made.
+
+    Args:
+        folder: which need not exist.
+        option: that names another.
+
+    Returns:
+        The folder, or the nearest above it that exists.
+
+    Raises:
+        InputError: it cannot.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
+    trouble = storage_trouble(there)
+    if trouble:
+        raise InputError(
+            f"The folder {str(there)!r} cannot be written ({trouble}); make room or make it "
+            f"writable, or choose another with `{option}`."
+        )
+    return there
 
 
 def storage_trouble(folder: Path) -> str | None:

@@ -13,22 +13,26 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
+from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.display import Display
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
-from study.preflight import require_light, require_shared_folder, storage_trouble
+from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
+from study.signals import Ended, kept, stopping
+from study.startup import ray_folder
 from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
     from study.search import StudySearch
 
+OBJECT_STORE = 100_000_000
+"""Bytes of Ray's object store: trials exchange scalars, and a container's /dev/shm may be small."""
 LOOK_FOR_NODE = 5.0
 """Seconds between two looks at whether the driver's Ray node lives."""
 
@@ -104,9 +108,10 @@ def drive(
         with folder.edit_lock():
             held.enter_context(folder.driving())
             folder.stop_flag.unlink(missing_ok=True)
+            held.enter_context(stopping(folder.stop_flag))
         while True:
             with folder.edit_lock():
-                book = folder.book()
+                book = folder.book(to_write=True)
                 book.reconcile()
                 if not book.remaining() or folder.stop_flag.exists():
                     held.close()
@@ -117,14 +122,16 @@ def drive(
                     require_shared_folder(folder.path)
                 dashboard = {"ray_dashboard": context.dashboard_url or None}
                 folder.write_driver(folder.driver() | dashboard)
-                held.enter_context(stop_on_interrupt(folder.stop_flag))
                 held.enter_context(_time_budget(folder, book.spec))
                 held.enter_context(display)
                 ray_runs = True
-            given_up = _tune(folder, book, trainable)
+                continue  # a stop may have been asked for meanwhile
+            given_up = _tune(folder, book, trainable, grows=address is not None)
 
 
-def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) -> str | None:
+def _tune(
+    folder: StudyFolder, book: TrialBook, trainable: Callable[..., None], grows: bool
+) -> str | None:
     """Run as many trials as remain; why the study was given up, if it was."""
     from ray import tune
 
@@ -140,12 +147,13 @@ def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) 
     require_light(bound)
     flag = folder.stop_flag
     search = StudySearch(book, flag.exists, flag.touch, folder.trial)
+    starting = ExitStack()
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=book.remaining(),
-            max_concurrent_trials=concurrency(spec),
+            max_concurrent_trials=concurrency(spec, grows),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
         ),
@@ -153,13 +161,17 @@ def _tune(folder: StudyFolder, book: TrialBook, trainable: Callable[..., None]) 
             name="tune",
             storage_path=str(folder.path),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            callbacks=[_watch(search)],
+            callbacks=[_watch(search, starting.close)],
             verbose=0,
         ),
     )
     try:
-        tuner.fit()
+        with starting:
+            starting.enter_context(kept())
+            tuner.fit()
     except NodeDied as error:
+        if flag.exists():  # whoever asked the study to stop ended Ray's processes as well
+            return search.given_up
         raise SDWError(f"{error} go on with `sdw resume {folder.path}`.") from error
     except Exception as error:
         trouble = storage_trouble(folder.path)
@@ -212,13 +224,21 @@ def own_node() -> dict[str, Any]:
     return node
 
 
-def _watch(search: "StudySearch") -> Any:
-    """Looks for the driver's node, and tells the search of workers that died."""
+def _watch(search: "StudySearch", begun: Callable[[], None]) -> Any:
+    """Looks for the driver's node, and tells the search of workers that died.
+
+    Args:
+        search: of the study.
+        begun: called once Tune has begun, and set a handler of SIGUSR1.
+    """
     from ray import tune
 
     look_for_node = throttled(require_node, LOOK_FOR_NODE)
 
     class Watch(tune.Callback):  # type: ignore[misc]
+        def setup(self, **told: Any) -> None:
+            begun()
+
         def on_step_begin(self, iteration: int, trials: list[Any], **told: Any) -> None:
             """Tune takes several steps a second, whether anything happens or not."""
             look_for_node()
@@ -234,22 +254,24 @@ def _watch(search: "StudySearch") -> Any:
     return Watch()
 
 
-def concurrency(spec: StudySpec) -> int:
-    """Trials at a time: what the spec says, or what the connected cluster holds now.
+def concurrency(spec: StudySpec, grows: bool) -> int:
+    """Trials at a time: what the spec says, but no more than the connected cluster holds now.
 
-    A number in the spec may exceed what there is: that is what an autoscaler makes room for.
+    Args:
+        spec: the study.
+        grows: whether the cluster may grow: then a number in the spec is what an autoscaler makes
+            room for.
 
     Raises:
-        InputError: it is `auto`, and the cluster cannot hold a single trial.
+        InputError: the cluster cannot hold a single trial.
     """
     import ray
 
-    if spec.study.concurrency != "auto":
-        return spec.study.concurrency
-    have, need = ray.cluster_resources(), spec.study.resources
-    fits = int(have.get("CPU", 0) // need.cpu)
-    if need.gpu:
-        fits = min(fits, int(have.get("GPU", 0) / need.gpu + 1e-9))
+    asked, need = spec.study.concurrency, spec.study.resources
+    if grows and asked != "auto":
+        return asked
+    have = ray.cluster_resources()
+    fits = room_for(need, have.get("CPU", 0), have.get("GPU", 0))
     if fits < 1:
         raise InputError(
             f"A trial needs {need.cpu} CPU and {need.gpu:g} GPU, and there are "
@@ -257,7 +279,7 @@ def concurrency(spec: StudySpec) -> int:
             "or, on a cluster that grows, say with `study.concurrency` how many trials it shall "
             "hold."
         )
-    return fits
+    return fits if asked == "auto" else min(fits, asked)
 
 
 @contextmanager
@@ -267,17 +289,27 @@ def ray_session(address: str | None) -> Iterator[Any]:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    if address is None:
+        os.environ["RAY_TMPDIR"] = ray_folder()
     import ray
 
     try:
         if address not in (None, "auto"):
             _knock(address)
-        context = ray.init(
-            address=address or "local",
-            include_dashboard=None if address else True,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        own = {
+            "include_dashboard": True,
+            "num_cpus": usable_cpus(),
+            "object_store_memory": OBJECT_STORE,
+        }
+        with kept():
+            context = ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if address else own),
+            )
+    except SystemExit as left:  # of Ray's handler of SIGTERM, while it starts
+        raise Ended(signal.SIGTERM) from left
     except (OSError, ValueError, RuntimeError) as error:
         why = (first_line(error) or type(error).__name__).rstrip(".")
         if address is None:
@@ -310,25 +342,6 @@ def _knock(address: str) -> None:
     """Raises if nobody listens at HOST:PORT: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     socket.create_connection((host, int(port)), timeout=10).close()
-
-
-@contextmanager
-def stop_on_interrupt(stop_flag: Path) -> Iterator[None]:
-    """Ctrl-C asks the study to stop in order; a second one ends the driver at once."""
-    asked: list[int] = []
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(signum)
-        stop_flag.touch()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

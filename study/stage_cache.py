@@ -6,7 +6,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from sdw_core.cache import Entry, StageCache
-from sdw_core.dataset import load
+from sdw_core.dataset import load_datasets
 from sdw_core.identity import Inventory
 from sdw_core.pipeline import cache_entries
 from study.folder import StudyFolder
@@ -58,10 +58,9 @@ def _users(folder: StudyFolder) -> dict[str, list[int]]:
     """Name of an entry -> numbers of the trials that use it."""
     spec, inventory = folder.spec(), folder.inventory()
     configs = {t.number: spec.pipeline_with(t.params) for t in folder.book().trials()}
-    unknown = {c.dataset for c in configs.values()} - inventory.datasets.keys()
+    unknown = [c for c in configs.values() if c.source not in inventory.datasets]
     if unknown:  # of a study of the first version, in which no trial has ended
-        now = Inventory.of(configs.values(), {name: load(name) for name in unknown})
-        inventory = inventory.completed(now)
+        inventory = inventory.completed(Inventory.of(unknown, load_datasets(unknown)))
     users: dict[str, list[int]] = {}
     for number, config in configs.items():
         sources = inventory.sources(config)

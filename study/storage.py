@@ -8,18 +8,19 @@ file that is made exclusively, which NFS can do from version 3 on.
 import os
 import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import optuna
 import psutil
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy import event, make_url, text
+from optuna.study import StudyDirection
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import ArgumentError
 
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, first_line
 
 NETWORK_FILE_SYSTEMS = (
     *("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs", "9p"),
@@ -27,9 +28,26 @@ NETWORK_FILE_SYSTEMS = (
 )
 """What their types begin with; of `fuse` no type can be trusted, so all count."""
 
-
+FILES = {"sqlite": "study.db", "journal": "study.journal"}
+"""Databases that are a file of the study's folder."""
 STALE_LOCK = 30
 """Seconds after which a journal's lock, a file of its own, is that of a process which died."""
+TROUBLES = {
+    "resolve|translate host|name or service": "its host is not known; correct the host's name",
+    "refused|no such file": "no server listens there; start it, or correct the host and the port",
+    "timeout|timed out|unreachable|no route": "its server does not answer; look at the network and "
+    "the firewall, or correct the host and the port",
+    "no password supplied": "it wants a password; keep it in ~/.pgpass or the environment variable "
+    "PGPASSWORD, or write ${NAME} into the URL and set that variable",
+    "authentication failed|access denied": "it does not take the user or the password; correct "
+    "them, where they are: in the URL, the variable that it names, PGPASSWORD or ~/.pgpass",
+    'role ".*" does not exist': "it knows no such user; correct the user in the URL",
+    'database ".*" does not exist|unknown database': "its server has no database of that name; "
+    "create it, for PostgreSQL with `createdb`, or correct the name",
+    "permission denied": "its user may not make tables there; let the owner of the database grant "
+    "that, or name another database",
+}
+"""Words of a driver's error -> what is wrong, and the way out."""
 
 
 def resolved(database: str, folder: Path) -> str:
@@ -47,21 +65,31 @@ def on_network(path: Path) -> bool:
     return holding.startswith(NETWORK_FILE_SYSTEMS)
 
 
+def lies_in_folder(database: str) -> bool:
+    """Whether a study's database is a file in its folder, of that study alone."""
+    return database in FILES
+
+
 def open_storage(database: str, folder: Path) -> BaseStorage:
-    """The storage of a study.
+    """The storage of a study; it can only be read where the folder or its file cannot be written.
 
     Args:
         database: `sqlite`, `journal` or a URL.
         folder: the study's, where the first two keep their file.
 
     Raises:
-        InputError: the URL cannot be opened.
+        InputError: the URL cannot be opened, or a folder that cannot be written has no database.
     """
-    if database == "sqlite":
-        return _sqlite(folder / "study.db")
-    if database == "journal":
-        return _journal(folder / "study.journal")
-    return _server(database)
+    if not lies_in_folder(database):
+        return _server(database)
+    path = folder / FILES[database]
+    writable = os.access(folder, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    if not writable and not path.exists():
+        raise InputError(
+            f"{str(folder)!r} cannot be written, and the study in it was never begun, so that "
+            "there is nothing to look at yet; make the folder writable."
+        )
+    return (_sqlite if database == "sqlite" else _journal)(path, writable)
 
 
 def require_unused(database: str, name: str) -> None:
@@ -70,7 +98,7 @@ def require_unused(database: str, name: str) -> None:
     Raises:
         InputError: it is so.
     """
-    if database in ("sqlite", "journal"):
+    if lies_in_folder(database):
         return
     if _password(database):
         raise InputError(
@@ -79,9 +107,25 @@ def require_unused(database: str, name: str) -> None:
             "its place and set that variable."
         )
     if name in optuna.study.get_all_study_names(_server(database)):
-        raise InputError(
-            f"`study.database` holds a study named {name!r} already; choose another `--name`."
+        raise InputError(_used(name))
+
+
+def begun_on_server(database: str, name: str, directions: list[StudyDirection]) -> optuna.Study:
+    """A new Optuna study in a database of several.
+
+    Raises:
+        InputError: it holds a study of that name, or cannot be opened.
+    """
+    try:
+        return optuna.create_study(
+            study_name=name, storage=_server(database), directions=directions
         )
+    except optuna.exceptions.DuplicatedStudyError:
+        raise InputError(_used(name)) from None
+
+
+def _used(name: str) -> str:
+    return f"`study.database` holds a study named {name!r} already; choose another `--name`."
 
 
 def set_aside(database: str, folder: Path, name: str, mark: str) -> str | None:
@@ -96,14 +140,14 @@ def set_aside(database: str, folder: Path, name: str, mark: str) -> str | None:
     Returns:
         What it is called now: a file, or a study in the server's database; None if there was none.
     """
-    if database not in ("sqlite", "journal"):
+    if not lies_in_folder(database):
         with _server(database).engine.begin() as connection:
             renamed = connection.execute(
                 text("UPDATE studies SET study_name = :kept WHERE study_name = :name"),
                 {"kept": f"{name}.{mark}", "name": name},
             )
         return f"{name}.{mark}" if renamed.rowcount else None
-    path = folder / ("study.db" if database == "sqlite" else "study.journal")
+    path = folder / FILES[database]
     kept = path.with_name(f"{path.name}.{mark}")
     for suffix in ("-wal", "-shm", ""):  # SQLite looks for its log under its database's name
         companion = Path(f"{path}{suffix}")
@@ -112,28 +156,37 @@ def set_aside(database: str, folder: Path, name: str, mark: str) -> str | None:
     return str(kept) if kept.exists() else None
 
 
-def _sqlite(path: Path) -> RDBStorage:
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
-    storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+def _sqlite(path: Path, writable: bool) -> RDBStorage:
+    """A database by its path: within a URL, characters of the path would have another meaning."""
 
-    @event.listens_for(storage.engine, "connect")
-    def _relaxed(connection: sqlite3.Connection, record: Any) -> None:
-        connection.execute("PRAGMA synchronous=NORMAL")
+    def connect() -> sqlite3.Connection:
+        if writable:
+            connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+            connection.execute("PRAGMA synchronous=NORMAL")
+            return connection
+        # A log says that somebody has the database open, or died; without one nothing will change.
+        state = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?{state}", uri=True, timeout=60, check_same_thread=False
+        )
 
-    storage.engine.dispose()  # the connection that it was made with has no such setting
-    return storage
+    if writable:
+        if not path.exists():
+            path.touch()  # by the umask; SQLite itself makes files of mode 0644 at most
+        with closing(connect()) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
 
 
-def _journal(path: Path) -> JournalStorage:
+def _journal(path: Path, writable: bool) -> JournalStorage:
     lock = JournalFileOpenLock(str(path), STALE_LOCK)
     backend = JournalFileBackend(str(path), lock)
-    lock.acquire()
-    try:
-        cut_torn_line(path)
-    finally:
-        lock.release()
+    if writable:
+        lock.acquire()
+        try:
+            cut_torn_line(path)
+        finally:
+            lock.release()
     return JournalStorage(backend)
 
 
@@ -154,11 +207,31 @@ def _server(url: str) -> RDBStorage:
     except InputError:
         raise
     except Exception as error:  # a driver may raise anything
-        raise InputError(
-            f"`study.database` cannot be opened ({type(error).__name__}); give `auto`, or the URL "
-            "of a server that runs, like postgresql://USER@HOST/NAME, with its driver installed "
-            "(`pip install 'sdw-obd[postgres]'`)."
-        ) from None
+        raise InputError(f"`study.database` cannot be opened: {_trouble(error)}.") from None
+
+
+def _trouble(error: Exception) -> str:
+    """What is wrong with a database, and the way out.
+
+    Drivers tell their errors apart by words alone. Nothing of the URL is repeated, for a password
+    that is not quoted as a URL wants it is taken for a part of the host.
+    """
+    if isinstance(error, ImportError):
+        return (
+            f"its driver is not installed ({first_line(error)}); install it, for PostgreSQL with "
+            "`pip install 'sdw-obd[postgres]'`"
+        )
+    if isinstance(error, ArgumentError | ValueError | LookupError):
+        return (
+            "it is no URL of a database; give `auto`, or a URL like postgresql://USER@HOST/NAME, "
+            "with each special character of a password quoted"
+        )
+    said = str(getattr(error, "orig", error))
+    for words, trouble in TROUBLES.items():
+        if re.search(words, said, re.IGNORECASE):
+            return trouble
+    reason = first_line(getattr(error, "orig", error)).rstrip(".") or type(error).__name__
+    return f"{reason}; give `auto`, or the URL of a server that runs"
 
 
 def _expanded(url: str) -> str:
@@ -179,7 +252,7 @@ def _password(url: str) -> bool:
     """Whether a URL holds a password that is no `${NAME}`."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # no URL; it is refused for that
         return False
     password = parsed.password or parsed.query.get("password")
     return bool(password) and not re.fullmatch(r"(\$\{\w+\})+", str(password))

@@ -11,7 +11,8 @@ import math
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from sdw_core.errors import (
 from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.identity import Sources
 from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
+from sdw_core.waiting import GoOn, Waiting, holding
 from study.clock import TrialClock
 from study.early_stopping import TrialPruned
 from study.outcomes import (
@@ -109,7 +111,7 @@ def run_trial(
     dataset that is not what earlier trials were made of, is no fault of the trial, which is STOPPED
     then with the reason.
     A trial that still runs elsewhere, because its driver died, keeps the folder's lock: this one
-    waits, and then finds its result.
+    waits, and then finds its result. What a trial waits for another process is none of its time.
 
     Args:
         number: the trial's Optuna number.
@@ -127,24 +129,37 @@ def run_trial(
         `outcome`, `reason`, and for a COMPLETE trial the metrics: scalars only.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    common = {
+        "number": number,
+        "config_hash": config_hash(config),
+        "node": socket.gethostname(),
+    }
+    with ExitStack() as held:
+        try:
+            held.enter_context(holding(FileLock(folder / "lock"), _unless(stop_flag)))
+        except StopRequested as stop:
+            return {**common, "outcome": STOPPED, "reason": str(stop)}
         finished = finished_result(folder, config, sources)
         if finished is not None:
             return finished
         torch.set_num_threads(threads)
         checkpoint = folder / "checkpoint.safetensors"
-        common = {
-            "number": number,
-            "config_hash": config_hash(config),
-            "node": socket.gethostname(),
-        }
         clock = TrialClock(folder, timeout)
         stopping = throttled(lambda: stop_flag.exists() or clock.over())
         progress = _Progress(folder, stopping, clock)
         pipeline: Pipeline | None = None
         try:
             with clock:
-                pipeline = Pipeline(config, cache, progress, checkpoint, stopping, rungs, sources)
+                pipeline = Pipeline(
+                    config,
+                    cache,
+                    progress,
+                    checkpoint,
+                    stopping,
+                    rungs,
+                    progress.waiting,
+                    sources,
+                )
                 found = work(pipeline, folder, progress)
             if not math.isfinite(found["metrics"]["normalized_return"]):
                 raise DivergenceError("the return of the trained policies is not finite.")
@@ -224,6 +239,7 @@ class _Progress:
         self._path = folder / "progress.json"
         self._begun = time()
         self._stage, self._fraction = STAGES[0], 0.0
+        self._waits = False
         self._written = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
@@ -234,6 +250,23 @@ class _Progress:
         if new or monotonic() - self._written >= PROGRESS_EVERY:
             self.write()
 
+    @contextmanager
+    def waiting(self) -> Iterator[GoOn]:
+        """A wait for another process, which the trial's clock leaves out."""
+        with self._clock.paused():
+            self._waits = True
+            self.write()
+            try:
+                yield self._go_on
+            finally:
+                self._waits = False
+
+    def _go_on(self) -> None:
+        if self._stopping():
+            raise StopRequested(f"Stopped while it waited in the stage {self._stage!r}.")
+        if monotonic() - self._written >= PROGRESS_EVERY:
+            self.write()
+
     def write(self) -> None:
         """Write where the trial is, and its running time so far."""
         self._written = monotonic()
@@ -242,12 +275,29 @@ class _Progress:
             {
                 "stage": self._stage,
                 "fraction": self._fraction,
+                "waiting": self._waits,
                 "seconds": self._clock.seconds(),
                 "begun": self._begun,
                 "pid": os.getpid(),
                 "expert": self.expert,
             },
         )
+
+
+def _unless(stop_flag: Path) -> Waiting:
+    """A wait before the trial's work, which a request to stop ends."""
+
+    @contextmanager
+    def waiting() -> Iterator[GoOn]:
+        stopping = throttled(stop_flag.exists)
+
+        def go_on() -> None:
+            if stopping():
+                raise StopRequested("Stopped while another process ran the trial.")
+
+        yield go_on
+
+    return waiting
 
 
 def throttled(ask: Callable[[], Answer], every: float = 1.0) -> Callable[[], Answer]:

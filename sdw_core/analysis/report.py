@@ -22,7 +22,7 @@ from sdw_core.analysis.figures import coverage_figure, errors_figure, misalignme
 from sdw_core.analysis.misalignment import TrainingSet, compare_by_loss, follow, spaced_steps
 from sdw_core.artifact import Artifact
 from sdw_core.config import PipelineConfig
-from sdw_core.dataset import load
+from sdw_core.dataset import load_dataset
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError
 from sdw_core.expert.percent_bc import best_rows
@@ -324,7 +324,7 @@ def _training_set(prepared: Prepared) -> TrainingSet:
 
 
 def _require_one_environment(diverse: PipelineConfig, narrow: PipelineConfig) -> None:
-    names = [load(config.dataset).environment for config in (diverse, narrow)]
+    names = [load_dataset(config).environment for config in (diverse, narrow)]
     if names[0] != names[1]:
         raise InputError(
             f"Both datasets must be of one environment, and {diverse.dataset} is of {names[0]}, "
@@ -333,7 +333,7 @@ def _require_one_environment(diverse: PipelineConfig, narrow: PipelineConfig) ->
 
 
 def _require_rows(config: PipelineConfig, sizes: Sequence[int]) -> None:
-    available = available_rows("best", len(load(config.dataset)))
+    available = available_rows("best", len(load_dataset(config)))
     if max(sizes) > available:
         raise InputError(
             f"`--size` cannot exceed the {available} transitions of the best episodes of "
@@ -342,7 +342,7 @@ def _require_rows(config: PipelineConfig, sizes: Sequence[int]) -> None:
 
 
 def _require_width(config: PipelineConfig, artifacts: dict[str, Artifact]) -> None:
-    width = load(config.dataset).observations.shape[1]
+    width = load_dataset(config).observations.shape[1]
     for name, artifact in artifacts.items():
         if artifact.observations.shape[1] != width:
             raise InputError(

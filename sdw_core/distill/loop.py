@@ -19,8 +19,8 @@ from sdw_core.distill.selection import select_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import METHOD
-from sdw_core.memory import available_memory
 from sdw_core.policy import MLP
+from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
 
 CHECK_EVERY = 50

@@ -84,7 +84,7 @@ class Checkpoint:
                 f"{dataset.name} have {here[0]} and {here[1]}; {way_out}"
             )
         named = set(re.findall(r"[a-z0-9]+", self.trained_on.lower())) & _environments()
-        environment = re.sub(r"-v\d+$", "", dataset.environment).lower()
+        environment = dataset.environment.family.lower()
         if named and environment in _environments() and environment not in named:
             raise InputError(
                 f"The expert checkpoint {self.path!r} was trained on {self.trained_on!r}, and "

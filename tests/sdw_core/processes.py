@@ -14,6 +14,7 @@ def start(code: str, *arguments: object, cwd: Path = ROOT) -> subprocess.Popen[s
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

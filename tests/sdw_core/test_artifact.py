@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
 from sdw_core.config import EvaluationConfig, PipelineConfig
+from sdw_core.environment import Environment
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe
 from sdw_core.files import sha256_of_file, sha256_of_json
@@ -38,8 +39,7 @@ def make(environment: str) -> Artifact:
     env.close()
     generator = torch.Generator().manual_seed(0)
     arena = Arena(
-        environment,
-        {},
+        Environment.named(environment),
         np.linspace(-3, 7, inputs, dtype=np.float32),
         np.linspace(0.3, 5, inputs, dtype=np.float32),
         box.low,
@@ -144,7 +144,7 @@ def test_the_manifest_says_all_that_is_needed_to_use_and_to_judge_it(
     manifest = manifest_of(folder)
     assert manifest["schema_version"] == 1
     assert manifest["rows"] == ROWS
-    assert manifest["environment"]["id"] == artifact.arena.environment
+    assert manifest["environment"]["id"] == artifact.arena.environment.id
     assert manifest["environment"]["reference_scores"] == [-20.5, 3000.25]
     assert manifest["recipe"] == {
         "layers": 3,
@@ -200,7 +200,7 @@ def test_the_card_begins_with_the_front_matter_of_dataset_hubs(
     assert metadata["license"] == "apache-2.0"
     assert metadata["size_categories"] == ["n<1K"]
     assert metadata["configs"] == [{"config_name": "default", "data_files": "synthetic.parquet"}]
-    assert written[0].arena.environment in metadata["pretty_name"]
+    assert written[0].arena.environment.id in metadata["pretty_name"]
     pictures = re.findall(r"!\[.*\]\((.*)\)", text)
     assert pictures == ["card.png"]
     height, width, _ = matplotlib.image.imread(written[1] / "card.png").shape

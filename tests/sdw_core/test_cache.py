@@ -1,6 +1,8 @@
 """The stage cache: computed once, whole or absent, and never trusted blindly."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from sdw_core.cache import StageCache, StageResult
+from sdw_core.errors import StopRequested
+from sdw_core.waiting import GoOn
 from tests.sdw_core.processes import kill, start
 
 KEY = StageCache.key("stage", 1, {"a": 1}, "input")
@@ -197,6 +201,54 @@ def test_a_process_killed_while_it_computes_holds_nobody_up(tmp_path: Path) -> N
     kill(process)
     assert entries(tmp_path) == []
     assert_equal(StageCache(tmp_path).result("stage", KEY, small_result), small_result())
+
+
+COMPUTE = """if True:
+    import sys
+    from pathlib import Path
+    import torch
+    from sdw_core.cache import StageCache, StageResult
+    def compute():
+        print("computing", flush=True)
+        sys.stdin.readline()
+        return StageResult({"x": torch.arange(4.0)})
+    StageCache(Path(sys.argv[1])).result("stage", sys.argv[2], compute)
+"""
+
+
+def test_a_wait_is_told_for_as_long_as_it_lasts_and_can_be_ended(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[GoOn]:
+        told.append("begins")
+        yield lambda: go_on()
+        told.append("ends")
+
+    def stop() -> None:
+        raise StopRequested("Stopped.")
+
+    cache = StageCache(tmp_path, waiting)
+    other = start(COMPUTE, tmp_path, KEY)
+    assert other.stdin
+    assert other.stdout
+    assert other.stdout.readline() == "computing\n"
+    go_on = stop
+    with pytest.raises(StopRequested):
+        cache.result("stage", KEY, never)
+    assert told == ["begins"]
+
+    def let_it_end() -> None:
+        if not other.stdin.closed:
+            other.stdin.close()
+
+    go_on = let_it_end
+    found = cache.result("stage", KEY, never)
+    assert found.tensors["x"].tolist() == [0, 1, 2, 3]
+    assert told == ["begins", "begins", "ends"]
+    assert other.wait() == 0
+    cache.result("stage", KEY, never)
+    assert len(told) == 3
 
 
 WRITE = """if True:

@@ -1,5 +1,6 @@
 """Evaluation in real environments, against plain loops of one policy and one episode."""
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdw_core.environment import Environment
 from sdw_core.errors import DivergenceError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.policy import MLP, ResidualMLP, clone
@@ -17,13 +19,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def arena(environment: str = "Hopper-v5", **changes: Any) -> Arena:
-    env = gymnasium.make(environment, **changes.get("kwargs", {}))
+    of = Environment.named(environment)
+    of = replace(of, kwargs=changes.pop("kwargs", {}))
+    env = of.make()
     space, box = env.observation_space, env.action_space
     env.close()
     size = space.shape[0]
     fields = {
-        "environment": environment,
-        "kwargs": {},
+        "environment": of,
         "observation_mean": np.linspace(-0.2, 0.3, size, dtype=np.float32),
         "observation_scale": np.linspace(0.5, 2.0, size, dtype=np.float32),
         "action_low": box.low,
@@ -49,7 +52,7 @@ def one_by_one(of: Arena, act: Any, policies: int, episodes: int, seed: int, sta
     returns = np.zeros((policies, episodes))
     for k in range(policies):
         for m in range(episodes):
-            env = gymnasium.make(of.environment, **of.kwargs)
+            env = gymnasium.make(of.environment.id, **of.environment.kwargs)
             start = derive_seed(seed, f"{stage}/episode", k, m) % 2**31
             observation, _ = env.reset(seed=start)
             ended = False

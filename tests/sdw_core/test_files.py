@@ -1,15 +1,21 @@
 """Whole or absent, also when a process is killed at the worst moment."""
 
 import json
+import os
+import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from sdw_core.files import (
     created_folder,
+    made_folder,
     read_json,
     replaced_atomically,
     sha256_of_file,
@@ -106,7 +112,6 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
         assert not path.exists()
     assert sorted(file.name for file in path.iterdir()) == ["a", "b"]
     assert list(path.parent.iterdir()) == [path]
-    assert path.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_folder_is_never_overwritten(tmp_path: Path) -> None:
@@ -165,10 +170,68 @@ def test_what_is_no_json_is_refused_and_nothing_written(number: float, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_text_is_utf8_and_readable_by_others(tmp_path: Path) -> None:
+def test_text_is_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / "text", "θ → π*")
     assert (tmp_path / "text").read_bytes() == "θ → π*".encode()
-    assert (tmp_path / "text").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_the_umask_decides_who_may_read_and_write(tmp_path: Path, umask: int) -> None:
+    """Whatever a writer does: safetensors puts a file of mode 0600 into the scratch's place."""
+    rows = {"rows": np.zeros((2, 3), np.float32)}
+    write_text(tmp_path / "new" / "text", "text")
+    with replaced_atomically(tmp_path / "new" / "rows.safetensors") as scratch:
+        save_file(rows, scratch)
+    with created_folder(tmp_path / "new" / "folder") as folder:
+        (folder / "below").mkdir()
+        save_file(rows, folder / "below" / "rows.safetensors")
+        (folder / "text").write_text("text")
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").rglob("*")}
+    folders = {"folder", "below"}
+    assert set(found) == folders | {"text", "rows.safetensors"}
+    assert found == {n: (0o777 if n in folders else 0o666) & ~umask for n in found}
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_a_groups_folder_stays_the_groups(tmp_path: Path) -> None:
+    """Files and folders below one with the setgid bit inherit its group, and folders the bit."""
+    tmp_path.chmod(0o2775)
+    with created_folder(tmp_path / "folder") as folder:
+        (folder / "below").mkdir()
+    write_text(tmp_path / "parent" / "text", "text")
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert len(made) == 3
+    assert all(path.stat().st_mode & stat.S_ISGID for path in made)
+
+
+@pytest.mark.parametrize("write", [replaced_atomically, created_folder])
+def test_an_error_leaves_none_of_the_parents_that_were_made(tmp_path: Path, write) -> None:
+    (tmp_path / "there").mkdir()
+
+    def fail(path: Path) -> None:
+        with write(path):
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail(tmp_path / "there" / "new" / "deeper" / "it")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_parents_that_another_uses_meanwhile_stay(tmp_path: Path) -> None:
+    def fail() -> None:
+        with made_folder(tmp_path / "new" / "deeper"):
+            (tmp_path / "new" / "anothers").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "anothers"]
 
 
 def test_checksums_are_the_published_ones(tmp_path: Path) -> None:

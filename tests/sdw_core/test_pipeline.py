@@ -4,8 +4,10 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from sdw_core.pipeline import (
     resolve_device,
 )
 from sdw_core.statistics import summarize
+from sdw_core.waiting import GoOn, Waiting
 from tests.sdw_core.processes import ROOT, run
 
 BUNDLED = "sdw/hopper-replay-mini-v0"
@@ -322,7 +325,7 @@ def test_an_evaluation_on_the_way_can_be_stopped(cache: Path, visit: str) -> Non
         if stage == "distill" and fraction:
             steps.append(fraction)
 
-    def judge(step: int, value: float, should_stop: Callable[[], bool]) -> None:
+    def judge(step: int, value: float, waiting: Waiting) -> None:
         raise AssertionError("the evaluation ran to its end")
 
     rungs = Rungs((3,), 2, 2, 0, judge) if visit == "rung" else None
@@ -330,6 +333,25 @@ def test_an_evaluation_on_the_way_can_be_stopped(cache: Path, visit: str) -> Non
     with pytest.raises(StopRequested, match="through an evaluation on the way"):
         Pipeline(config, cache, story, None, lambda: len(steps) == 2, rungs).run()
     assert len(steps) == 2
+
+
+def test_a_wait_for_an_answer_is_no_time_of_a_stage(cache: Path) -> None:
+    waits: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[GoOn]:
+        waits.append("begins")
+        yield lambda: None
+        waits.append("ends")
+
+    def judge(step: int, value: float, wait: Waiting) -> None:
+        with wait():
+            sleep(0.5)
+
+    begun = perf_counter()
+    result = Pipeline(tiny(), cache, rungs=Rungs((3,), 2, 2, 0, judge), waiting=waiting).run()
+    assert waits == ["begins", "ends"]
+    assert sum(result.seconds.values()) < perf_counter() - begun - 0.5
 
 
 def test_the_random_subset_is_rows_of_the_dataset_as_many(result: PipelineResult) -> None:

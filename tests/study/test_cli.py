@@ -1,6 +1,7 @@
 """The command line: one sentence, exit status 2 and nothing on disk for what is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -161,6 +162,123 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(case, capsys, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("arguments", [["launch", "\udcff.yaml"], ["data", "list"]])
+def test_a_name_that_is_no_utf8_is_refused(capsys, tmp_path, monkeypatch, arguments):
+    if arguments[0] == "data":
+        here = tmp_path / "\udcff"
+        here.mkdir()
+        monkeypatch.chdir(here)
+    status, out, err = sdw(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "must be UTF-8, and '" in err
+
+
+TAKEN = {
+    "a file of the user's": lambda path: (path / "thesis.txt").write_text("precious"),
+    "nothing": lambda path: None,
+    "a study": lambda path: (path / "study.yaml").write_text("precious"),
+    "files of our names": lambda path: [
+        (path / name).write_text("precious")
+        for name in ("driver.json", "driver.lock", "stop", "table.md", "results.csv")
+    ],
+}
+
+
+@pytest.mark.parametrize("taken", TAKEN)
+@pytest.mark.parametrize("address", [[], ["--address", "127.0.0.1:1"]])
+def test_a_comparison_leaves_a_folder_that_is_none_as_it_is(capsys, tmp_path, taken, address):
+    folder = tmp_path / "sdw-studies" / "precious"
+    folder.mkdir(parents=True)
+    TAKEN[taken](folder)
+    before = {path: path.read_text() for path in folder.iterdir()}
+    command = ["compare", "compare-quick", "--name", "precious", *address]
+    status, out, err = sdw(capsys, *command)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "is no comparison" in err
+    assert {path: path.read_text() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["launch", "validate"])
+def test_a_study_leaves_a_comparison_as_it_is(capsys, tmp_path, command):
+    folder = tmp_path / "sdw-studies" / "precious"
+    folder.mkdir(parents=True)
+    (folder / "comparison.yaml").write_text("precious")
+    status, out, err = sdw(capsys, command, "quickstart", "--name", "precious")
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "is no study" in err
+    assert [path.read_text() for path in folder.iterdir()] == ["precious"]
+
+
+def test_a_comparison_that_was_there_stays_when_its_run_is_refused(capsys, tmp_path):
+    """Also one without a cell, as the first version left it where Ray did not start."""
+    command = ["compare", "compare-quick", "--name", "mine", "--address", "127.0.0.1:1"]
+    status, _, err = sdw(capsys, *command)
+    assert (status, "no Ray cluster" in err) == (2, True), err
+    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / "sdw-studies" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "comparison.yaml").write_text("precious")
+    status, _, err = sdw(capsys, *command)
+    assert (status, "no Ray cluster" in err) == (2, True), err
+    assert (folder / "comparison.yaml").read_text() == "precious"
+
+
+def test_a_launch_whose_cluster_is_not_there_leaves_nothing(capsys, tmp_path):
+    status, _, err = sdw(capsys, "launch", "quickstart", *SETS, "--address", "127.0.0.1:1")
+    assert (status, "no Ray cluster" in err) == (2, True), err
+    assert list(tmp_path.iterdir()) == []
+
+
+UNFIT = {
+    "a password": ["study.database=postgresql://me:hunter2@127.0.0.1:1/x"],
+    "a database that is not there": ["study.database=postgresql://me@127.0.0.1:1/x"],
+    "a study of that name": ["study.name=there"],
+    "no search": ["search={}"],
+    "room": ["study.trials=100000000"],
+    "memory": ["pipeline.distill.meta_batch_size=100000000", "pipeline.distill.width=4096"],
+    "cores": ["study.resources={cpu: 100000, gpu: 0}"],
+    "GPUs": ["study.resources={cpu: 1, gpu: 99}", "study.concurrency=1"],
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_validate_refuses_what_launch_refuses(capsys, tmp_path, case):
+    StudyFolder.create(small_spec("study.name=there"), tmp_path / "sdw-studies")
+    before = sorted(tmp_path.rglob("*"))
+    sets = [part for setting in UNFIT[case] for part in ("--set", setting)]
+    said = [
+        sdw(capsys, *command, "quickstart", *sets)
+        for command in (["validate"], ["validate", "--json"], ["launch"])
+    ]
+    first, *others = [(s, o, re.sub(r"[\d.e+]+ GB", "GB", e)) for s, o, e in said]  # what is free
+    assert others == [first, first]
+    status, out, err = first
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "hunter2" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_validate_takes_what_launch_takes(capsys, tmp_path):
+    StudyFolder.create(small_spec("study.name=there"), tmp_path / "elsewhere")
+    options = ["--name", "there", "--trials", "3", "--address", "127.0.0.1:1"]
+    status, out, _ = sdw(capsys, "validate", "quickstart", *options, "--json")
+    assert (status, json.loads(out)["study"]["trials"]) == (0, 3)
+    there = ["--storage", "elsewhere"]
+    status, _, err = sdw(capsys, "validate", "quickstart", *options, *there)
+    assert (status, "'there' exists" in err) == (2, True)
+
+
+def test_a_refused_distillation_or_analysis_leaves_no_folder(capsys, tmp_path):
+    (tmp_path / "afile").touch()
+    for command in (
+        ["distill", "quickstart", "--to", "afile/rows"],
+        ["analyze", "coverage", "quickstart", "--to", "afile/rows"],
+    ):
+        status, _, err = sdw(capsys, *command)
+        assert (status, "`--to`" in err) == (2, True), err
+        assert list(tmp_path.iterdir()) == [tmp_path / "afile"]
+
+
 BROKEN_DATA = {
     "observation": ({"observations": np.full((40, 11), np.nan, np.float32)}, "observation"),
     "reward": ({"rewards": np.full(40, np.inf, np.float32)}, "reward"),
@@ -207,7 +325,7 @@ def test_without_reference_scores_the_way_to_give_them_is_named(capsys, tmp_path
     sizes = "search.distill.synthetic_size.high=20"
     status, _, err = sdw(capsys, "launch", "quickstart", "--set", setting, "--set", sizes)
     assert status == 2
-    assert "--reference" in err
+    assert "pipeline.reference_scores" in err
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["launch"], ["status", "a", "--nonsense"]])

@@ -5,9 +5,9 @@ import re
 from time import time
 
 import pytest
-from rich.console import Console
 
 from sdw_core.files import write_json
+from study.console import Console
 from study.display import Display, minutes, running_trials, settings, trial_table
 from study.folder import StudyFolder
 from study.search import StudySearch
@@ -98,7 +98,7 @@ def test_without_a_console_nothing_is_followed(folder):
 
 def test_the_table_is_legible_in_80_columns(study):
     book = study.book()
-    narrow = console(terminal=False)
+    narrow = console(terminal=True)
     narrow.print(trial_table(book.spec, book.rows(), book.best()))
     above, below, *rows = shown(narrow).rstrip().splitlines()
     assert (above.split(), below.split()) == (
@@ -115,7 +115,7 @@ def test_an_objective_that_is_searched_has_one_column(pareto):
     search = StudySearch(pareto.book())
     size = search.suggest("a")["params"]["distill.synthetic_size"]
     search.on_trial_complete("a", report(normalized_return=3.5, synthetic_size=size))
-    narrow = console(terminal=False)
+    narrow = console(terminal=True)
     narrow.print(trial_table(pareto.spec(), pareto.book().rows(), [0]))
     *_, row = shown(narrow).rstrip().splitlines()
     assert row.split().count(str(size)) == 1
@@ -127,7 +127,7 @@ def test_a_long_reason_leaves_the_other_columns_as_they_are(folder):
     search.suggest("a")
     reason = "divergence: " + "the hypergradient became non-finite at outer step 40; " * 3
     book.record(search._ot_trials["a"]._trial_id, {"outcome": "FAILED", "reason": reason.strip()})
-    narrow = console(terminal=False)
+    narrow = console(terminal=True)
     narrow.print(trial_table(book.spec, book.rows(), []))
     lines = shown(narrow).splitlines()
     assert "temperature" in lines[1]

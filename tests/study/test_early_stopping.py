@@ -1,6 +1,7 @@
 """Early stopping: Optuna's rule, from Optuna's intermediate values, answered through the folder."""
 
 import json
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ from optuna.trial import TrialState
 
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.files import read_json, write_json
+from sdw_core.waiting import patiently
 from search_spaces.spec import EarlyStopping
 from study.early_stopping import TrialPruned, rungs_of, saved, survives
 from study.folder import StudyFolder
@@ -187,8 +189,13 @@ def test_a_trial_that_waits_for_an_answer_can_be_stopped(stopping):
     rungs = rungs_of(
         stopping.spec(), stopping.trial(0), lambda step, value: stopping.stop_flag.touch()
     )
-    with pytest.raises(StopRequested, match="Stopped at rung 2"):
-        rungs.judge(2, 5.0, stopping.stop_flag.exists)
+
+    def go_on() -> None:
+        if stopping.stop_flag.exists():
+            raise StopRequested("Stopped while it waited.")
+
+    with pytest.raises(StopRequested, match="Stopped while it waited"):
+        rungs.judge(2, 5.0, lambda: nullcontext(go_on))
 
 
 def test_rungs_change_nothing_in_the_result_of_a_trial_that_goes_on(stopping, tmp_path):
@@ -223,12 +230,12 @@ def test_an_answer_holds_for_its_return_only(stopping):
 
     rungs = rungs_of(stopping.spec(), folder, ask)
     write_json(folder / "rungs.json", {"2": {"return": 5.0, "reason": None}})
-    rungs.judge(2, 5.0, lambda: False)
+    rungs.judge(2, 5.0, patiently)
     assert asked == []
     with pytest.raises(TrialPruned, match="lags"):
-        rungs.judge(2, 6.0, lambda: False)
+        rungs.judge(2, 6.0, patiently)
     with pytest.raises(TrialPruned, match="lags"):
-        rungs.judge(2, 6.0, lambda: False)
+        rungs.judge(2, 6.0, patiently)
     assert asked == [6.0]
 
 

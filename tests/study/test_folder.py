@@ -1,10 +1,13 @@
 """Study folders: made whole or not at all, found by name or path, driven by one process."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from time import sleep, time
 
@@ -12,7 +15,8 @@ import optuna
 import pytest
 
 from sdw_core.errors import InputError
-from study.folder import PRESUMED_DEAD, StudyFolder, check_writable
+from study.folder import PRESUMED_DEAD, StudyFolder
+from study.preflight import check_writable
 from study.search import StudySearch
 from tests.study.conftest import small_spec
 
@@ -36,7 +40,7 @@ def test_a_storage_that_takes_no_folder_is_refused():
     with pytest.raises(InputError, match="cannot be written"):
         StudyFolder.create(small_spec(), Path("/proc/studies"))
     with pytest.raises(InputError, match="cannot be written"):
-        check_writable(Path("/proc/studies"))
+        check_writable(Path("/proc/studies"), "--to")
 
 
 @pytest.mark.parametrize(
@@ -103,8 +107,9 @@ def test_a_process_that_drives_a_study_is_seen_until_it_dies(folder):
     assert not folder.driven()
 
 
-def test_who_looks_for_a_driver_is_not_taken_for_one(folder, monkeypatch):
-    monkeypatch.setattr("study.folder.GLANCE", 60.0)
+def test_who_looks_for_a_driver_is_not_taken_for_one(folder):
+    with folder.driving():
+        pass
     with ThreadPoolExecutor(4) as threads:
         seen = list(threads.map(lambda _: folder.driven(), range(400)))
     assert not any(seen)
@@ -158,16 +163,130 @@ def test_more_trials_change_nothing_else(folder):
     assert after.model_copy(update={"study": before.study}) == before
 
 
-def test_a_folder_in_which_nothing_ran_can_be_taken_back(folder):
-    folder.book()
-    folder.remove_if_untouched()
-    assert not folder.path.exists()
+# What a refused launch leaves
 
 
-def test_a_folder_with_a_trial_is_kept(folder):
-    folder.trial(0).mkdir(parents=True)
-    folder.remove_if_untouched()
-    assert folder.path.exists()
+def refused(storage: Path, *overrides: str, meanwhile: Callable[[StudyFolder], object]) -> None:
+    """A launch that bad input ends after its folder was made, and after something else happened."""
+
+    def launch() -> None:
+        with StudyFolder.launched(small_spec(*overrides), storage) as folder:
+            meanwhile(folder)
+            raise InputError("refused")
+
+    with pytest.raises(InputError, match="refused"):
+        launch()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "journal"])
+def test_a_launch_that_is_refused_leaves_nothing(tmp_path, database):
+    def begin(folder: StudyFolder) -> None:
+        folder.book()
+        folder.stop_flag.touch()
+        with folder.edit_lock(), folder.driving():
+            pass
+
+    storage = tmp_path / "new" / "studies"
+    refused(storage, f"study.database={database}", meanwhile=begin)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_storage_folder_that_was_there_stays(tmp_path):
+    (tmp_path / "studies").mkdir()
+    refused(tmp_path / "studies", meanwhile=StudyFolder.book)
+    assert list(tmp_path.iterdir()) == [tmp_path / "studies"]
+    assert list((tmp_path / "studies").iterdir()) == []
+
+
+def test_a_trial_that_was_begun_is_never_taken_back(tmp_path):
+    refused(tmp_path, meanwhile=lambda folder: folder.trial(0).mkdir(parents=True))
+    (folder,) = tmp_path.iterdir()
+    assert StudyFolder(folder).spec() == small_spec("study.database=sqlite")
+
+
+def test_what_another_put_into_the_folder_is_never_removed(tmp_path):
+    refused(tmp_path, meanwhile=lambda folder: (folder.path / "notes.txt").write_text("precious"))
+    assert [path.read_text() for path in tmp_path.rglob("*.*")] == ["precious"]
+
+
+DRIVER = (
+    "import sys; from pathlib import Path; from study.folder import StudyFolder\n"
+    "with StudyFolder(Path(sys.argv[1])).driving():\n"
+    "    print('held', flush=True); sys.stdin.read()"
+)
+
+
+def test_a_study_that_another_took_meanwhile_is_not_taken_back(tmp_path):
+    """Whoever comes between a launch's folder and its driver drives the study that it found."""
+    with ExitStack() as running:
+
+        def taken(folder: StudyFolder) -> None:
+            command = [sys.executable, "-c", DRIVER, folder.path]
+            pipe = subprocess.PIPE
+            driver = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+            running.enter_context(driver)
+            assert driver.stdout.readline() == "held\n"
+
+        refused(tmp_path, meanwhile=taken)
+        (path,) = tmp_path.iterdir()
+        assert StudyFolder(path).driven()
+        assert StudyFolder(path).spec() == small_spec("study.database=sqlite")
+
+
+def test_a_study_that_another_host_drives_is_not_taken_back(tmp_path):
+    away = {"host": "elsewhere", "pid": 42}
+    refused(tmp_path, meanwhile=lambda folder: folder.write_driver(away))
+    assert StudyFolder(tmp_path / "hopper-quickstart").spec()
+
+
+# A folder that was copied or renamed
+
+
+@pytest.mark.parametrize("database", ["sqlite", "journal"])
+@pytest.mark.parametrize("move", [Path.rename, shutil.copytree])
+def test_a_study_goes_on_under_another_name(tmp_path, database, move):
+    """Its trials stay its own: a copy's are not the original's."""
+    folder = StudyFolder.create(small_spec(f"study.database={database}"), tmp_path)
+    search = StudySearch(folder.book())
+    search.suggest("a")
+    folder.book().study._storage.remove_session()
+    move(folder.path, tmp_path / "another")
+    other = StudyFolder(tmp_path / "another")
+    assert [row.outcome for row in other.book().rows()] == ["RUNNING"]
+    again = other.book(to_write=True)
+    again.reconcile()
+    assert StudySearch(again).suggest("b")["number"] == 0
+    StudySearch(again).suggest("c")
+    assert len(other.book().rows()) == 2
+    if folder.path.exists():
+        assert len(folder.book().rows()) == 1
+    rebuilt, _ = other.rebuild()
+    assert len(rebuilt.rows()) == len(other.book().rows()) == 2
+
+
+def test_a_copy_of_a_study_on_a_server_can_be_looked_at_and_not_gone_on_with(tmp_path, url):
+    folder = StudyFolder.create(small_spec(f"study.database={url}"), tmp_path)
+    StudySearch(folder.book(to_write=True)).suggest("a")
+    copy = StudyFolder(tmp_path / "copy")
+    shutil.copytree(folder.path, copy.path)
+    assert [row.outcome for row in copy.book().rows()] == ["RUNNING"]
+    for write in (lambda: copy.book(to_write=True), copy.rebuild):
+        with pytest.raises(InputError, match=f"is a copy of .*sdw resume {folder.path}`.*--name"):
+            write()
+    assert [row.outcome for row in folder.book(to_write=True).rows()] == ["RUNNING"]
+    shutil.rmtree(folder.path)  # then the copy is what is left of it
+    assert [row.outcome for row in copy.book(to_write=True).rows()] == ["RUNNING"]
+    rebuilt, kept = copy.rebuild()
+    assert kept.startswith(f"{folder.name}.damaged-")
+    assert [row.outcome for row in rebuilt.rows()] == ["WAITING"]
+    assert optuna.study.get_all_study_names(url) == [kept, "copy"]
+
+
+def test_two_rebuilds_keep_two_databases(folder):
+    StudySearch(folder.book()).suggest("a")
+    kept = {folder.rebuild()[1] for _ in range(3)}
+    assert len(kept) == 3
+    assert all(Path(path).exists() for path in kept)
 
 
 # A database that studies share
@@ -192,6 +311,31 @@ def test_two_studies_of_one_name_never_share_their_trials(tmp_path, url):
     with pytest.raises(InputError, match="holds a study named 'hopper-quickstart' already"):
         StudyFolder.create(spec, tmp_path / "yours")
     assert not (tmp_path / "yours").exists()
+
+
+def test_what_a_refused_launch_made_in_a_database_on_a_server_goes_again(tmp_path, url):
+    database = f"study.database={url}"
+    refused(tmp_path / "mine", database, meanwhile=StudyFolder.book)
+    assert optuna.study.get_all_study_names(url) == []
+    kept = StudyFolder.create(small_spec(database), tmp_path / "yours")
+    with (
+        pytest.raises(InputError, match="holds a study named"),
+        StudyFolder.launched(small_spec(database), tmp_path / "mine"),
+    ):
+        pass
+    assert optuna.study.get_all_study_names(url) == [kept.name]
+    assert not (tmp_path / "mine").exists()
+
+
+def test_two_launches_at_once_never_share_a_place_in_a_database(tmp_path, url, monkeypatch):
+    def taken_meanwhile(*arguments: object) -> None:
+        monkeypatch.undo()
+        StudyFolder.create(small_spec(f"study.database={url}"), tmp_path / "yours")
+
+    monkeypatch.setattr("study.folder.require_unused", taken_meanwhile)
+    with pytest.raises(InputError, match="holds a study named 'hopper-quickstart' already"):
+        StudyFolder.create(small_spec(f"study.database={url}"), tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
 
 
 @pytest.mark.parametrize("database", ["nonsense", "postgresql://nobody@127.0.0.1:1/none"])

@@ -97,6 +97,31 @@ def test_what_does_not_fit_is_refused_and_writes_nothing(tmp_path, overrides, sa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_cores_that_the_process_may_use_count(monkeypatch, tmp_path):
+    monkeypatch.setattr("study.preflight.usable_cpus", lambda: 6)
+    at_a_time = {
+        override: estimate(small_spec(override), DATASET).trials_at_a_time
+        for override in (
+            "study.resources={cpu: 1}",
+            "study.resources={cpu: 4}",
+            "study.concurrency=4",
+            "study.concurrency=400",
+        )
+    }
+    assert list(at_a_time.values()) == [6, 1, 4, 6]
+
+
+@pytest.mark.parametrize("asked", ["cpu: 7", "cpu: 1, gpu: 1000"])
+def test_a_trial_that_the_machine_cannot_hold_is_refused(monkeypatch, tmp_path, asked):
+    """Also where the spec says how many at a time, for which a cluster would grow."""
+    monkeypatch.setattr("study.preflight.usable_cpus", lambda: 6)
+    spec = small_spec(f"study.resources={{{asked}}}", "study.concurrency=1")
+    need = estimate(spec, DATASET)
+    with pytest.raises(InputError, match=r"^`study\.resources` asks for .* may use 6 CPU and"):
+        require_room(spec, need, tmp_path, on_this_machine=True)
+    require_room(spec, need, tmp_path, on_this_machine=False)
+
+
 def test_memory_is_the_nodes_own_affair_on_a_cluster(tmp_path):
     spec = small_spec("pipeline.distill.meta_batch_size=100000000")
     need = estimate(spec, DATASET)

@@ -80,6 +80,19 @@ def test_all_means_all(two_trials):
     assert names(two_trials) == []
 
 
+def test_what_is_not_the_caches_is_neither_listed_nor_removed(two_trials):
+    """A cache can be a folder of the user's: files without an entry's name are theirs."""
+    StudySearch(two_trials.book()).suggest("a")
+    filled(two_trials)
+    others = ["rows.safetensors", ".hidden", "expert-calql.checkpoint", ".nfs0000000000000001"]
+    for name in others:
+        (two_trials.cache / name).write_text("precious")
+    (two_trials.cache / ".git").mkdir()
+    assert not {entry.file for entry in contents(two_trials)} & {*others, ".git"}
+    assert len(prune(two_trials, everything=True)["removed"]) == 3
+    assert all((two_trials.cache / name).read_text() == "precious" for name in others)
+
+
 BUSY = """if True:
     import sys, time
     from pathlib import Path

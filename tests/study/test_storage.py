@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import sqlite3
 import subprocess
 import sys
@@ -216,7 +217,7 @@ def test_a_damaged_database_is_named_and_can_be_rebuilt(tmp_path, database, dama
     assert content(rebuilt) == content(folder.book()) == said
 
 
-@pytest.mark.parametrize("loss", ["removed", "emptied", "the study renamed"])
+@pytest.mark.parametrize("loss", ["removed", "emptied"])
 def test_a_database_that_holds_nothing_of_a_study_does_not_begin_it_again(tmp_path, loss):
     folder = StudyFolder.create(small_spec(), tmp_path)
     a_varied_study(folder)
@@ -224,13 +225,10 @@ def test_a_database_that_holds_nothing_of_a_study_does_not_begin_it_again(tmp_pa
     book.reconcile()
     said = content(book)
     book.study._storage.remove_session()
-    if loss == "the study renamed":
-        folder = StudyFolder(folder.path.rename(tmp_path / "renamed"))
-    else:
-        for file in folder.path.glob("study.db*"):
-            file.unlink()
-        if loss == "emptied":
-            (folder.path / "study.db").touch()
+    for file in folder.path.glob("study.db*"):
+        file.unlink()
+    if loss == "emptied":
+        (folder.path / "study.db").touch()
     records = {path: path.read_bytes() for path in folder.path.glob("trials/*/*.json")}
     with pytest.raises(SDWError, match=r"holds nothing of it.*sdw status .* --rebuild") as failure:
         folder.book()
@@ -321,11 +319,42 @@ def test_a_password_comes_from_the_environment_and_is_written_nowhere(
     assert files
     assert not any(postgres.PASSWORD in path.read_text() for path in files)
     monkeypatch.setenv("SDW_TEST_PASSWORD", "wrong")
-    with pytest.raises(InputError, match="cannot be opened"):
+    with pytest.raises(InputError, match="cannot be opened: it does not take the user or the pass"):
         folder.book()
     monkeypatch.delenv("SDW_TEST_PASSWORD")
     with pytest.raises(InputError, match="SDW_TEST_PASSWORD, which is not set"):
         folder.book()
+
+
+@pytest.mark.skipif(not postgres.BIN, reason="needs PostgreSQL")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda url: url.replace("${SDW_TEST_PASSWORD}", "${WRONG}"), "or the password; correct"),
+        (lambda url: url.replace("sdw:", "nobody:"), "does not take the user"),
+        (lambda url: url.replace(":${SDW_TEST_PASSWORD}", ""), "wants a password.*PGPASSWORD"),
+        (lambda url: f"{url.rpartition('/')[0]}/nowhere", "no database of that name.*createdb"),
+        (lambda url: re.sub(r":\d+/", ":1/", url), "no server listens there"),
+        (lambda url: url.replace("127.0.0.1", "nowhere.invalid"), "its host is not known"),
+        (lambda url: "postgresql://sdw@/x?host=/nowhere", "no server listens there"),
+        (lambda url: url.replace("postgresql:", "postgresql+nothing:"), "is no URL of a database"),
+        (lambda url: url.replace("postgresql:", "postgresql+pg8000:"), "driver is not installed"),
+        (lambda url: re.sub(r":\d+/", ":port/", url), "is no URL of a database"),
+        (lambda url: f"{url}?nonsense=1", 'invalid connection option "nonsense"; give'),
+        (lambda url: f"{url}{{nonsense}}", "is no URL of a database"),
+    ],
+)
+def test_what_is_wrong_with_a_server_is_told_apart(server, tmp_path, monkeypatch, change, said):
+    monkeypatch.setenv("SDW_TEST_PASSWORD", postgres.PASSWORD)
+    monkeypatch.setenv("WRONG", "hunter2")
+    spec = small_spec(f"study.database={change(server)}", f"study.name={tmp_path.name}")
+    with pytest.raises(
+        InputError, match=rf"`study\.database` cannot be opened: .*{said}"
+    ) as refusal:
+        StudyFolder.require_free(spec, tmp_path)
+    told = str(refusal.value)
+    assert "\n" not in told
+    assert not any(secret in told for secret in ("hunter2", postgres.PASSWORD, "p%40ss"))
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,21 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from sdw_core.cache import entry_name
 from sdw_core.config import PipelineConfig
-from study.trial import config_hash, run_trial
+from sdw_core.dataset import load
+from sdw_core.pipeline import density_key
+from study.trial import Work, config_hash, distil_rows, run_trial
 from tests.study.conftest import small_spec
 
 
@@ -19,6 +26,7 @@ def run(
     config: PipelineConfig | None = None,
     stop: bool = False,
     timeout: float | None = None,
+    work: Work = distil_rows,
 ) -> dict[str, object]:
     root.mkdir(exist_ok=True)
     flag = root / "stop"
@@ -26,7 +34,7 @@ def run(
     if stop:
         flag.touch()
     config = config or small_spec().pipeline
-    return run_trial(4, config, root / "trials" / "4", root / "cache", flag, 1, timeout)
+    return run_trial(4, config, root / "trials" / "4", root / "cache", flag, 1, timeout, work=work)
 
 
 def changed(**distill: object) -> PipelineConfig:
@@ -167,3 +175,114 @@ def test_a_hung_process_is_ended_and_the_next_attempt_knows(tmp_path, how):
     assert document["reason"].startswith("timeout: the trial ran for more than")
     assert "hung.txt" in document["reason"]
     assert document["seconds"] >= 1000
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from filelock import FileLock
+lock = Path(sys.argv[1])
+lock.parent.mkdir(parents=True, exist_ok=True)
+with FileLock(lock):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def held_elsewhere(lock: Path) -> Iterator[None]:
+    """Another process holds a lock, as one that computes does."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        yield
+        other.stdin.close()
+
+
+@pytest.fixture
+def density_lock(tmp_path) -> Path:
+    """Of a density that a trial needs."""
+    config = small_spec().pipeline
+    key = density_key(config, load(config.dataset).content_hash)
+    return (tmp_path / "cache" / entry_name("density", key)).with_suffix(".lock")
+
+
+def progress_of(root: Path) -> dict[str, object]:
+    path = root / "trials" / "4" / "progress.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+WAITER = """
+import json, sys
+from pathlib import Path
+from sdw_core.dataset import load
+from study import clock
+from tests.study.test_trial import run
+clock.GRACE = 0.1
+def work(pipeline, folder, progress):
+    pipeline.source_density(load(pipeline.config.dataset))
+    return {"metrics": {"normalized_return": 1.0}, "stages": pipeline.seconds}
+print(json.dumps(run(Path(sys.argv[1]), timeout=float(sys.argv[2]), work=work)))
+"""
+
+
+@pytest.mark.slow
+def test_a_wait_for_another_process_is_none_of_the_trials_time(tmp_path, density_lock):
+    """The density is computed elsewhere for longer than the trial may take."""
+    limit = 4.0
+    with held_elsewhere(density_lock):
+        trial = subprocess.Popen(
+            [sys.executable, "-c", WAITER, tmp_path, str(limit)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        while not progress_of(tmp_path).get("waiting"):
+            assert trial.poll() is None
+            sleep(0.02)
+        begun, first = monotonic(), progress_of(tmp_path)
+        written = (tmp_path / "trials" / "4" / "progress.json").stat().st_mtime_ns
+        while monotonic() - begun < limit + 1:
+            assert trial.poll() is None
+            sleep(0.02)
+        assert (tmp_path / "trials" / "4" / "progress.json").stat().st_mtime_ns > written
+        assert progress_of(tmp_path) == first  # the same seconds, that is
+        assert first["stage"] == "density"
+    document = json.loads(trial.communicate()[0])
+    assert document["outcome"] == "COMPLETE"
+    assert sum(document["stages"].values()) < document["seconds"] < limit
+
+
+def test_a_trial_that_waits_can_be_stopped(tmp_path, density_lock):
+    def stop() -> None:
+        while not progress_of(tmp_path).get("waiting"):
+            sleep(0.01)
+        (tmp_path / "stop").touch()
+
+    with held_elsewhere(density_lock), ThreadPoolExecutor(1) as thread:
+        stopped = thread.submit(stop)
+        document = run(tmp_path)
+        stopped.result()
+    assert (document["outcome"], document["reason"]) == (
+        "STOPPED",
+        "Stopped while it waited in the stage 'density'.",
+    )
+
+
+def test_a_trial_that_runs_elsewhere_is_waited_for_until_asked_to_stop(tmp_path):
+    with held_elsewhere(tmp_path / "trials" / "4" / "lock"):
+        document = run(tmp_path, stop=True)
+    assert (document["outcome"], document["reason"]) == (
+        "STOPPED",
+        "Stopped while another process ran the trial.",
+    )
+
+
+def test_a_hang_after_a_wait_is_still_ended(tmp_path):
+    wait = "    with running.paused():\n        time.sleep(0.6)\n"
+    hang = HANG.replace(", 0.1):\n", f", 0.1) as running:\n{wait}")
+    begun = monotonic()
+    ended = subprocess.run([sys.executable, "-c", hang, str(tmp_path), "sleeping"], check=False)
+    assert ended.returncode == 1
+    assert monotonic() - begun > 0.6
+    assert 'File "<string>"' in (tmp_path / "hung.txt").read_text()

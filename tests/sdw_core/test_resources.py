@@ -1,5 +1,6 @@
-"""What a process can still take, within the limits of the groups that hold it."""
+"""What a process may use, within the limits of the groups that hold it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sdw_core.memory import CGROUPS, available_memory
+from sdw_core.resources import CGROUPS, available_memory, usable_cpus
+from tests.sdw_core.processes import run
 
 MB = 2**20
 
@@ -29,6 +31,9 @@ def limit(group: Path, most: int | str, used: int, cache: int = 0, version: int 
     (group / names[0]).write_text(f"{most}\n")
     (group / names[1]).write_text(f"{used}\n")
     (group / "memory.stat").write_text(f"anon {used - cache}\n{names[2]} {cache}\n")
+
+
+# Memory
 
 
 def test_without_limits_it_is_the_machines(tmp_path: Path) -> None:
@@ -88,7 +93,7 @@ def test_a_process_in_a_real_group(real_group: Path) -> None:
     code = """if True:
         import os, sys
         open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
-        from sdw_core.memory import available_memory
+        from sdw_core.resources import available_memory
         kept = bytearray(200 * 2**20)
         print(available_memory())
     """
@@ -96,3 +101,63 @@ def test_a_process_in_a_real_group(real_group: Path) -> None:
         [sys.executable, "-c", code, real_group], check=True, capture_output=True, text=True
     )
     assert 300 * MB < int(done.stdout) < 400 * MB
+
+
+# Cores
+
+
+@pytest.fixture
+def cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 64, all of which the process may be scheduled on."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+
+
+def quota(group: Path, cores: float | None, version: int = 2) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    if version == 2:
+        most = "max" if cores is None else int(100_000 * cores)
+        (group / "cpu.max").write_text(f"{most} 100000\n")
+    else:
+        most = -1 if cores is None else int(50_000 * cores)
+        (group / "cpu.cfs_quota_us").write_text(f"{most}\n")
+        (group / "cpu.cfs_period_us").write_text("50000\n")
+
+
+@pytest.mark.usefixtures("cores")
+def test_without_a_quota_all_cores_count_that_the_process_may_be_scheduled_on(
+    tmp_path: Path,
+) -> None:
+    cgroups, membership = machine(tmp_path)
+    quota(cgroups / "pod", None)
+    assert usable_cpus(cgroups, membership) == 64
+    assert usable_cpus(tmp_path / "none", tmp_path / "no file") == 64
+
+
+@pytest.mark.usefixtures("cores")
+@pytest.mark.parametrize(
+    ("own", "above", "found"),
+    [(None, 2, 2), (8, 2, 2), (2, 8, 2), (2.5, None, 2), (0.5, None, 1), (100, None, 64)],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_narrowest_quota_counts(
+    tmp_path: Path, own: float | None, above: float | None, found: int, version: int
+) -> None:
+    cgroups, membership = machine(tmp_path)
+    membership.write_text(
+        "0::/pod/container\n" if version == 2 else "7:cpu,cpuacct:/pod/container\n0::/\n"
+    )
+    mount = cgroups if version == 2 else cgroups / "cpu"
+    quota(mount / "pod" / "container", own, version)
+    quota(mount / "pod", above, version)
+    assert usable_cpus(cgroups, membership) == found
+
+
+def test_an_affinity_counts() -> None:
+    """A batch system's cpuset, or `taskset`."""
+    code = """if True:
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        from sdw_core.resources import usable_cpus
+        print(usable_cpus())
+    """
+    assert run(code) == "1\n"

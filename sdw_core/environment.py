@@ -1,0 +1,420 @@
+"""The environment that data come from and policies are judged in: made here, and nowhere else.
+
+An environment is more than its id: the arguments of its maker, its time limit and its wrappers
+decide what an observation, an action and a return mean. `Environment` holds all of that. It comes
+from what a user types (`Environment.named`), from what a dataset states (`Environment.of_dataset`,
+Gymnasium's own JSON of an `EnvSpec`), or from the manifest of an export (`Environment.of_json`);
+and `make` is the one place that makes it.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
+from gymnasium.wrappers import ClipAction
+from numpy.typing import NDArray
+
+from sdw_core.errors import InputError, described
+
+Env = gymnasium.Env[Any, Any]
+
+LIMIT = 1000
+"""Steps after which an episode ends where an environment states no limit of its own."""
+WITHOUT_EFFECT = (
+    *("OrderEnforcing", "PassiveEnvChecker", "Autoreset", "RecordEpisodeStatistics"),
+    *("RecordVideo", "HumanRendering", "RenderCollection", "AddWhiteNoise", "ObstructView"),
+)
+"""Gymnasium's wrappers that change nothing an episode's policy sees, does or earns."""
+WITH_A_MEMORY = ("NormalizeObservation", "NormalizeReward")
+"""Gymnasium's wrappers whose effect is running statistics, which no spec holds."""
+OWN_WRAPPERS = "gymnasium.wrappers."
+MOVED = re.compile(r"(Ant|HalfCheetah|Hopper|Walker2d|Humanoid|Swimmer|Reacher|Pusher)-v[0123]")
+D4RL_DATASET = re.compile(r"(ant|halfcheetah|hopper|walker2d)-[a-z-]+-v\d+", re.IGNORECASE)
+FAMILIES = {name.lower(): name for name in ("Ant", "HalfCheetah", "Hopper", "Walker2d")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper:
+    """A wrapper of an environment: `module:Class`, and what its maker is given besides `env`."""
+
+    entry_point: str
+    kwargs: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its class."""
+        return self.entry_point.rpartition(":")[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spaces:
+    """What policies see and do.
+
+    Attributes:
+        observations: O, width of an observation.
+        action_low, action_high: [A], finite bounds of what the environment carries out.
+        clips_actions: whether it clips what lies outside of them.
+    """
+
+    observations: int
+    action_low: NDArray[np.float32]
+    action_high: NDArray[np.float32]
+    clips_actions: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """An environment, with all that decides what happens in it.
+
+    Attributes:
+        id: Gymnasium's; `module:id` where a module must be imported to register it.
+        kwargs: arguments of its maker besides those that it is registered with; never a
+            `render_mode`, for nothing is shown.
+        max_episode_steps: its time limit.
+        wrappers: those around the time limit, the innermost first; only those with an effect.
+
+    >>> Environment.named("Hopper-v5&max_episode_steps=200")
+    Environment(Hopper-v5, max_episode_steps=200)
+    """
+
+    id: str
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_episode_steps: int = LIMIT
+    wrappers: tuple[Wrapper, ...] = ()
+
+    @classmethod
+    def named(cls, text: str) -> Self:
+        """The environment that a user names: `ID`, or `ID&key=value&...` of `gymnasium.make`.
+
+        `ID` may be `module:ID`, as in Gymnasium. A value is JSON, or else text.
+
+        Raises:
+            InputError: there is no such environment, or it cannot be made so.
+        """
+        identifier, *pairs = text.split("&")
+        kwargs: dict[str, Any] = {}
+        for pair in pairs:
+            key, separator, value = pair.partition("=")
+            if not key.isidentifier() or not separator or key in kwargs:
+                raise InputError(
+                    "an environment is named as in `Ant-v4&use_contact_forces=true`, each argument "
+                    f"once, and {text!r} has {pair!r}: correct it."
+                )
+            kwargs[key] = _value(value)
+        registered = _registered(identifier)
+        limit = kwargs.pop("max_episode_steps", _usual_limit(identifier))
+        kwargs.pop("render_mode", None)
+        _require_limit(limit, text)
+        own = [Wrapper(str(w.entry_point), w.kwargs or {}) for w in registered.additional_wrappers]
+        environment = cls(identifier, kwargs, limit, tuple(w for w in own if _has_effect(w)))
+        _ = environment.spaces
+        return environment
+
+    @classmethod
+    def of_dataset(cls, document: Any, dataset: str) -> Self:
+        """The environment that a dataset states: the JSON of a Gymnasium `EnvSpec`.
+
+        Raises:
+            InputError: Gymnasium does not know it here, or it cannot be made again from what is
+                stated; the message names what is in the way.
+        """
+        way_out = f"name the environment to use as in `{dataset}?env=Hopper-v5`"
+        try:
+            identifier, kwargs = document["id"], dict(document.get("kwargs") or {})
+            limit = document.get("max_episode_steps") or LIMIT
+            stated = document.get("additional_wrappers") or ()
+            wrappers = [(str(w["entry_point"]), w["kwargs"]) for w in stated]
+            entry_point = document.get("entry_point")
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise InputError(
+                f"the environment that {dataset} states is damaged: {way_out}."
+            ) from None
+        _require_limit(limit, dataset)
+        if identifier not in gymnasium.registry:
+            raise InputError(
+                f"{dataset} was collected in the environment `{identifier}`, which Gymnasium does "
+                "not know here: name the module that registers it, as in "
+                f"`{dataset}?env=my_module:{identifier}`, or another environment."
+            )
+        here = gymnasium.registry[identifier].entry_point
+        if all(isinstance(each, str) for each in (here, entry_point)) and (
+            str(here).partition(".")[0] != entry_point.partition(".")[0]
+        ):
+            raise InputError(
+                f"{dataset} was collected in an environment `{identifier}` of {entry_point}, and "
+                f"that name is {here} here: {way_out}."
+            )
+        kwargs.pop("render_mode", None)
+        kept = []
+        for entry_point, arguments in wrappers:
+            wrapper = Wrapper(entry_point, arguments or {})
+            if not _has_effect(wrapper):
+                continue
+            if (
+                arguments is None
+                or wrapper.name in WITH_A_MEMORY
+                or not entry_point.startswith(OWN_WRAPPERS)
+            ):
+                why = "is not Gymnasium's own"
+                if wrapper.name in WITH_A_MEMORY:
+                    why = "has running statistics that no spec holds"
+                elif arguments is None:
+                    why = "does not say how it was made"
+                raise InputError(
+                    f"{dataset} was collected in `{identifier}` within the wrapper "
+                    f"`{wrapper.name}`, which cannot be made again, for it {why}: {way_out}, "
+                    "where that environment gives the observations, rewards and actions that the "
+                    "data hold, or collect the data without the wrapper."
+                )
+            kept.append(wrapper)
+        environment = cls(identifier, kwargs, limit, tuple(kept))
+        _ = environment.spaces
+        return environment
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> Self:
+        """Undoes `to_json`; what the first version wrote has an `id` and `kwargs` only.
+
+        The document must have been checked: whatever it names is made.
+        """
+        identifier = document["id"]
+        _registered(identifier)
+        limit = document.get("max_episode_steps", _usual_limit(identifier))
+        wrappers = [Wrapper(w["entry_point"], w["kwargs"]) for w in document.get("wrappers", ())]
+        return cls(identifier, dict(document["kwargs"]), limit, tuple(wrappers))
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as a JSON document."""
+        return {
+            "id": self.id,
+            "kwargs": dict(self.kwargs),
+            "max_episode_steps": self.max_episode_steps,
+            "wrappers": [dataclasses.asdict(wrapper) for wrapper in self.wrappers],
+        }
+
+    @property
+    def longest_episode(self) -> int:
+        """Steps of an episode, at most."""
+        limits = [w.kwargs.get("max_episode_steps") for w in self.wrappers if w.name == "TimeLimit"]
+        return min([self.max_episode_steps, *[each for each in limits if isinstance(each, int)]])
+
+    @property
+    def family(self) -> str:
+        """The id without module, namespace and version: `Hopper`."""
+        return self.id.rpartition(":")[2].rpartition("/")[2].rpartition("-v")[0]
+
+    @property
+    def plain(self) -> bool:
+        """Whether id and arguments say all: the limit is the registered one, nothing wraps it."""
+        return not self.wrappers and self.max_episode_steps == _usual_limit(self.id)
+
+    @property
+    def canonical(self) -> str:
+        """What is hashed of it; of a plain one only what the first version hashed."""
+        if self.plain:
+            return json.dumps([self.id, dict(self.kwargs)], sort_keys=True)
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    def spec(self) -> EnvSpec:
+        """Gymnasium's form of it."""
+        registered = _registered(self.id)
+        return dataclasses.replace(
+            registered,
+            kwargs={**registered.kwargs, **self.kwargs},
+            max_episode_steps=self.max_episode_steps,
+            additional_wrappers=tuple(
+                WrapperSpec(wrapper.name, wrapper.entry_point, dict(wrapper.kwargs))
+                for wrapper in self.wrappers
+            ),
+            disable_env_checker=True,
+        )
+
+    def make(self) -> Env:
+        """Make it, without a window and without words.
+
+        Raises:
+            InputError: its maker refuses.
+        """
+        silence_mujoco()
+        spec = self.spec()
+        try:
+            with quiet():
+                return gymnasium.make(spec)
+        except Exception as error:  # an environment may raise anything
+            raise InputError(
+                f"the environment `{self}` cannot be made ({described(error)}): install what it "
+                "needs, correct its arguments, or choose another."
+            ) from None
+
+    @cached_property
+    def spaces(self) -> Spaces:
+        """What policies see and do in it.
+
+        Raises:
+            InputError: observations or actions are no vectors, or actions have no finite bounds.
+        """
+        env = self.make()
+        observations = self._vector(env.observation_space, "observations")
+        actions = self._vector(env.action_space, "actions")
+        clips = False
+        around: Env = env
+        while not _bounded(actions) and isinstance(around, gymnasium.Wrapper):
+            if isinstance(around, ClipAction):  # which takes everything, and says so
+                actions, clips = self._vector(around.env.action_space, "actions"), True
+            around = around.env
+        env.close()
+        if not _bounded(actions):
+            raise InputError(
+                f"actions must have finite bounds, the lower below the upper, and those of {self} "
+                f"are {actions}: choose an environment that bounds them."
+            )
+        low, high = actions.low.astype(np.float32), actions.high.astype(np.float32)
+        return Spaces(observations.shape[0], low, high, clips)
+
+    def _vector(self, space: gymnasium.Space[Any], what: str) -> gymnasium.spaces.Box:
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            raise InputError(
+                f"{what} must be vectors of real numbers (a Box of one axis), and those of "
+                f"{self} are {space}: choose an environment with continuous {what}."
+            )
+        return space
+
+    def __str__(self) -> str:
+        text = self.id
+        for key, value in self.kwargs.items():
+            text += f"&{key}={json.dumps(value)}"
+        if self.max_episode_steps != _usual_limit(self.id):
+            text += f"&max_episode_steps={self.max_episode_steps}"
+        return text + "".join(f" within {wrapper.name}" for wrapper in self.wrappers)
+
+    def __repr__(self) -> str:
+        first, *others = str(self).split("&")
+        return f"Environment({', '.join([first, *others])})"
+
+
+def _registered(identifier: str) -> EnvSpec:
+    """Gymnasium's spec of an id, or of `module:id` once the module is imported.
+
+    Raises:
+        InputError: there is none, or it is one that Gymnasium gave up.
+    """
+    module, _, name = identifier.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a module of the user's may raise anything
+            raise InputError(
+                f"the environment `{identifier}` is registered by the module `{module}`, which "
+                f"cannot be imported ({described(error)}): put its folder on PYTHONPATH, or "
+                "correct the name."
+            ) from None
+    instead = _instead_of(name)
+    if instead:
+        raise InputError(instead)
+    if name not in gymnasium.registry:
+        close = get_close_matches(name, gymnasium.registry, n=1)
+        raise InputError(
+            f"unknown environment `{identifier}`: "
+            + (f"did you mean `{close[0]}`? " if close else "")
+            + "One of your own is named with the module that registers it, as in "
+            f"`my_module:{name}`."
+        )
+    return gymnasium.registry[name]
+
+
+def _usual_limit(identifier: str) -> int:
+    """The time limit that an environment is registered with, where it is registered."""
+    registered = gymnasium.registry.get(identifier.rpartition(":")[2])
+    return (registered.max_episode_steps if registered else None) or LIMIT
+
+
+def _instead_of(name: str) -> str | None:
+    """What to name instead of an environment that is gone, or of a D4RL dataset."""
+    old, dataset = MOVED.fullmatch(name), D4RL_DATASET.fullmatch(name)
+    if not old and not dataset:
+        return None
+    family = old[1] if old else FAMILIES[dataset[1].lower()] if dataset else ""
+    use = f"{family}-v4" + ("&use_contact_forces=true" if family == "Ant" else "")
+    if dataset:
+        return f"`{name}` is a dataset of D4RL's and no environment: name `{use}`."
+    return (
+        f"`{name}` needs mujoco-py, which Gymnasium gave up: name `{use}`, the same model on "
+        "today's MuJoCo."
+    )
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def _require_limit(limit: Any, where: str) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InputError(
+            f"`max_episode_steps` must be a whole number of steps, at least 1, and in {where} it "
+            f"is {limit!r}: correct it."
+        )
+
+
+def _has_effect(wrapper: Wrapper) -> bool:
+    return not (wrapper.entry_point.startswith(OWN_WRAPPERS) and wrapper.name in WITHOUT_EFFECT)
+
+
+def _bounded(actions: gymnasium.spaces.Box) -> bool:
+    low, high = actions.low.astype(np.float32), actions.high.astype(np.float32)
+    return bool((np.isfinite(low) & np.isfinite(high) & (low < high)).all())
+
+
+def silence_mujoco() -> None:
+    """Keep MuJoCo from drawing, from warning, and from writing MUJOCO_LOG.TXT where it is run.
+
+    MuJoCo's warnings (a simulation that a bad policy drives apart) are no part of a result, and
+    its window system is chosen at its import, where a wrong MUJOCO_GL would end the program.
+    """
+    if "mujoco" not in sys.modules:
+        wanted = os.environ.get("MUJOCO_GL")
+        os.environ["MUJOCO_GL"] = "disabled"
+        try:
+            importlib.import_module("mujoco")
+        except ImportError:  # an environment that needs it will say so
+            return
+        finally:
+            del os.environ["MUJOCO_GL"]
+            if wanted is not None:
+                os.environ["MUJOCO_GL"] = wanted
+    import mujoco
+
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_ignored)
+
+
+def _ignored(message: str) -> None:
+    """Take a warning of MuJoCo's."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings and no logs of the libraries below."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

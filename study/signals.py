@@ -1,0 +1,120 @@
+"""What ends a command: Ctrl-C, a terminal that hangs up, a batch system before it kills.
+
+A command that a signal ends says so in one line; what it wrote is whole. A study and a comparison
+stop in order instead: their trials write a checkpoint first.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+TO_THE_GROUP = {signal.SIGHUP, signal.SIGUSR1}
+"""What terminals and batch systems send to every process that a command started."""
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Ended(BaseException):
+    """A signal ends the command.
+
+    Attributes:
+        number: the signal.
+        way_on: how to go on, after "Ended by SIGTERM; ".
+    """
+
+    way_on = "nothing half-written is left, and the same command can be given again"
+
+    def __init__(self, number: int) -> None:
+        self.number = signal.Signals(number)
+        super().__init__(self.number.name)
+
+    def __str__(self) -> str:
+        return f"Ended by {self.number.name}; {self.way_on}."
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell states the death by a signal."""
+        return 128 + self.number
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """A signal raises `Ended`; while that cleans up, only Ctrl-C ends the clean-up too."""
+    ended: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT or not ended:
+            ended.append(number)
+            raise Ended(number)
+
+    with _handled(handle):
+        yield
+
+
+@contextmanager
+def stopping(stop_flag: Path) -> Iterator[None]:
+    """A signal asks a study to stop in order; a second Ctrl-C ends the driver at once.
+
+    A second one of another kind does not: a terminal that hangs up may say so twice, and a batch
+    system sends several.
+    """
+    interrupted: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if interrupted:
+                raise Ended(number)
+            interrupted.append(number)
+        stop_flag.touch()
+
+    with _handled(handle):
+        yield
+
+
+@contextmanager
+def going_on_with(way_on: str) -> Iterator[None]:
+    """Say how to go on where a signal ends the work; the innermost knows best."""
+    try:
+        yield
+    except Ended as ended:
+        if "way_on" not in vars(ended):
+            ended.way_on = way_on
+        raise
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Keep the handlers from a library that sets its own.
+
+    Processes that it starts do not hear what is sent to the whole group: what their driver makes of
+    that is theirs too. A signal that comes meanwhile is heard afterwards.
+    """
+    before = {number: signal.getsignal(number) for number in ENDING}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _handled(handler: Handler) -> Iterator[None]:
+    """Signals call a handler, but one that `nohup` or the like has ignored.
+
+    Ctrl-C's is heard anyway: a shell has it ignored for all that it starts in the background.
+    """
+    before = {
+        number: signal.signal(number, handler)
+        for number in ENDING
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)

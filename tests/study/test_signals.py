@@ -1,0 +1,133 @@
+"""Signals end a command in one line, or ask a study to stop; nothing half-written is left."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from study.signals import ENDING, TO_THE_GROUP, Ended, ending, going_on_with, kept, stopping
+from tests.sdw_core.processes import ROOT
+
+COMMAND = """
+import sys, time
+from pathlib import Path
+from sdw_core.files import created_folder
+from study import cli
+
+@cli.app.command()
+def dawdle() -> None:
+    with created_folder(Path("whole")) as scratch:
+        (scratch / "half").touch()
+        try:
+            print("begun", flush=True)
+            time.sleep(60)
+        finally:
+            if "slowly" in sys.argv[-1]:
+                print("cleans up", flush=True)
+                time.sleep(1)
+
+sys.argv = ["sdw", "dawdle"]
+cli.main()
+"""
+
+
+def begun(
+    folder: Path, code: str = COMMAND, before: Callable[[], object] = lambda: None
+) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "HOME": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=before,
+    )
+    assert process.stdout.readline() == "begun\n", process.communicate()
+    return process
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_command_that_a_signal_ends_says_so_in_a_line_and_leaves_nothing_half_written(
+    tmp_path, number
+):
+    process = begun(tmp_path)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert (process.returncode, out, err.count("\n")) == (128 + number, "", 1)
+    assert err.startswith(f"sdw: Ended by {number.name}; ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_signal_does_not_end_the_clean_up(tmp_path):
+    process = begun(tmp_path, COMMAND.replace('"slowly" in sys.argv[-1]', "True"))
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "cleans up\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate()[1].startswith("sdw: Ended by SIGHUP; ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path):
+    process = begun(tmp_path, before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert "Ended by SIGTERM" in process.communicate()[1]
+
+
+def test_handlers_are_those_of_before_in_the_end(tmp_path):
+    before = {number: signal.getsignal(number) for number in ENDING}
+    with ending(), stopping(tmp_path / "stop"):
+        assert all(signal.getsignal(number) != before[number] for number in ENDING)
+    assert {number: signal.getsignal(number) for number in ENDING} == before
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_asks_a_study_to_stop_and_only_a_second_interrupt_ends_its_driver(
+    tmp_path, number
+):
+    flag = tmp_path / "stop"
+    with stopping(flag):
+        signal.raise_signal(number)
+        assert flag.exists()
+        for other in ENDING[1:]:
+            signal.raise_signal(other)
+        if number != signal.SIGINT:
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Ended):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_the_innermost_says_how_to_go_on():
+    with (
+        pytest.raises(Ended, match=r"^Ended by SIGTERM; go on with this\.$"),
+        ending(),
+        going_on_with("go on with that"),
+        going_on_with("go on with this"),
+    ):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_library_that_sets_handlers_takes_no_signal_away(tmp_path):
+    """As Ray and Tune do; what the library starts hears no signal of the group."""
+    flag = tmp_path / "stop"
+    code = "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with stopping(flag):
+        with kept():
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)
+            started = subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            )
+            signal.raise_signal(signal.SIGUSR1)
+            assert not flag.exists()
+        assert flag.exists()
+        flag.unlink()
+        signal.raise_signal(signal.SIGTERM)
+        assert flag.exists()
+    assert {int(number) for number in started.stdout.split()} >= TO_THE_GROUP
