@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import product
 from math import pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -174,6 +175,13 @@ class StudySpec(Config):
         for path, distribution in self.search.items():
             for value in _probes(distribution)[1:]:
                 yield self.pipeline_with(first | {path: value})
+
+    def reaching(self) -> Iterator[PipelineConfig]:
+        """Settings that reach every dataset and checkpoint that a trial may be given, together."""
+        paths = "dataset", "clip_actions", "expert.path"
+        searched = [path for path in paths if path in self.search]
+        for values in product(*(_probes(self.search[path]) for path in searched)):
+            yield self.pipeline_with(dict(zip(searched, values, strict=True)))
 
     def pipeline_with(self, params: Mapping[str, Any]) -> PipelineConfig:
         """The pipeline's settings of a trial: the defaults, with searched values in their place."""

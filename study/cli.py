@@ -97,7 +97,7 @@ def launch(
 
     loaded = _load(spec, overrides, name, trials)
     datasets, _ = _require_launchable(loaded, storage, address)
-    inventory = Inventory.of(loaded.extremes(), datasets)
+    inventory = Inventory.of(loaded.reaching(), datasets)
     with StudyFolder.launched(loaded, storage, inventory) as folder:
         _drive(folder, address, as_json)
 
@@ -675,7 +675,7 @@ def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
     from sdw_core.dataset import load_datasets
     from sdw_core.pipeline import check_fit, resolve_device
 
-    reached = list(spec.extremes())
+    reached = [*spec.reaching(), *spec.extremes()]
     datasets = load_datasets([spec.pipeline, *reached])
     for config in reached:
         check_fit(config, datasets[config.source])
@@ -712,7 +712,7 @@ def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0)
         return
     spec = folder.spec()
     datasets = _check(spec)
-    folder.require_same_sources(Inventory.of(spec.extremes(), datasets))
+    folder.require_same_sources(Inventory.of(spec.reaching(), datasets))
     if not folder.driven():
         _preflight(spec, datasets, folder.path, address, todo)
 

@@ -246,7 +246,7 @@ class StudyFolder:
     def _stated(self) -> Iterator[tuple[PipelineConfig, Sources]]:
         """What results state, until each dataset that the search can reach is among them."""
         spec = self.spec()
-        missing = {config.source for config in spec.extremes()}
+        missing = {config.source for config in spec.reaching()}
         for result in sorted(self.path.glob("trials/*/result.json")):
             record = read_record(result.parents[1], int(result.parent.name))
             if record is None:
@@ -269,7 +269,7 @@ class StudyFolder:
             SourceChanged: they changed.
         """
         begun = self.inventory()
-        for config in self.spec().extremes():
+        for config in self.spec().reaching():
             begun.sources(config).require_unchanged(now.sources(config), config)
 
     def extend(self, trials: int) -> int:

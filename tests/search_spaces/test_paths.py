@@ -41,9 +41,13 @@ def test_so_does_what_a_study_searches(here: Path) -> None:
         "expert.path: {type: categorical, choices: [e.pt, ~/home.pt]}}",
     ]
     spec = load_spec("quickstart", given)
-    reached = list(spec.extremes())
-    assert {c.dataset for c in reached} == {f"{here}/data/d.npz", "sdw/hopper-replay-mini-v0"}
-    assert {c.expert.path for c in reached} == {f"{here}/e.pt", f"{here}/home.pt"}
+    datasets = f"{here}/data/d.npz", "sdw/hopper-replay-mini-v0"
+    paths = f"{here}/e.pt", f"{here}/home.pt"
+    for reached in (spec.extremes(), spec.reaching()):
+        found = [(c.dataset, c.expert.path) for c in reached]
+        assert {dataset for dataset, _ in found} == set(datasets)
+        assert {path for _, path in found} == set(paths)
+    assert set(found) == {(dataset, path) for dataset in datasets for path in paths}
 
 
 def test_a_bundled_dataset_is_not_taken_for_a_folder_of_its_name(here: Path) -> None:

@@ -83,7 +83,7 @@ def test_its_trials_are_exported_and_its_exports_evaluated(
 
 def test_its_trials_go_on(stopped: Path) -> None:
     folder = StudyFolder(stopped)
-    now = Inventory.of(folder.spec().extremes(), load_datasets(folder.spec().extremes()))
+    now = Inventory.of(folder.spec().reaching(), load_datasets(folder.spec().reaching()))
     folder.require_same_sources(now)
     assert run_trials(folder).changed is None
     assert [row.outcome for row in folder.book().rows()] == ["COMPLETE"] * 2

@@ -67,8 +67,8 @@ def rescore(data: Path) -> None:
 
 def launched(data: Path, storage: Path, *overrides: str) -> StudyFolder:
     spec = small_spec(f"pipeline.dataset={data}", "study.trials=3", *overrides)
-    datasets = {config.dataset: load(config.dataset) for config in spec.extremes()}
-    return StudyFolder.create(spec, storage, Inventory.of(spec.extremes(), datasets))
+    datasets = {config.dataset: load(config.dataset) for config in spec.reaching()}
+    return StudyFolder.create(spec, storage, Inventory.of(spec.reaching(), datasets))
 
 
 def run_trials(folder: StudyFolder, count: int = 1) -> StudySearch:
@@ -233,7 +233,7 @@ def test_a_replaced_checkpoint_is_noticed(capsys, tmp_path: Path) -> None:
     overrides = [each for each in SMALL if "expert" not in each]
     spec = load_spec("quickstart", [*overrides, expert, "study.trials=2"])
     datasets = {spec.pipeline.dataset: load(spec.pipeline.dataset)}
-    folder = StudyFolder.create(spec, tmp_path, Inventory.of(spec.extremes(), datasets))
+    folder = StudyFolder.create(spec, tmp_path, Inventory.of(spec.reaching(), datasets))
     run_trials(folder)
     assert read_json(folder.trial(0) / "result.json")["sources"]["checkpoint"] is not None
     networks = networks_of(11, 3)
