@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sdw_core.config import CheckpointConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError, first_line
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
@@ -94,11 +93,13 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export the best synthetic dataset."""
+    from sdw_core.identity import Inventory
     from study.folder import StudyFolder
 
-    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
-    _require_launchable(loaded, storage, address)
-    with StudyFolder.launched(loaded, storage) as folder:
+    loaded = _load(spec, overrides, name, trials)
+    datasets, _ = _require_launchable(loaded, storage, address)
+    inventory = Inventory.of(loaded.reaching(), datasets)
+    with StudyFolder.launched(loaded, storage, inventory) as folder:
         _drive(folder, address, as_json)
 
 
@@ -185,8 +186,9 @@ def validate(
     """Say what `launch` would run, or why it would refuse to; nothing is written."""
     from study.cluster import validate_cluster
 
-    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
-    dataset, need = _require_launchable(loaded, storage, address)
+    loaded = _load(spec, overrides, name, trials)
+    datasets, need = _require_launchable(loaded, storage, address)
+    dataset = datasets[loaded.pipeline.source]
     if cluster:
         validate_cluster(cluster)
     document = {
@@ -312,7 +314,6 @@ def distill(
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
-    from sdw_core.dataset import load_dataset
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import confirmed_scores, evidence_of, source_states
     from study.preflight import check_writable
@@ -338,7 +339,7 @@ def distill(
         for sentence in prepared.warnings:
             log.print(f"warning: {sentence}")
         result = pipeline.finish(prepared)
-        dataset = load_dataset(loaded.pipeline)
+        dataset = prepared.dataset
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
@@ -444,9 +445,9 @@ def compare(
 
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
     loaded = load_comparison(spec, [*(overrides or ()), *given])
-    check_comparison(loaded)
+    inventory = check_comparison(loaded)
     with ComparisonFolder.opened(loaded, storage) as folder:
-        results = run_comparison(folder, loaded, address, log, retry_failed)
+        results = run_comparison(folder, loaded, inventory, address, log, retry_failed)
     finished = not any(ready(loaded, results))
     standings = Standings.of(loaded, results)
     if finished:
@@ -664,20 +665,6 @@ def _load(
     return load_spec(spec, given)
 
 
-def with_absolute_paths(spec: StudySpec) -> StudySpec:
-    """A dataset or a checkpoint on disk, by its absolute path: trials may run elsewhere."""
-    pipeline = spec.pipeline
-    path, mark, environment = pipeline.dataset.partition("?env=")
-    if Path(path).exists():
-        dataset = f"{Path(path).resolve()}{mark}{environment}"
-        pipeline = pipeline.model_copy(update={"dataset": dataset})
-    if isinstance(pipeline.expert, CheckpointConfig):
-        resolved = str(Path(pipeline.expert.path).resolve())
-        expert = pipeline.expert.model_copy(update={"path": resolved})
-        pipeline = pipeline.model_copy(update={"expert": expert})
-    return spec.model_copy(update={"pipeline": pipeline})
-
-
 def _find(study: str, storage: Path) -> "StudyFolder":
     from study.folder import StudyFolder
 
@@ -693,24 +680,27 @@ def _find_to_write(study: str, storage: Path) -> "StudyFolder":
     return folder
 
 
-def _check(spec: StudySpec) -> "OfflineDataset":
-    """Refuse, before anything is written, what could not run."""
-    from sdw_core.dataset import load_dataset
+def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
+    """Refuse, before anything is written, what could not run.
+
+    Returns:
+        `PipelineConfig.source` -> dataset, of all that the search can reach.
+    """
+    from sdw_core.dataset import load_datasets
     from sdw_core.pipeline import check_fit, resolve_device
 
-    datasets = {spec.pipeline.dataset: load_dataset(spec.pipeline)}
-    for config in spec.extremes():
-        if config.dataset not in datasets:
-            datasets[config.dataset] = load_dataset(config)
-        check_fit(config, datasets[config.dataset])
+    reached = [*spec.reaching(), *spec.extremes()]
+    datasets = load_datasets([spec.pipeline, *reached])
+    for config in reached:
+        check_fit(config, datasets[config.source])
         if not spec.study.resources.gpu:
             resolve_device(config.device)
-    return datasets[spec.pipeline.dataset]
+    return datasets
 
 
 def _require_launchable(
     spec: StudySpec, storage: Path, address: str | None
-) -> "tuple[OfflineDataset, Estimate]":
+) -> "tuple[dict[str, OfflineDataset], Estimate]":
     """Refuse, before anything is written, a new study that could not run."""
     from study.folder import StudyFolder
 
@@ -719,16 +709,24 @@ def _require_launchable(
             "`search` is empty, so that all trials would be the same; name what to search, or run "
             "the pipeline once with `sdw distill`."
         )
-    found = _preflight(spec, storage / spec.study.name, address)
+    datasets = _check(spec)
+    need = _preflight(spec, datasets, storage / spec.study.name, address)
     StudyFolder.require_free(spec, storage)
-    return found
+    return datasets, need
 
 
 def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
     """Refuse, before anything is written, a study that could not go on, or not with more trials."""
+    from sdw_core.identity import Inventory
+
     todo = folder.book(to_write=True).remaining() + more
-    if todo and not folder.driven():
-        _preflight(folder.spec(), folder.path, address, todo)
+    if not todo:
+        return
+    spec = folder.spec()
+    datasets = _check(spec)
+    folder.require_same_sources(Inventory.of(spec.reaching(), datasets))
+    if not folder.driven():
+        _preflight(spec, datasets, folder.path, address, todo)
 
 
 def _require_more(folder: "StudyFolder", address: str | None, trials: int) -> None:
@@ -756,19 +754,18 @@ def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bo
 
 
 def _preflight(
-    spec: StudySpec, folder: Path, address: str | None, trials: int | None = None
-) -> "tuple[OfflineDataset, Estimate]":
-    """Refuse, before anything is written, a study that could not run or does not fit.
-
-    Returns:
-        Its dataset, and what it needs.
-    """
+    spec: StudySpec,
+    datasets: "dict[str, OfflineDataset]",
+    folder: Path,
+    address: str | None,
+    trials: int | None = None,
+) -> "Estimate":
+    """Refuse, before anything is written, a study that does not fit; returns what it needs."""
     from study.preflight import estimate, require_room
 
-    dataset = _check(spec)
-    need = estimate(spec, dataset, trials)
+    need = estimate(spec, datasets[spec.pipeline.source], trials)
     require_room(spec, need, folder, on_this_machine=address is None)
-    return dataset, need
+    return need
 
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:

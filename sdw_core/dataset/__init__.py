@@ -14,7 +14,13 @@ Each may be followed by the environment to use, as in `file.hdf5?env=Ant-v4&use_
 `eval_env_spec`, else its `env_spec`; or the HDF5 attribute `env_id` of a file.
 """
 
-from sdw_core.dataset.loading import available, datasets_folder, load, load_dataset
+from sdw_core.dataset.loading import (
+    available,
+    datasets_folder,
+    load,
+    load_dataset,
+    load_datasets,
+)
 from sdw_core.dataset.local import import_dataset
 from sdw_core.offline_dataset import OfflineDataset, describe
 
@@ -26,4 +32,5 @@ __all__ = [
     "import_dataset",
     "load",
     "load_dataset",
+    "load_datasets",
 ]

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -41,6 +42,15 @@ class AvailableDataset:
 def load_dataset(config: PipelineConfig) -> OfflineDataset:
     """The dataset of a pipeline, by all that its settings say of it; see `load`."""
     return load(config.dataset, config.reference_scores, config.clip_actions)
+
+
+def load_datasets(configs: Iterable[PipelineConfig]) -> dict[str, OfflineDataset]:
+    """The datasets of several pipelines, by `PipelineConfig.source`; each is loaded once."""
+    datasets: dict[str, OfflineDataset] = {}
+    for config in configs:
+        if config.source not in datasets:
+            datasets[config.source] = load_dataset(config)
+    return datasets
 
 
 def load(
@@ -88,13 +98,20 @@ def split_reference(reference: str) -> tuple[str, str]:
 def folder_of(where: str) -> Path | None:
     """The folder of a Minari dataset that is here: bundled, local, or at that path."""
     path = Path(where)
+    if named := folder_of_id(where):
+        return named
+    if path.with_name(METADATA_FILE_NAME).is_file():  # what Minari keeps beside it
+        return path.absolute().parents[1]
+    return path if (path / "data").is_dir() else None
+
+
+def folder_of_id(where: str) -> Path | None:
+    """The folder of the bundled or local dataset of an id; None if there is none."""
     if DATASET_ID.fullmatch(where) and (BUNDLED / where / "data").is_dir():
         return BUNDLED / where
     if DATASET_ID.fullmatch(where) and (datasets_folder() / where / "data").is_dir():
         return datasets_folder() / where
-    if path.with_name(METADATA_FILE_NAME).is_file():  # what Minari keeps beside it
-        return path.absolute().parents[1]
-    return path if (path / "data").is_dir() else None
+    return None
 
 
 def available() -> list[AvailableDataset]:

@@ -13,9 +13,9 @@ import pytest
 from safetensors.torch import save_file
 
 from sdw_core.files import write_json
-from search_spaces import load_spec
+from search_spaces import load_spec, with_absolute_paths
 from study.book import TrialBook
-from study.cli import main, with_absolute_paths
+from study.cli import main
 from study.display import Display
 from study.folder import StudyFolder
 from study.runner import drive
