@@ -9,6 +9,7 @@ tells one progress callback where it is, and keeps results in one stage cache.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,7 +24,7 @@ from sdw_core.config import CalQLConfig, CheckpointConfig, DistillConfig, Pipeli
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
-from sdw_core.distill.objectives import build_task
+from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
@@ -32,6 +33,7 @@ from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
 from sdw_core.expert.checkpoint import read_checkpoint
 from sdw_core.expert.networks import ActorCritic
 from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
+from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
 from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied
@@ -64,9 +66,11 @@ class PipelineResult:
         curve: outer step -> the same of the rows as they were then; the last step's are `returns`.
         losses: meta-losses [S, outer steps].
         expert_returns: normalised returns of the expert's episodes.
-        effective_sample_size_percent: of the density weights.
-        log_likelihood: held-out, nats; None where no density was needed.
+        effective_sample_size_percent: of the weights w(s) c(s) of the distillation.
+        density_effective_sample_size_percent: of the density weights w(s) alone.
+        log_likelihood: held-out, nats; None where no density was needed, or it is not finite.
         seconds: wall time of each stage.
+        warnings: see `Prepared`.
     """
 
     config: PipelineConfig
@@ -81,8 +85,10 @@ class PipelineResult:
     losses: Tensor
     expert_returns: Returns
     effective_sample_size_percent: float
+    density_effective_sample_size_percent: float
     log_likelihood: float | None
     seconds: dict[str, float]
+    warnings: tuple[str, ...]
 
     @property
     def summary(self) -> ReturnSummary:
@@ -102,10 +108,12 @@ class PipelineResult:
             "normalized_return": self.summary.to_json(),
             "expert": summarize(self.expert_returns, self.config.seed).to_json(),
             "effective_sample_size_percent": self.effective_sample_size_percent,
+            "density_effective_sample_size_percent": self.density_effective_sample_size_percent,
             "log_likelihood": self.log_likelihood,
             "seconds": self.seconds,
             "outer_steps": steps,
             "seconds_per_outer_step": self.seconds["distill"] / steps if steps else None,
+            "warnings": list(self.warnings),
         }
 
 
@@ -113,18 +121,22 @@ class PipelineResult:
 class Rungs:
     """Small evaluations on the way, after which a run may be ended.
 
+    They follow the protocol of the evaluation that counts, so that both rank runs alike.
+
     Attributes:
         steps: numbers of outer steps that are done then.
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
-        judge: told such a number, the mean normalised return there, and whom to tell that it
-            waits for an answer; ends the run by raising.
+        aggregate: of the normalised returns, what is compared.
+        judge: told such a number, the aggregate there, and whom to tell that it waits for an
+            answer; ends the run by raising.
     """
 
     steps: tuple[int, ...]
     policies: int
     episodes: int
     seed: int
+    aggregate: Callable[[Returns], float]
     judge: Callable[[int, float, Waiting], None]
 
 
@@ -140,6 +152,7 @@ class Prepared:
         log_likelihood: held-out, nats; None where no density was needed.
         expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
+        warnings: what a person should know before believing what comes of it: a sentence each.
     """
 
     dataset: OfflineDataset
@@ -149,6 +162,7 @@ class Prepared:
     log_likelihood: float | None
     expert: Expert
     expert_returns: Returns
+    warnings: tuple[str, ...]
 
     def expert_summary(self, seed: int) -> ReturnSummary:
         """How good the expert is: known before anything is distilled from it."""
@@ -215,7 +229,7 @@ class Pipeline:
             if step in curve_at:
                 found = self._evaluated(rows, arena, self._go_on)
             if self._rungs and step in rungs_at:
-                value = self._rung_return(rows, arena, self._rungs)
+                value = self._rung_value(rows, arena, self._rungs)
                 self._rungs.judge(step, value, self._wait)
             visiting += self._own_seconds() - start
             return torch.from_numpy(found)
@@ -257,47 +271,54 @@ class Pipeline:
             curve=curve | {config.distill.outer_steps: returns[policies]},
             losses=distilled.losses[sound].cpu(),
             expert_returns=prepared.expert_returns,
-            effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
+            effective_sample_size_percent=effective_sample_size_percent(
+                prepared.task.weights.cpu().numpy()
+            ),
+            density_effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
             log_likelihood=prepared.log_likelihood,
             seconds=self.seconds,
+            warnings=prepared.warnings,
         )
 
     def _evaluated(
         self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
     ) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
-        config, sound = self.config, _sound(rows)
-        settings = config.evaluation
-        returns = np.full((config.distill.seeds * settings.policies, settings.episodes), np.nan)
-        returns[_policies_of(sound, settings.policies)] = evaluate_rows(
+        config, settings = self.config, self.config.evaluation
+        size = settings.policies, settings.episodes
+        returns = np.full((config.distill.seeds * size[0], size[1]), np.nan)
+        found = self._judged(rows, arena, *size, config.seed, "evaluate", progress)
+        returns[_policies_of(_sound(rows), settings.policies)] = found
+        return returns
+
+    def _rung_value(self, rows: Distilled, arena: Arena, rungs: Rungs) -> float:
+        size = rungs.policies, rungs.episodes
+        return rungs.aggregate(self._judged(rows, arena, *size, rungs.seed, "rung", self._go_on))
+
+    def _judged(
+        self,
+        rows: Distilled,
+        arena: Arena,
+        policies: int,
+        episodes: int,
+        seed: int,
+        stage: str,
+        progress: Callable[[float], None],
+    ) -> Returns:
+        """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
+        settings, sound = self.config.evaluation, _sound(rows)
+        return evaluate_rows(
             rows.observations[sound],
             rows.actions[sound],
-            [applied(settings, own) for own in _recipes(config, rows)],
+            [applied(settings, own) for own in _recipes(self.config, rows)],
             arena,
-            settings.policies,
-            settings.episodes,
-            config.seed,
-            "evaluate",
+            policies,
+            episodes,
+            seed,
+            stage,
             progress,
             settings.ensemble,
         )
-        return returns
-
-    def _rung_return(self, rows: Distilled, arena: Arena, rungs: Rungs) -> float:
-        """Mean normalised return, over the distillation seeds that did not diverge."""
-        sound = _sound(rows)
-        returns = evaluate_rows(
-            rows.observations[sound],
-            rows.actions[sound],
-            _recipes(self.config, rows),
-            arena,
-            rungs.policies,
-            rungs.episodes,
-            rungs.seed,
-            "rung",
-            self._go_on,
-        )
-        return float(returns.mean())
 
     def _go_on(self, fraction: float) -> None:
         if self._should_stop():
@@ -337,14 +358,21 @@ class Pipeline:
         kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
         state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
         restored = kind.from_state(state)
-        return Prepared(dataset, arena, task, weights, log_likelihood, restored, returns)
+        expert_summary = summarize(returns, self.config.seed)
+        warnings = warnings_of(self.config.distill, task.weights)
+        if found := shortfall(self.config.expert, expert_summary, dataset):
+            warnings.append(found)
+        return Prepared(
+            dataset, arena, task, weights, log_likelihood, restored, returns, tuple(warnings)
+        )
 
     def _weights(
         self, dataset: OfflineDataset, states: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], float | None]:
         """Density weights w(s) [N], log d(s) [N], and the held-out log-likelihood.
 
-        Where nothing needs a density, log d(s) is 0 and the log-likelihood is None.
+        Where nothing needs a density, log d(s) is 0 and the log-likelihood is None; so is one that
+        is not finite, as a state that was held out may lie where the density is 0.
         """
         config = self.config
         with self._stage("density"):
@@ -352,7 +380,8 @@ class Pipeline:
             if needs_density(config):
                 density = self._density(dataset, states)
                 log_density = density.tensors["log_density"].double().numpy()
-                log_likelihood = density.document["held_out_log_likelihood"]
+                found = float(density.document["held_out_log_likelihood"])
+                log_likelihood = found if isfinite(found) else None
         with self._stage("weights"):
             return state_weights(log_density, config.weighting), log_density, log_likelihood
 
@@ -545,9 +574,9 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
     """Refuse settings that do not fit the dataset, or one another.
 
     Raises:
-        InputError: more synthetic rows than there are to start from, an evaluation that cannot be,
-            no reference scores, or an expert's checkpoint that cannot be used or is for another
-            environment.
+        InputError: more synthetic rows than there are to start from, rewards that the objective
+            cannot weigh by, an evaluation that cannot be, no reference scores, or an expert's
+            checkpoint that cannot be used or is for another environment.
     """
     size, initial_states = config.distill.synthetic_size, config.distill.initial_states
     available = available_rows(initial_states, len(dataset))
@@ -557,6 +586,7 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
             f"`distill.synthetic_size` cannot exceed the {available} transitions of "
             f"{dataset.name}{chosen}, and is {size}; lower it."
         )
+    check_rewards(config.distill, dataset.rewards, dataset.name)
     applied(config.evaluation, own_recipe(config.distill))
     _ = dataset.required_scores
     if isinstance(config.expert, CheckpointConfig):

@@ -27,6 +27,7 @@ from study.outcomes import (
     finished_result,
     read_record,
     returns_at_rungs,
+    without_numbers,
     write_record,
 )
 
@@ -58,6 +59,7 @@ class TrialRow:
     seconds: float | None
     stages: dict[str, float]
     retry_of: int | None
+    warnings: list[str]
 
 
 class TrialBook:
@@ -115,6 +117,7 @@ class TrialBook:
             "interval": [summary["low"], summary["high"]] if summary else None,
             "seconds": document.get("seconds"),
             "stages": document.get("stages", {}),
+            "warnings": document.get("warnings", []),
             "config_hash": document.get("config_hash"),
             "node": document.get("node"),
             "ray_trial_id": ray_trial_id,
@@ -228,10 +231,19 @@ class TrialBook:
             seconds=record.get("seconds"),
             stages=record.get("stages", {}),
             retry_of=record.get("retry_of"),
+            warnings=record.get("warnings", []),
         )
         if row.outcome in FINAL:
             self._final_rows[row.number] = row  # it will not change
         return row
+
+    def warnings(self) -> dict[str, int]:
+        """What trials were warned of, and how many of them; once, whatever its numbers."""
+        told: dict[str, tuple[str, int]] = {}
+        for sentence in (sentence for row in self.rows() for sentence in row.warnings):
+            first, count = told.get(without_numbers(sentence), (sentence, 0))
+            told[without_numbers(sentence)] = first, count + 1
+        return dict(told.values())
 
     def table(self) -> "pd.DataFrame":
         """One row a trial: number, outcome, reason, parameters, objectives and seconds."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
     from sdw_core.config import EvaluationConfig
     from sdw_core.dataset import OfflineDataset
+    from study.book import TrialBook
     from study.folder import StudyFolder
     from study.preflight import Estimate
 
@@ -109,7 +110,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     _require_runnable(folder, address)
     _drive(folder, address, as_json)
 
@@ -123,7 +124,7 @@ def extend(
     as_json: AsJson = False,
 ) -> None:
     """Give a study more trials: taken up by the process that runs it, or else run here."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     _require_more(folder, address, trials)
     total = folder.extend(trials)
     log.print(f"{folder.name} now has {total} trials")
@@ -138,7 +139,7 @@ def retry_failed(
     as_json: AsJson = False,
 ) -> None:
     """Ask again for the trials that FAILED: the same settings, each under a new number."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     failed = len(folder.book().failed())
     if not failed:
         raise InputError(
@@ -156,7 +157,7 @@ def retry_failed(
 @app.command()
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     """Ask a running study to stop: its trials write a checkpoint, then end."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     with folder.edit_lock():
         if not folder.driven():
             raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
@@ -245,7 +246,7 @@ def status(
     from study.book import TrialRow
     from study.display import trial_table
 
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage) if rebuild else _find(study, storage)
     rebuilt = _rebuild(folder) if rebuild else {}
     document = _status(folder) | rebuilt
     if as_json:
@@ -257,6 +258,7 @@ def status(
     rows = [TrialRow(**trial) for trial in document["trials"]]
     out.print(trial_table(folder.spec(), rows, document["best"]))
     _say_saved(document["early_stopping"])
+    _say_warnings(folder.book())
 
 
 @app.command()
@@ -333,6 +335,8 @@ def distill(
             f"expert ({method}): normalised return {expert.mean:.1f}, 95 % interval "
             f"{expert.low:.1f} to {expert.high:.1f}",
         )
+        for sentence in prepared.warnings:
+            log.print(f"warning: {sentence}")
         result = pipeline.finish(prepared)
         dataset = load_dataset(loaded.pipeline)
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
@@ -507,7 +511,7 @@ def cache_prune(
     """Remove stage results that no unfinished trial needs; what is in use stays."""
     from study.stage_cache import prune
 
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     document = prune(folder, everything)
     if as_json:
         print_json({"study": folder.name, **document})
@@ -524,6 +528,7 @@ def main() -> None:
     """
     try:
         make_ready()
+        _require_unicode(*sys.argv, str(Path.cwd()))
         with ending():
             status = app(standalone_mode=False)
         _flush()
@@ -560,12 +565,25 @@ def _flush() -> None:
         raise
 
 
+def _require_unicode(*words: str) -> None:
+    """Refuse names of files that are no UTF-8: no YAML, JSON or database holds them."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"Paths and arguments must be UTF-8, and {word!a} is not; rename it, or work "
+                "through a link of another name."
+            ) from None
+
+
 def _fail(sentence: str, status: int) -> NoReturn:
     if os.environ.get("SDW_DEBUG"):
         traceback.print_exc()
-    with suppress(OSError):
+    with suppress(OSError):  # of a stream that nothing can be written to
         _flush()
-    log.print(f"sdw: {sentence}")
+    with suppress(OSError):
+        log.print(f"sdw: {sentence}")
     sys.exit(status)
 
 
@@ -598,6 +616,15 @@ def _find(study: str, storage: Path) -> "StudyFolder":
     from study.folder import StudyFolder
 
     return StudyFolder.find(study, storage)
+
+
+def _find_to_write(study: str, storage: Path) -> "StudyFolder":
+    """Refuse, besides, a folder that cannot be written."""
+    from study.preflight import check_writable
+
+    folder = _find(study, storage)
+    check_writable(folder.path, "--storage")
+    return folder
 
 
 def _check(spec: StudySpec) -> "OfflineDataset":
@@ -633,9 +660,6 @@ def _require_launchable(
 
 def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
     """Refuse, before anything is written, a study that could not go on, or not with more trials."""
-    from study.preflight import check_writable
-
-    check_writable(folder.path, "--storage")
     todo = folder.book(to_write=True).remaining() + more
     if todo and not folder.driven():
         _preflight(folder.spec(), folder.path, address, todo)
@@ -652,16 +676,15 @@ def _require_more(folder: "StudyFolder", address: str | None, trials: int) -> No
 
 def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     """Run a study's new trials, or say whose they are."""
-    from study.folder import StudyDriven
+    from study.driver import Driven, process
 
-    with suppress(StudyDriven):
+    with suppress(Driven):
         _drive(folder, address, as_json)
         return
-    driver = folder.driver()
     does = "takes them up"
     if folder.stop_flag.exists():
         does = f"is stopping; go on with `sdw resume {folder.name}`"
-    log.print(f"process {driver.get('pid', '?')} on {driver.get('host', '?')} {does}")
+    log.print(f"{process(folder.driver())} {does}")
     if as_json:
         print_json(_status(folder))
 
@@ -707,6 +730,7 @@ def _drive_and_export(folder: "StudyFolder", address: str | None, as_json: bool)
     else:
         out.print(trial_table(book.spec, book.rows(), winners))
         _say_saved(saved(book))
+        _say_warnings(book)
         if len(winners) == 1 and folders:
             out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
             out.print(_returns_table(_confirmed(folder, winners[0])))
@@ -741,6 +765,11 @@ def _say_saved(saved: dict[str, Any] | None) -> None:
         )
 
 
+def _say_warnings(book: "TrialBook") -> None:
+    for sentence, trials in book.warnings().items():
+        log.print(f"warning, {trials} trial(s): {sentence}")
+
+
 def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
     scores = read_json(folder.trial(number) / "confirmed.json")
     return {
@@ -768,6 +797,9 @@ def _status(folder: "StudyFolder") -> dict[str, Any]:
         "trials": trials,
         "best": book.best(),
         "early_stopping": saved(book),
+        "warnings": [
+            {"warning": sentence, "trials": trials} for sentence, trials in book.warnings().items()
+        ],
     }
 
 

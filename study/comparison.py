@@ -1,7 +1,7 @@
 """Running a comparison: every cell is a task on Ray, and what it found lies in a folder of its own.
 
 comparison.yaml    the resolved spec; no folder without it is taken for a comparison's
-driver.lock, stop  as in a study
+driver.lock, driver.json, stop  as in a study
 cache/             stage results that cells share
 cells/             a folder a cell, named by a hash of its settings, as a study's trial has one
 results.csv, results.parquet, searches.csv, configs.json, table.md, returns.png, curves.png
@@ -10,8 +10,6 @@ A cell that has its result is not run again, so that the same command goes on af
 and a method or a dataset that is added to the spec costs only its own cells.
 """
 
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,15 +18,16 @@ from typing import Any
 
 import numpy as np
 import yaml
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError, SDWError
-from sdw_core.files import created_folder, made_folder, read_json, write_json, write_text
+from sdw_core.files import created_folder, made_folder, write_text
 from sdw_core.pipeline import Pipeline, check_fit, resolve_device
 from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec
 from study.console import Console
+from study.driver import Heartbeat, Seat
 from study.outcomes import (
     COMPLETE,
     FAILED,
@@ -100,8 +99,8 @@ class ComparisonFolder:
         Only what bears a name of ours goes, and the folder only if it is empty then.
         """
         try:
-            with FileLock(self.path / "driver.lock", timeout=0):
-                if (self.path / "cells").exists():
+            with self.seat.lock().acquire(timeout=0):
+                if self.seat.heard_of() or (self.path / "cells").exists():
                     return
                 for name in UNBEGUN:
                     (self.path / name).unlink(missing_ok=True)
@@ -109,6 +108,12 @@ class ComparisonFolder:
             return
         with suppress(OSError):
             self.path.rmdir()
+
+    @property
+    def seat(self) -> Seat:
+        """The place of the one process that runs the comparison."""
+        wait = "wait for it, or choose another `--name`"
+        return Seat(self.path, f"The comparison in {str(self.path)!r}", wait)
 
     @property
     def cache(self) -> Path:
@@ -196,39 +201,28 @@ def run_comparison(
     Raises:
         InputError: another process runs it, the cluster cannot be reached, or this machine holds
             no cell.
-        SDWError: a cell could not write, Ray cannot be started, or its node died.
+        SDWError: a cell could not write, Ray cannot be started, its node died, or another process
+            took the comparison over.
     """
     if address is None:
         require_resources(spec.comparison.resources, "comparison")
-    driver = folder.path / "driver.json"
-    try:
-        with FileLock(folder.path / "driver.lock", timeout=0):
-            write_json(driver, {"host": socket.gethostname(), "pid": os.getpid()})
-            folder.stop_flag.unlink(missing_ok=True)
-            results = folder.results(spec)
-            if retry_failed:
-                results = {c: r for c, r in results.items() if r["outcome"] != FAILED}
-                for cell in spec.all_cells():
-                    if cell not in results:
-                        (folder.cell(cell) / "result.json").unlink(missing_ok=True)
-            if any(ready(spec, results)):
-                with stopping(folder.stop_flag), ray_session(address):
-                    write_spec(folder.path, spec)
-                    _run(folder, spec, results, console)
-            return results
-    except NodeDied as error:
-        if folder.stop_flag.exists():  # whoever asked it to stop ended Ray's processes as well
-            return results
-        raise SDWError(f"{error} give the same command again.") from error
-    except Timeout:
-        other: dict[str, Any] = {}
-        with suppress(FileNotFoundError):  # it came just now
-            other = read_json(driver)
-        raise InputError(
-            f"The comparison in {str(folder.path)!r} is being run by process "
-            f"{other.get('pid', '?')} on {other.get('host', '?')}; wait for it, or choose another "
-            "`--name`."
-        ) from None
+    with folder.seat.taken() as heartbeat:
+        folder.stop_flag.unlink(missing_ok=True)
+        results = folder.results(spec)
+        if retry_failed:
+            results = {c: r for c, r in results.items() if r["outcome"] != FAILED}
+            for cell in spec.all_cells():
+                if cell not in results:
+                    (folder.cell(cell) / "result.json").unlink(missing_ok=True)
+        if any(ready(spec, results)):
+            with stopping(folder.stop_flag), ray_session(address):
+                write_spec(folder.path, spec)
+                try:
+                    _run(folder, spec, results, console, heartbeat)
+                except NodeDied as error:
+                    if not folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
+                        raise SDWError(f"{error} give the same command again.") from error
+        return results
 
 
 def write_spec(folder: Path, spec: ComparisonSpec) -> None:
@@ -238,7 +232,11 @@ def write_spec(folder: Path, spec: ComparisonSpec) -> None:
 
 
 def _run(
-    folder: ComparisonFolder, spec: ComparisonSpec, results: Results, console: Console
+    folder: ComparisonFolder,
+    spec: ComparisonSpec,
+    results: Results,
+    console: Console,
+    heartbeat: Heartbeat,
 ) -> None:
     """Add to the results what the cells find that have none."""
     import ray
@@ -250,6 +248,7 @@ def _run(
     running: dict[Any, Cell] = {}
     stopped: str | None = None
     while True:
+        heartbeat.require()
         under_way = {folder.cell(cell) for cell in running.values()}
         for cell in ready(spec, results):
             if folder.cell(cell) not in under_way and not stopped:

@@ -13,16 +13,11 @@ tune/              Ray Tune's own records, for TensorBoard
 exports/           exported synthetic datasets
 """
 
-import fcntl
-import os
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from time import time
 from typing import Any
 
 import optuna
@@ -33,11 +28,12 @@ from optuna.study import StudyDirection
 
 from sdw_core.config import nearest
 from sdw_core.errors import InputError, SDWError, first_line
-from sdw_core.files import created_folder, made_folder, read_json, write_json, write_text
+from sdw_core.files import created_folder, made_folder, write_text
 from search_spaces import StudySpec, parse_spec
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.book import TrialBook, recorded_trials
+from study.driver import Heartbeat, Seat
 from study.storage import (
     begun_on_server,
     lies_in_folder,
@@ -52,16 +48,6 @@ UNBEGUN = (
     *("stop", "driver.json", "driver.lock", "edit.lock"),
 )
 """What lies in the folder of a study of which no trial was begun."""
-LOCK_PATIENCE = 2.0
-"""Seconds that a driver waits for its lock: `sdw status` holds it for a moment to look at it."""
-HEARTBEAT = 5.0
-"""Seconds between two signs of life of a driver."""
-PRESUMED_DEAD = 60.0
-"""Seconds of silence after which a driver on another host counts as dead."""
-
-
-class StudyDriven(InputError):
-    """Another process drives the study."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +137,8 @@ class StudyFolder:
         """
         database = self.spec().study.database
         try:
-            with self.edit_lock(), self.driver_lock().acquire(timeout=0):
-                if self._heard_of() or (self.path / "trials").exists():
+            with self.edit_lock(), self.seat.lock().acquire(timeout=0):
+                if self.seat.heard_of() or (self.path / "trials").exists():
                     return
                 if not lies_in_folder(database):
                     storage = open_storage(database, self.path)
@@ -363,91 +349,27 @@ class StudyFolder:
     def _rebuild_command(self) -> str:
         return f"`sdw status {self.path} --rebuild`"
 
-    @contextmanager
-    def driving(self) -> Iterator[None]:
+    @property
+    def seat(self) -> Seat:
+        """The place of the study's one driver."""
+        watch = f"watch it with `sdw status {self.name}`"
+        return Seat(self.path, f"The study {self.name!r}", watch)
+
+    def driving(self) -> AbstractContextManager[Heartbeat]:
         """Be the study's one driver.
 
-        A lock is held, which the driver's death releases; and as not every network file system
-        shows locks to other hosts, a file is touched as a sign of life.
-
         Raises:
-            StudyDriven: another driver lives; the message says where.
+            Driven: another driver lives; the message says where.
         """
-        lock = self.driver_lock()
-        try:
-            lock.acquire(timeout=LOCK_PATIENCE)
-        except Timeout:
-            raise StudyDriven(self._taken()) from None
-        try:
-            if self._heard_of():
-                raise StudyDriven(self._taken())
-            self.write_driver({"host": socket.gethostname(), "pid": os.getpid()})
-            left = threading.Event()
-            beating = threading.Thread(target=self._beat, args=[left], daemon=True)
-            beating.start()
-            try:
-                yield
-            finally:
-                left.set()
-                beating.join()
-                self._driver.unlink(missing_ok=True)
-        finally:
-            lock.release()
-
-    def driver_lock(self) -> FileLock:
-        """The lock that a study's driver holds while it lives."""
-        return FileLock(self.path / "driver.lock")
+        return self.seat.taken()
 
     def driven(self) -> bool:
-        """Whether a driver is alive, on whatever host.
-
-        Who looks shares the lock with others who look, and makes no file: a folder that cannot be
-        written can be looked at.
-        """
-        try:
-            with (self.path / "driver.lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            return True
-        return self._heard_of()
+        """Whether a driver is alive, on whatever host."""
+        return self.seat.occupied()
 
     def driver(self) -> dict[str, Any]:
         """What a driver wrote of itself: `host`, `pid`, `ray_dashboard`; nothing once it left."""
-        try:
-            document: dict[str, Any] = read_json(self._driver)
-        except (FileNotFoundError, ValueError):
-            return {}
-        return document
-
-    def write_driver(self, document: dict[str, Any]) -> None:
-        """Say who drives the study."""
-        write_json(self._driver, document)
-
-    @property
-    def _driver(self) -> Path:
-        return self.path / "driver.json"
-
-    def _beat(self, left: threading.Event) -> None:
-        while not left.wait(HEARTBEAT):
-            self._driver.touch()
-
-    def _heard_of(self) -> bool:
-        """Whether a driver on another host gave a sign of life of late; on this one, locks tell."""
-        if self.driver().get("host", socket.gethostname()) == socket.gethostname():
-            return False
-        try:
-            return time() - self._driver.stat().st_mtime < PRESUMED_DEAD
-        except FileNotFoundError:
-            return False
-
-    def _taken(self) -> str:
-        driver = self.driver()
-        return (
-            f"The study {self.name!r} is being run by process {driver.get('pid', '?')} on "
-            f"{driver.get('host', '?')}; watch it with `sdw status {self.name}`."
-        )
+        return self.seat.driver()
 
 
 def _write_spec(folder: Path, spec: StudySpec) -> None:

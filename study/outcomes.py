@@ -1,5 +1,6 @@
 """How trials end, and what they leave: light to import, for all that only looks at a study."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ def finished_result(folder: Path, config: PipelineConfig) -> dict[str, Any] | No
     except (FileNotFoundError, ValueError):
         return None
     return document if document.get("config_hash") == config_hash(config) else None
+
+
+def without_numbers(sentence: str) -> str:
+    """What sentences have in common that differ in their numbers only.
+
+    >>> without_numbers("trial 3: -1.5 of 7")
+    'trial : of'
+    """
+    return " ".join(re.sub(r"-?\d[\d.]*", "", sentence).split())
 
 
 ANSWERS = "rungs.json"

@@ -6,7 +6,6 @@ nothing stays RUNNING.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 from sdw_core.seeds import derive_seed
 from study.book import TrialBook, optuna_distribution
 from study.early_stopping import decide
-from study.outcomes import FAILED, STOPPED, WORKER_DEATHS
+from study.outcomes import FAILED, STOPPED, WORKER_DEATHS, without_numbers
 
 
 class SeededTPE(optuna.samplers.BaseSampler):
@@ -170,7 +169,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     def _count(self, failure: str | None) -> None:
         """Reasons are the same if they are so but for the numbers in them."""
-        alike = failure and self._in_a_row and _plain(failure) == _plain(self._in_a_row[0])
+        first = self._in_a_row[0] if self._in_a_row else ""
+        alike = failure and without_numbers(failure) == without_numbers(first)
         self._in_a_row = [*(self._in_a_row if alike else []), *([failure] if failure else [])]
         if len(self._in_a_row) == self._book.spec.study.max_identical_failures:
             self.given_up = failure
@@ -190,7 +190,3 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
-
-
-def _plain(reason: str) -> str:
-    return re.sub(r"\d+", "", reason)

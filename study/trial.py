@@ -61,6 +61,7 @@ def distil_rows(pipeline: Pipeline, folder: Path, progress: "_Progress") -> dict
     """The work of a study's trial: run the pipeline, keep its rows in the folder."""
     prepared = pipeline.prepare()
     progress.expert = prepared.expert_summary(pipeline.config.seed).mean
+    progress.warnings = list(prepared.warnings)
     result = pipeline.finish(prepared)
     _write_rows(result, folder / "rows.safetensors")
     document = result.to_json()
@@ -78,6 +79,7 @@ def distil_rows(pipeline: Pipeline, folder: Path, progress: "_Progress") -> dict
         },
         "expert": document["expert"],
         "effective_sample_size_percent": document["effective_sample_size_percent"],
+        "density_effective_sample_size_percent": document["density_effective_sample_size_percent"],
         "log_likelihood": document["log_likelihood"],
         "best": result.best,
         "distillation_seeds": list(result.seeds),
@@ -173,6 +175,7 @@ def run_trial(
                 return {**common, "outcome": STOPPED, "reason": trouble}
             write_text(folder / "error.txt", traceback.format_exc())
             outcome = _failed(f"{_reason_class(error)}: {first_line(error)}", clock)
+        outcome["warnings"] = progress.warnings
         outcome["rungs"] = returns_at_rungs(folder)
         write_json(folder / "result.json", common | outcome)
         checkpoint.unlink(missing_ok=True)
@@ -202,11 +205,13 @@ class _Progress:
 
     Attributes:
         expert: normalised return of the expert, once it is known.
+        warnings: of the pipeline, once they are known.
     """
 
     expert: float | None = None
 
     def __init__(self, folder: Path, stopping: Callable[[], bool], clock: TrialClock) -> None:
+        self.warnings: list[str] = []
         self._stopping = stopping
         self._clock = clock
         self._path = folder / "progress.json"

@@ -100,10 +100,12 @@ def misalignment(
         name = f"best {BEST:.0%} of {dataset.name}"
         better = TrainingSet(name, states, targets, prepared.arena)
         experts = [prepared.expert_returns] * 2
+        warnings = prepared.warnings
     else:
         other = _pipeline(_weighted(narrow, 0), cache, tell).prepare()
         better = _training_set(other)
         experts = [prepared.expert_returns, other.expert_returns]
+        warnings = tuple(dict.fromkeys(prepared.warnings + other.warnings))
     network = _network(config, prepared)
     at = spaced_steps(steps, points)
     courses = []
@@ -146,6 +148,8 @@ def misalignment(
         ],
         "crossings": by_loss.crossings,
         "reverses": by_loss.reverses,
+        "lacking": by_loss.lacking,
+        "warnings": warnings,
     }
     names = diverse.name, better.name
     return Analysis(
@@ -216,6 +220,7 @@ def errors(
         "threshold": support.threshold,
         "pivotal_states": len(support.pivotal),
         "correlations": correlations(measured, config.seed),
+        "warnings": prepared.warnings,
     }
     return Analysis(
         "errors",
@@ -285,6 +290,7 @@ def coverage(
             | {"normalized_return": returns.get(each.name)}
             for each in covered
         ],
+        "warnings": prepared.warnings,
     }
     return Analysis(
         "coverage", table, _plain(findings), lambda path: coverage_figure(source, covered, path)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, sleep
@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sdw_core.artifact import Artifact, read_artifact, write_artifact
+from sdw_core.cache import StageResult
 from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig, parse
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, StopRequested
@@ -103,6 +104,7 @@ def test_a_run_yields_rows_and_how_good_they_are(result: PipelineResult) -> None
     assert np.isfinite(result.returns).all()
     assert result.expert_returns.shape == (10, 1)
     assert 0 < result.effective_sample_size_percent < 100
+    assert 0 < result.density_effective_sample_size_percent < 100
     assert result.log_likelihood is not None
     assert result.dataset == {
         "name": BUNDLED,
@@ -121,10 +123,12 @@ def test_its_json_has_the_keys_that_scripts_rely_on(result: PipelineResult) -> N
         "normalized_return",
         "expert",
         "effective_sample_size_percent",
+        "density_effective_sample_size_percent",
         "log_likelihood",
         "seconds",
         "outer_steps",
         "seconds_per_outer_step",
+        "warnings",
     } <= set(document)
     keys = {"mean", "iqm", "low", "high", "per_policy"}
     assert set(document["normalized_return"]) == set(document["expert"]) == keys
@@ -299,6 +303,91 @@ def test_strata_of_the_density_need_one_although_no_weight_does(cache: Path) -> 
     assert (prepared.weights == 1).all()
 
 
+# What a person should know, and what is refused before the work
+
+
+Rewards = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], Any]
+
+
+def pendulum(folder: Path, rewards: Rewards, **changes: Any) -> PipelineConfig:
+    """Of a file of Pendulum-v1 with these rewards of the angle and the speed."""
+    generator = np.random.default_rng(0)
+    angle, speed = generator.uniform(-3, 3, 1200), generator.uniform(-4, 4, 1200)
+    path = folder / "pendulum.npz"
+    np.savez(
+        path,
+        observations=np.stack([np.cos(angle), np.sin(angle), speed], 1).astype(np.float32),
+        actions=generator.uniform(-2, 2, (1200, 1)).astype(np.float32),
+        rewards=np.asarray(rewards(angle, speed), np.float32),
+        terminals=np.zeros(1200, bool),
+        timeouts=np.arange(1200) % 200 == 199,
+    )
+    dataset = f"{path}?env=Pendulum-v1"
+    return tiny(dataset=dataset, reference_scores=(-1400.0, -150.0), **changes)
+
+
+def costs(angle: Any, speed: Any) -> Any:
+    return -(angle**2) - 0.1 * speed**2
+
+
+def test_negative_rewards_leave_most_states_their_weight(tmp_path: Path) -> None:
+    config = pendulum(tmp_path, costs)
+    prepared, result = Pipeline(config).prepare(), Pipeline(config).run()
+    final, density = prepared.task.weights.double().numpy(), prepared.weights
+    assert (final > 0).mean() > 0.99
+    for weights, found in (
+        (final, result.effective_sample_size_percent),
+        (density, result.density_effective_sample_size_percent),
+    ):
+        expected = 100 * weights.sum() ** 2 / (len(weights) * np.square(weights).sum())
+        assert found == pytest.approx(expected)
+    assert not any("have a weight of 0 or less" in said for said in result.warnings)
+
+
+def test_states_without_weight_and_a_useless_expert_are_told(tmp_path: Path) -> None:
+    """Values of both signs, and rewards in the data that no policy gets in the environment."""
+    expert = {**TINY["expert"], "value_steps": 400, "discount": 0.0}
+    distill = {**TINY["distill"], "value_scale": "paper", "outer_steps": 0}
+    config = pendulum(
+        tmp_path, lambda angle, speed: 9 * np.cos(angle), distill=distill, expert=expert
+    )
+    result = Pipeline(config).run()
+    weightless, useless = result.warnings
+    assert "`pipeline.distill.value_scale: paper`" in weightless
+    assert "far below the" in useless
+    assert result.to_json()["warnings"] == [weightless, useless]
+
+
+@pytest.mark.parametrize(
+    ("value_scale", "rewards", "said"),
+    [
+        ("mean", lambda angle, speed: 0 * angle, r"every reward of .* is 0; choose `pbc`"),
+        ("paper", costs, r"no reward of .* is above 0, .* choose `mean`"),
+    ],
+)
+def test_rewards_without_a_weight_are_refused_before_the_work(
+    tmp_path: Path, value_scale: str, rewards: Rewards, said: str
+) -> None:
+    story = Story()
+    distill = {**TINY["distill"], "value_scale": value_scale}
+    with pytest.raises(InputError, match=said):
+        Pipeline(pendulum(tmp_path, rewards, distill=distill), None, story).run()
+    assert {stage for stage, _ in story} == {"dataset"}
+
+
+def test_a_log_likelihood_that_is_not_finite_is_none(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = Pipeline._density
+
+    def density(self: Pipeline, *given: Any) -> StageResult:
+        found = computed(self, *given)
+        return StageResult(found.tensors, {"held_out_log_likelihood": float("-inf")})
+
+    monkeypatch.setattr(Pipeline, "_density", density)
+    assert Pipeline(tiny(), cache).prepare().log_likelihood is None
+
+
 # The random subset
 
 
@@ -323,11 +412,35 @@ def test_an_evaluation_on_the_way_can_be_stopped(cache: Path, visit: str) -> Non
     def judge(step: int, value: float, waiting: Waiting) -> None:
         raise AssertionError("the evaluation ran to its end")
 
-    rungs = Rungs((3,), 2, 2, 0, judge) if visit == "rung" else None
+    rungs = Rungs((3,), 2, 2, 0, np.mean, judge) if visit == "rung" else None
     config = tiny(evaluation={"policies": 2, "episodes": 2, "curve": 2 if visit == "curve" else 1})
     with pytest.raises(StopRequested, match="through an evaluation on the way"):
         Pipeline(config, cache, story, None, lambda: len(steps) == 2, rungs).run()
     assert len(steps) == 2
+
+
+def test_a_rung_judges_by_the_protocol_of_the_evaluation_that_counts(cache: Path) -> None:
+    """With as many policies and episodes it finds what a run of that length ends with, but for the
+    random stream, which the same streams show to be the only difference."""
+    protocol = {"optimizer": "adam", "architecture": "residual", "layers": 3, "ensemble": 2}
+    evaluation = {"policies": 2, "episodes": 2, **protocol, "steps": 9, "learning_rate": 0.02}
+    seen: dict[int, float] = {}
+
+    def judge(step: int, value: float, waiting: Waiting) -> None:
+        seen[step] = value
+
+    rungs = Rungs((2, 4), 2, 2, 3, np.max, judge)
+    Pipeline(tiny(evaluation=evaluation), cache, rungs=rungs).run()
+    assert list(seen) == [2, 4]
+    for step, value in seen.items():
+        shorter = tiny(distill={**TINY["distill"], "outer_steps": step})
+        rows = Pipeline(shorter, cache).run()
+        recipe = Recipe(3, 8, 9, (0.02,) * 3, "residual", "adam")
+        sets = rows.observations, rows.actions
+        found = evaluate_rows(*sets, [recipe] * 2, rows.arena, 2, 2, 3, "rung", ensemble=2)
+        assert value == found.max()
+        own = evaluate_rows(*sets, rows.recipes, rows.arena, 2, 2, 3, "rung")
+        assert value != own.max()
 
 
 def test_a_wait_for_an_answer_is_no_time_of_a_stage(cache: Path) -> None:
@@ -344,7 +457,9 @@ def test_a_wait_for_an_answer_is_no_time_of_a_stage(cache: Path) -> None:
             sleep(0.5)
 
     begun = perf_counter()
-    result = Pipeline(tiny(), cache, rungs=Rungs((3,), 2, 2, 0, judge), waiting=waiting).run()
+    result = Pipeline(
+        tiny(), cache, rungs=Rungs((3,), 2, 2, 0, np.mean, judge), waiting=waiting
+    ).run()
     assert waits == ["begins", "ends"]
     assert sum(result.seconds.values()) < perf_counter() - begun - 0.5
 
