@@ -97,7 +97,8 @@ def launch(
     from study.folder import StudyFolder
 
     loaded = with_absolute_paths(_load(spec, overrides, name, trials))
-    _require_launchable(loaded, storage, address)
+    datasets, _ = _require_launchable(loaded, storage, address)
+    _warned(datasets)
     with StudyFolder.launched(loaded, storage) as folder:
         _drive(folder, address, as_json)
 
@@ -186,7 +187,8 @@ def validate(
     from study.cluster import validate_cluster
 
     loaded = with_absolute_paths(_load(spec, overrides, name, trials))
-    dataset, need = _require_launchable(loaded, storage, address)
+    datasets, need = _require_launchable(loaded, storage, address)
+    dataset = datasets[0]
     if cluster:
         validate_cluster(cluster)
     document = {
@@ -201,6 +203,7 @@ def validate(
         "pipeline": loaded.pipeline.model_dump(mode="json"),
         "estimate": asdict(need),
         "cluster": str(cluster) if cluster else None,
+        "warnings": _warned(datasets),
     }
     if as_json:
         print_json(document)
@@ -321,7 +324,7 @@ def distill(
     loaded = loaded.model_copy(update={"search": {}})
     if to:
         refuse_existing(to)
-    _check(loaded)
+    _warned(_check(loaded))
     check_writable(cache, "--cache")
     if to:
         check_writable(to.resolve().parent, "--to")
@@ -444,7 +447,7 @@ def compare(
 
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
     loaded = load_comparison(spec, [*(overrides or ()), *given])
-    check_comparison(loaded)
+    _warned(check_comparison(loaded))
     with ComparisonFolder.opened(loaded, storage) as folder:
         results = run_comparison(folder, loaded, address, log, retry_failed)
     finished = not any(ready(loaded, results))
@@ -627,8 +630,12 @@ def _find_to_write(study: str, storage: Path) -> "StudyFolder":
     return folder
 
 
-def _check(spec: StudySpec) -> "OfflineDataset":
-    """Refuse, before anything is written, what could not run."""
+def _check(spec: StudySpec) -> "list[OfflineDataset]":
+    """Refuse, before anything is written, what could not run.
+
+    Returns:
+        The datasets that the search can reach, the spec's own first.
+    """
     from sdw_core.dataset import load_dataset
     from sdw_core.pipeline import check_fit, resolve_device
 
@@ -639,13 +646,23 @@ def _check(spec: StudySpec) -> "OfflineDataset":
         check_fit(config, datasets[config.dataset])
         if not spec.study.resources.gpu:
             resolve_device(config.device)
-    return datasets[spec.pipeline.dataset]
+    return list(datasets.values())
+
+
+def _warned(datasets: "list[OfflineDataset]") -> list[str]:
+    """Warn of datasets that seem to come from another environment; returns what was said."""
+    from sdw_core.dataset import check
+
+    found = [check(dataset).warning for dataset in datasets]
+    for sentence in filter(None, found):
+        log.print(f"warning: {sentence}")
+    return [sentence for sentence in found if sentence]
 
 
 def _require_launchable(
     spec: StudySpec, storage: Path, address: str | None
-) -> "tuple[OfflineDataset, Estimate]":
-    """Refuse, before anything is written, a new study that could not run."""
+) -> "tuple[list[OfflineDataset], Estimate]":
+    """Refuse, before anything is written, a new study that could not run; as `_preflight`."""
     from study.folder import StudyFolder
 
     if not spec.search:
@@ -691,18 +708,18 @@ def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bo
 
 def _preflight(
     spec: StudySpec, folder: Path, address: str | None, trials: int | None = None
-) -> "tuple[OfflineDataset, Estimate]":
+) -> "tuple[list[OfflineDataset], Estimate]":
     """Refuse, before anything is written, a study that could not run or does not fit.
 
     Returns:
-        Its dataset, and what it needs.
+        Its datasets, its own first, and what it needs.
     """
     from study.preflight import estimate, require_room
 
-    dataset = _check(spec)
-    need = estimate(spec, dataset, trials)
+    datasets = _check(spec)
+    need = estimate(spec, datasets[0], trials)
     require_room(spec, need, folder, on_this_machine=address is None)
-    return dataset, need
+    return datasets, need
 
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:

@@ -165,8 +165,11 @@ def final_cell(spec: ComparisonSpec, method: str, dataset: str, results: Results
     return spec.cell(method, dataset, max(scores, key=lambda i: scores[i])) if scores else None
 
 
-def check_comparison(spec: ComparisonSpec) -> None:
+def check_comparison(spec: ComparisonSpec) -> list[OfflineDataset]:
     """Refuse, before any work, what could not run.
+
+    Returns:
+        Its datasets.
 
     Raises:
         InputError: a dataset is not there, or a cell's settings do not fit it.
@@ -177,6 +180,7 @@ def check_comparison(spec: ComparisonSpec) -> None:
             datasets[cell.dataset] = load_dataset(cell.config)
         check_fit(cell.config, datasets[cell.dataset])
     resolve_device(next(spec.all_cells()).config.device)
+    return list(datasets.values())
 
 
 def run_comparison(

@@ -27,14 +27,16 @@ STEPPED = 300
 """Transitions that are stepped again."""
 RESETS = 32
 """Random episodes whose beginnings are compared."""
-BEGINNING = 5
-"""Steps of a random episode that are compared."""
+BEGINNING = 10
+"""Steps of an episode that are compared."""
 AGREEING = {"observation": 0.01, "reward": 0.1}
 """Errors that rounding explains, and what no observation shows: some rewards are of places that
 MuJoCo computed at the start of its last step. In units of what changes in a step, and of the
 rewards' standard deviation."""
-MARGIN = 3.0
-"""How many times the range of random episodes the data may leave it by."""
+DISTANT = 3.0
+"""By how many times the range of random episodes the data's first observations leave theirs."""
+UNLIKE = 0.3
+"""Error of the first rewards that is more than chance, where they can be told."""
 
 Verdict = Literal["agrees", "disagrees", "cannot tell"]
 
@@ -183,7 +185,10 @@ def _layout(env: Env, dataset: OfflineDataset, rng: np.random.Generator) -> _Lay
 
 
 def _stepped(dataset: OfflineDataset, env: Env, layout: _Layout, rng: np.random.Generator) -> Check:
-    inner = np.setdiff1d(np.arange(len(dataset)), dataset.episode_ends - 1)
+    followed = np.ones(len(dataset), np.bool_)
+    followed[dataset.episode_ends - 1] = False
+    whole = followed & ~_clipped(dataset.observations[:, : layout.width])
+    inner = np.flatnonzero(whole if whole.any() else followed)
     if not inner.size:
         return _check(dataset, "cannot tell", "stepped", {}, "no step of it is followed by another")
     rows = rng.choice(inner, min(STEPPED, len(inner)), replace=False)
@@ -221,47 +226,89 @@ def _stepped(dataset: OfflineDataset, env: Env, layout: _Layout, rng: np.random.
     return _check(dataset, "agrees", "stepped", numbers, why)
 
 
+def _clipped(states: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[N] where a part of the state stands at a bound, as a velocity that is not shown in full."""
+    low, high = states.min(axis=0), states.max(axis=0)
+    clipped = np.zeros(len(states), np.bool_)
+    for at_bound in (states == low, states == high):
+        clipped |= at_bound[:, (at_bound.sum(axis=0) > 1) & (low < high)].any(axis=1)
+    return clipped
+
+
 def _compared(dataset: OfflineDataset, env: Env, rng: np.random.Generator) -> Check:
-    """The data's observations, first observations and first rewards beside random episodes'."""
-    starts, beginnings, rewards = [], [], []
+    """The beginnings of the data's episodes beside those of random ones, which are as long."""
+    starts, steps, rewards = [], [], []
     for _ in range(RESETS):
-        starts.append(_reset(env, rng))
-        for step in range(BEGINNING):
-            observation, reward, ended = _step(env, _random_action(dataset, rng))
-            beginnings.append(observation)
-            if step == 0:
-                rewards.append(reward)
+        observation = _reset(env, rng)
+        starts.append(observation)
+        for _ in range(BEGINNING):
+            action = _random_action(dataset, rng)
+            following, reward, ended = _step(env, action)
+            steps.append(np.concatenate([observation, action, following]))
+            rewards.append(reward)
+            observation = following
             if ended:
                 break
     space: Any = env.observation_space
     slack = 1e-3 * np.maximum(1, np.abs(np.where(np.isfinite(space.high), space.high, 0)))
     states = dataset.observations
-    outside = (states < space.low - slack) | (states > space.high + slack)
+    outside = ((states < space.low - slack) | (states > space.high + slack)).any(axis=1).mean()
     first = dataset.episode_starts
-    seen = np.array(starts)
+    reached = np.array(steps)[:, -states.shape[1] :]
+    distance = _distance(states[first], np.array(starts), reached)
+    step = np.arange(len(dataset)) - np.repeat(first, np.diff(dataset.episode_ends, prepend=0))
+    rows = np.flatnonzero(step < BEGINNING)
+    stored = np.concatenate(
+        [states[rows], dataset.actions[rows], dataset.next_observations[rows]], axis=1
+    )
+    error, own = _reward_errors(np.array(steps), np.array(rewards), stored, dataset.rewards[rows])
     numbers = {
         "episodes": float(RESETS),
-        "outside_space": float(outside.any(axis=1).mean()),
-        "first_observation_distance": _distance(states[first], seen, np.array(beginnings)),
-        "first_reward_distance": _distance(
-            dataset.rewards[first, None], np.array(rewards)[:, None], np.array(rewards)[:, None]
-        ),
+        "outside_space": float(outside),
+        "first_observation_distance": distance,
+        "first_rewards_error": error,
+        "first_rewards_error_of_random_episodes": own,
     }
     reasons = []
-    if numbers["outside_space"] > 0:
-        share = 100 * numbers["outside_space"]
-        reasons.append(f"{share:.2g} % of its observations lie outside of those that it states")
-    if numbers["first_observation_distance"] > MARGIN:
-        reasons.append("its episodes do not begin where those of the environment do")
-    if numbers["first_reward_distance"] > MARGIN:
-        reasons.append("the first rewards of its episodes are on another scale")
+    if outside > 0:
+        reasons.append(f"{100 * outside:.2g} % of its observations lie outside of its space")
+    if distance > DISTANT:
+        reasons.append("the first observations of episodes are others")
+    if error > max(UNLIKE, 5 * own):
+        reasons.append("the first rewards of episodes are others")
     if reasons:
-        return _check(dataset, "disagrees", "random episodes", numbers, ", and ".join(reasons))
+        why = f"beside {RESETS} random episodes there, {' and '.join(reasons)}"
+        return _check(dataset, "disagrees", "random episodes", numbers, why)
     why = (
-        "no observation there holds the state, to step transitions again from; beside random "
-        "episodes nothing is out of place"
+        "no observation there holds the state from which a step could be taken again; beside "
+        "random episodes nothing is out of place"
     )
     return _check(dataset, "cannot tell", "random episodes", numbers, why)
+
+
+def _reward_errors(
+    steps: NDArray[np.float64],
+    rewards: NDArray[np.float64],
+    stored_steps: NDArray[Any],
+    stored_rewards: NDArray[Any],
+) -> tuple[float, float]:
+    """Median errors of rewards as told from (s, a, s'): of the data's, and of random episodes'.
+
+    What the reward is, is told by a regression on every other random step, with squares; errors are
+    in standard deviations of the random rewards, or tenths of their size.
+    """
+    mean, scale = steps.mean(axis=0), steps.std(axis=0) + 1e-6
+
+    def features(values: NDArray[Any]) -> NDArray[np.float64]:
+        z = np.clip((values - mean) / scale, -5, 5)
+        return np.concatenate([np.ones((len(z), 1)), z, z**2], axis=1)
+
+    unit = max(float(rewards.std()), 0.1 * float(np.abs(rewards).max()), 1e-6)
+    x, y = features(steps[::2]), rewards[::2]
+    weights = np.linalg.solve(x.T @ x + 1e-2 * np.eye(x.shape[1]), x.T @ y)
+    error = np.abs(features(stored_steps) @ weights - stored_rewards) / unit
+    own = np.abs(features(steps[1::2]) @ weights - rewards[1::2]) / unit
+    return _finite(np.median(error)), _finite(np.median(own))
 
 
 def _distance(
