@@ -62,7 +62,7 @@ class OfflineDataset:
         _require_finite(self)
         _require_actions_in_bounds(self)
         if self.reference_scores is not None:
-            _require_ascending(*self.reference_scores)
+            require_ascending(*self.reference_scores)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -241,7 +241,8 @@ def _require_actions_in_bounds(dataset: OfflineDataset) -> None:
         )
 
 
-def _require_ascending(low: float, high: float) -> None:
+def require_ascending(low: float, high: float) -> None:
+    """Refuse reference scores that normalise nothing."""
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(
             "the reference scores must be two finite returns, the random policy's below the "

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -27,6 +27,7 @@ from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
 from study.analyze_cli import analyze_app
 from study.console import Table, line, log, out, print_json
+from study.data_cli import data_app
 from study.signals import Ended, ending, going_on_with
 from study.startup import make_ready
 
@@ -44,7 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Datasets: list, describe, import.")
 app.add_typer(data_app, name="data")
 cache_app = typer.Typer(help="A study's stage cache: list, prune.")
 app.add_typer(cache_app, name="cache")
@@ -98,6 +98,7 @@ def launch(
 
     loaded = _load(spec, overrides, name, trials)
     datasets, _ = _require_launchable(loaded, storage, address)
+    _warned(datasets.values())
     inventory = Inventory.of(loaded.reaching(), datasets)
     with StudyFolder.launched(loaded, storage, inventory) as folder:
         _drive(folder, address, as_json)
@@ -203,6 +204,7 @@ def validate(
         "pipeline": loaded.pipeline.model_dump(mode="json"),
         "estimate": asdict(need),
         "cluster": str(cluster) if cluster else None,
+        "warnings": _warned(datasets.values()),
     }
     if as_json:
         print_json(document)
@@ -322,7 +324,7 @@ def distill(
     loaded = loaded.model_copy(update={"search": {}})
     if to:
         refuse_existing(to)
-    _check(loaded)
+    _warned(_check(loaded).values())
     check_writable(cache, "--cache")
     if to:
         check_writable(to.resolve().parent, "--to")
@@ -445,7 +447,8 @@ def compare(
 
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
     loaded = load_comparison(spec, [*(overrides or ()), *given])
-    inventory = check_comparison(loaded)
+    inventory, datasets = check_comparison(loaded)
+    _warned(datasets.values())
     with ComparisonFolder.opened(loaded, storage) as folder:
         results = run_comparison(folder, loaded, inventory, address, log, retry_failed)
     finished = not any(ready(loaded, results))
@@ -475,72 +478,6 @@ def dashboard(
     from study.dashboard import serve
 
     serve(_find(study, storage), port, log)
-
-
-@data_app.command("list")
-def data_list(as_json: AsJson = False) -> None:
-    """Datasets that can be used by name, without a network."""
-    from sdw_core.dataset import available
-
-    found = available()
-    if as_json:
-        print_json([asdict(dataset) for dataset in found])
-        return
-    table = Table("dataset", "where", "environment", "episodes", "transitions")
-    for dataset in found:
-        table.add_row(
-            dataset.id,
-            dataset.where,
-            dataset.environment or "?",
-            str(dataset.episodes),
-            str(dataset.transitions),
-        )
-    out.print(table)
-
-
-@data_app.command("describe")
-def data_describe(
-    reference: Annotated[str, typer.Argument(help="A dataset: id, folder or file.")],
-    as_json: AsJson = False,
-) -> None:
-    """Size, returns and reference scores of a dataset."""
-    from sdw_core.dataset import describe, load
-
-    document = describe(load(reference))
-    if as_json:
-        print_json(document)
-        return
-    table = Table(show_header=False)
-    for key, value in document.items():
-        table.add_row(key, json.dumps(value) if not isinstance(value, str) else value)
-    out.print(table)
-
-
-@data_app.command("import")
-def data_import(
-    source: Annotated[str, typer.Argument(help="A dataset: id, folder or file.")],
-    name: Annotated[str, typer.Option(help="Minari id of the result, like my/hopper-v0.")],
-    env: Annotated[
-        str | None,
-        typer.Option("--env", help="Like Hopper-v5 or Ant-v4&use_contact_forces=true."),
-    ] = None,
-    reference: Annotated[
-        tuple[float, float] | None,
-        typer.Option(help="Returns of a random and of an expert policy.", metavar="LOW HIGH"),
-    ] = None,
-    clip_actions: Annotated[
-        bool, typer.Option("--clip-actions", help="Clip actions to the environment's bounds.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Turn own data into a named local Minari dataset."""
-    from sdw_core.dataset import import_dataset
-
-    made = import_dataset(source, name, env, reference, clip_actions)
-    if as_json:
-        print_json({"dataset": made})
-    else:
-        out.print(f"imported as {made}; use it with `pipeline.dataset: {made}`")
 
 
 @cache_app.command("list")
@@ -696,6 +633,16 @@ def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
         if not spec.study.resources.gpu:
             resolve_device(config.device)
     return datasets
+
+
+def _warned(datasets: "Iterable[OfflineDataset]") -> list[str]:
+    """Warn of datasets that seem to come from another environment; returns what was said."""
+    from sdw_core.dataset import check
+
+    found = [check(dataset).warning for dataset in datasets]
+    for sentence in filter(None, found):
+        log.print(f"warning: {sentence}")
+    return [sentence for sentence in found if sentence]
 
 
 def _require_launchable(

@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 from filelock import Timeout
 
-from sdw_core.dataset import load_datasets
+from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.errors import InputError, SDWError, SourceChanged
 from sdw_core.files import created_folder, made_folder, read_json, write_text
 from sdw_core.identity import Inventory, Sources
@@ -200,11 +200,11 @@ def final_cell(spec: ComparisonSpec, method: str, dataset: str, results: Results
     return spec.cell(method, dataset, max(scores, key=lambda i: scores[i])) if scores else None
 
 
-def check_comparison(spec: ComparisonSpec) -> Inventory:
+def check_comparison(spec: ComparisonSpec) -> tuple[Inventory, dict[str, OfflineDataset]]:
     """Refuse, before any work, what could not run.
 
     Returns:
-        What all cells are made of.
+        What the cells are made of, and `PipelineConfig.source` -> dataset.
 
     Raises:
         InputError: a dataset is not there, or a cell's settings do not fit it.
@@ -214,7 +214,7 @@ def check_comparison(spec: ComparisonSpec) -> Inventory:
     for config in configs:
         check_fit(config, datasets[config.source])
     resolve_device(configs[0].device)
-    return Inventory.of(configs, datasets)
+    return Inventory.of(configs, datasets), datasets
 
 
 def run_comparison(

@@ -107,7 +107,7 @@ def test_its_cells_are_taken_if_they_say_that_their_data_were_these(
     compared: ComparisonFolder,
 ) -> None:
     spec = load_comparison(str(LEGACY / "compare.yaml"))
-    inventory = check_comparison(spec)
+    inventory = check_comparison(spec)[0]
     found = compared.results(spec, inventory)
     assert {cell.method for cell in found} == {"Av-PBC", "SDW"}
     assert compared.unused(spec, inventory) == 1  # the expert's does not say
@@ -123,7 +123,7 @@ def test_its_cells_of_other_data_or_by_another_method_are_left_alone(
     compared: ComparisonFolder,
 ) -> None:
     spec = load_comparison(str(LEGACY / "compare.yaml"))
-    now = check_comparison(spec)
+    now = check_comparison(spec)[0]
     later = Inventory(now.datasets, now.checkpoints, {**METHOD, "evaluate": 99})
     assert compared.results(spec, later) == {}
     assert compared.unused(spec, later) == 4

@@ -304,12 +304,12 @@ def run_cells(folder: ComparisonFolder, spec: ComparisonSpec, inventory: Invento
 
 def test_cells_of_edited_data_are_other_cells(comparison, data: Path) -> None:
     folder, spec = comparison
-    then = check_comparison(spec)
+    then = check_comparison(spec)[0]
     before = run_cells(folder, spec, then)
     assert len(before) == 3
     assert not any(ready(spec, before))
     edit(data)
-    now = check_comparison(spec)
+    now = check_comparison(spec)[0]
     assert folder.results(spec, now) == {}
     assert folder.unused(spec, now) == 3
     after = run_cells(folder, spec, now)
@@ -320,7 +320,7 @@ def test_cells_of_edited_data_are_other_cells(comparison, data: Path) -> None:
 
 def test_cells_of_another_method_are_other_cells(comparison) -> None:
     folder, spec = comparison
-    now = check_comparison(spec)
+    now = check_comparison(spec)[0]
     run_cells(folder, spec, now)
     raised = Inventory(now.datasets, now.checkpoints, {**METHOD, "distill": 99})
     assert folder.results(spec, raised) == {}
@@ -329,18 +329,18 @@ def test_cells_of_another_method_are_other_cells(comparison) -> None:
 
 def test_equal_data_elsewhere_are_the_same_cells(comparison, data: Path, tmp_path: Path) -> None:
     folder, spec = comparison
-    before = run_cells(folder, spec, check_comparison(spec))
+    before = run_cells(folder, spec, check_comparison(spec)[0])
     data.rename(tmp_path / "moved")
     (tmp_path / "c.yaml").write_text(COMPARISON.replace("own:", f"{tmp_path}/moved:"))
     moved = load_comparison(str(tmp_path / "c.yaml"))
-    again = folder.results(moved, check_comparison(moved))
+    again = folder.results(moved, check_comparison(moved)[0])
     assert list(again.values()) == list(before.values())
-    assert folder.unused(moved, check_comparison(moved)) == 0
+    assert folder.unused(moved, check_comparison(moved)[0]) == 0
 
 
 def test_a_cell_whose_data_change_on_the_way_is_not_mixed_in(comparison, data: Path) -> None:
     folder, spec = comparison
-    then = check_comparison(spec)
+    then = check_comparison(spec)[0]
     edit(data)
     for cell in spec.all_cells():
         result = run_cell(str(folder.path), cell, then.sources(cell.config), 1, 0)
