@@ -40,7 +40,7 @@ def c_twin(objective: str, value_scale: str, beta: float, q: np.ndarray) -> np.n
         return np.ones_like(q)
     if value_scale == "paper":
         return beta * q
-    c = np.maximum(q, 0) if (q < 0).mean() < 0.1 else q - q.min()
+    c = np.maximum(q, 0) if (q < 0).mean() < 0.2 else q - q.min()
     return c / c.mean()
 
 
@@ -78,9 +78,11 @@ def value_weights(values: Tensor, value_scale: str = "mean") -> Tensor:
 def test_values_that_are_not_negative_are_weights_to_the_last_bit() -> None:
     values = draws()["expert_values"].abs()
     assert torch.equal(value_weights(values), values / values.mean())
-    values[:3] = -values[:3]  # fewer than a tenth
+    values[:7] = -values[:7]  # fewer than a fifth
     clamped = values.clamp_min(0)
     assert torch.equal(value_weights(values), clamped / clamped.mean())
+    values[:8] = -values[:8].abs()
+    assert (value_weights(values) == 0).sum() == 1
 
 
 @pytest.mark.parametrize("shift", [-1e4, -500.0, -200.0])
