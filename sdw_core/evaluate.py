@@ -42,6 +42,11 @@ class Recipe:
     architecture: Architecture = "mlp"
     optimizer: Optimizer = "sgd"
 
+    def __post_init__(self) -> None:
+        if len(self.learning_rates) != self.layers:
+            given = len(self.learning_rates)
+            raise ValueError(f"{self.layers} layers need as many learning rates, not {given}")
+
     @property
     def alike(self) -> tuple[object, ...]:
         """What recipes share whose networks are trained together: all but the learning rates."""

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sdw_core.config import CheckpointConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError, first_line
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
@@ -94,12 +93,14 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export the best synthetic dataset."""
+    from sdw_core.identity import Inventory
     from study.folder import StudyFolder
 
-    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
+    loaded = _load(spec, overrides, name, trials)
     datasets, _ = _require_launchable(loaded, storage, address)
-    _warned(datasets)
-    with StudyFolder.launched(loaded, storage) as folder:
+    _warned(datasets.values())
+    inventory = Inventory.of(loaded.reaching(), datasets)
+    with StudyFolder.launched(loaded, storage, inventory) as folder:
         _drive(folder, address, as_json)
 
 
@@ -186,9 +187,9 @@ def validate(
     """Say what `launch` would run, or why it would refuse to; nothing is written."""
     from study.cluster import validate_cluster
 
-    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
+    loaded = _load(spec, overrides, name, trials)
     datasets, need = _require_launchable(loaded, storage, address)
-    dataset = datasets[0]
+    dataset = datasets[loaded.pipeline.source]
     if cluster:
         validate_cluster(cluster)
     document = {
@@ -203,7 +204,7 @@ def validate(
         "pipeline": loaded.pipeline.model_dump(mode="json"),
         "estimate": asdict(need),
         "cluster": str(cluster) if cluster else None,
-        "warnings": _warned(datasets),
+        "warnings": _warned(datasets.values()),
     }
     if as_json:
         print_json(document)
@@ -315,7 +316,6 @@ def distill(
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
-    from sdw_core.dataset import load_dataset
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import confirmed_scores, evidence_of, source_states
     from study.preflight import check_writable
@@ -324,7 +324,7 @@ def distill(
     loaded = loaded.model_copy(update={"search": {}})
     if to:
         refuse_existing(to)
-    _warned(_check(loaded))
+    _warned(_check(loaded).values())
     check_writable(cache, "--cache")
     if to:
         check_writable(to.resolve().parent, "--to")
@@ -341,7 +341,7 @@ def distill(
         for sentence in prepared.warnings:
             log.print(f"warning: {sentence}")
         result = pipeline.finish(prepared)
-        dataset = load_dataset(loaded.pipeline)
+        dataset = prepared.dataset
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
@@ -447,9 +447,10 @@ def compare(
 
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
     loaded = load_comparison(spec, [*(overrides or ()), *given])
-    _warned(check_comparison(loaded))
+    inventory, datasets = check_comparison(loaded)
+    _warned(datasets.values())
     with ComparisonFolder.opened(loaded, storage) as folder:
-        results = run_comparison(folder, loaded, address, log, retry_failed)
+        results = run_comparison(folder, loaded, inventory, address, log, retry_failed)
     finished = not any(ready(loaded, results))
     standings = Standings.of(loaded, results)
     if finished:
@@ -547,8 +548,8 @@ def main() -> None:
         _fail(f"{error.strerror or error}: {error.filename or 'the disk or the network'}.", 1)
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see `sdw --help`.", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted.", 1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as Typer does of one within a command
     except Exception as error:
         _fail(
             f"internal error: {type(error).__name__}: {first_line(error).rstrip('.')}; run the "
@@ -601,20 +602,6 @@ def _load(
     return load_spec(spec, given)
 
 
-def with_absolute_paths(spec: StudySpec) -> StudySpec:
-    """A dataset or a checkpoint on disk, by its absolute path: trials may run elsewhere."""
-    pipeline = spec.pipeline
-    path, mark, environment = pipeline.dataset.partition("?env=")
-    if Path(path).exists():
-        dataset = f"{Path(path).resolve()}{mark}{environment}"
-        pipeline = pipeline.model_copy(update={"dataset": dataset})
-    if isinstance(pipeline.expert, CheckpointConfig):
-        resolved = str(Path(pipeline.expert.path).resolve())
-        expert = pipeline.expert.model_copy(update={"path": resolved})
-        pipeline = pipeline.model_copy(update={"expert": expert})
-    return spec.model_copy(update={"pipeline": pipeline})
-
-
 def _find(study: str, storage: Path) -> "StudyFolder":
     from study.folder import StudyFolder
 
@@ -630,26 +617,25 @@ def _find_to_write(study: str, storage: Path) -> "StudyFolder":
     return folder
 
 
-def _check(spec: StudySpec) -> "list[OfflineDataset]":
+def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
     """Refuse, before anything is written, what could not run.
 
     Returns:
-        The datasets that the search can reach, the spec's own first.
+        `PipelineConfig.source` -> dataset, of all that the search can reach.
     """
-    from sdw_core.dataset import load_dataset
+    from sdw_core.dataset import load_datasets
     from sdw_core.pipeline import check_fit, resolve_device
 
-    datasets = {spec.pipeline.dataset: load_dataset(spec.pipeline)}
-    for config in spec.extremes():
-        if config.dataset not in datasets:
-            datasets[config.dataset] = load_dataset(config)
-        check_fit(config, datasets[config.dataset])
+    reached = [*spec.reaching(), *spec.extremes()]
+    datasets = load_datasets([spec.pipeline, *reached])
+    for config in reached:
+        check_fit(config, datasets[config.source])
         if not spec.study.resources.gpu:
             resolve_device(config.device)
-    return list(datasets.values())
+    return datasets
 
 
-def _warned(datasets: "list[OfflineDataset]") -> list[str]:
+def _warned(datasets: "Iterable[OfflineDataset]") -> list[str]:
     """Warn of datasets that seem to come from another environment; returns what was said."""
     from sdw_core.dataset import check
 
@@ -661,8 +647,8 @@ def _warned(datasets: "list[OfflineDataset]") -> list[str]:
 
 def _require_launchable(
     spec: StudySpec, storage: Path, address: str | None
-) -> "tuple[list[OfflineDataset], Estimate]":
-    """Refuse, before anything is written, a new study that could not run; as `_preflight`."""
+) -> "tuple[dict[str, OfflineDataset], Estimate]":
+    """Refuse, before anything is written, a new study that could not run."""
     from study.folder import StudyFolder
 
     if not spec.search:
@@ -670,16 +656,24 @@ def _require_launchable(
             "`search` is empty, so that all trials would be the same; name what to search, or run "
             "the pipeline once with `sdw distill`."
         )
-    found = _preflight(spec, storage / spec.study.name, address)
+    datasets = _check(spec)
+    need = _preflight(spec, datasets, storage / spec.study.name, address)
     StudyFolder.require_free(spec, storage)
-    return found
+    return datasets, need
 
 
 def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
     """Refuse, before anything is written, a study that could not go on, or not with more trials."""
+    from sdw_core.identity import Inventory
+
     todo = folder.book(to_write=True).remaining() + more
-    if todo and not folder.driven():
-        _preflight(folder.spec(), folder.path, address, todo)
+    if not todo:
+        return
+    spec = folder.spec()
+    datasets = _check(spec)
+    folder.require_same_sources(Inventory.of(spec.reaching(), datasets))
+    if not folder.driven():
+        _preflight(spec, datasets, folder.path, address, todo)
 
 
 def _require_more(folder: "StudyFolder", address: str | None, trials: int) -> None:
@@ -707,19 +701,18 @@ def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bo
 
 
 def _preflight(
-    spec: StudySpec, folder: Path, address: str | None, trials: int | None = None
-) -> "tuple[list[OfflineDataset], Estimate]":
-    """Refuse, before anything is written, a study that could not run or does not fit.
-
-    Returns:
-        Its datasets, its own first, and what it needs.
-    """
+    spec: StudySpec,
+    datasets: "dict[str, OfflineDataset]",
+    folder: Path,
+    address: str | None,
+    trials: int | None = None,
+) -> "Estimate":
+    """Refuse, before anything is written, a study that does not fit; returns what it needs."""
     from study.preflight import estimate, require_room
 
-    datasets = _check(spec)
-    need = estimate(spec, datasets[0], trials)
+    need = estimate(spec, datasets[spec.pipeline.source], trials)
     require_room(spec, need, folder, on_this_machine=address is None)
-    return datasets, need
+    return need
 
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:

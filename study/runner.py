@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdw_core.errors import InputError, SDWError, first_line
+from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from study.book import TrialBook
@@ -60,9 +60,10 @@ def _outcome(
         reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
         return {"outcome": FAILED, "reason": reason + "on storage that all nodes share"}
     spec = study.spec()
+    config = spec.pipeline_with(params)
     return run_trial(
         number,
-        placed(spec.pipeline_with(params), spec.study.resources.gpu),
+        placed(config, spec.study.resources.gpu),
         study.trial(number),
         study.cache,
         study.stop_flag,
@@ -73,6 +74,7 @@ def _outcome(
             study.trial(number),
             lambda step, value: report({"rung": step, "return": value}),
         ),
+        study.inventory().sources(config),
     )
 
 
@@ -98,6 +100,7 @@ def drive(
     Raises:
         Driven: another driver runs the study.
         InputError: the cluster cannot be reached.
+        SourceChanged: a trial found that its dataset, checkpoint or method changed meanwhile.
         SDWError: Ray cannot be started, its node died, the storage cannot be written, or another
             driver took the study over.
     """
@@ -183,6 +186,8 @@ def _tune(
         if trouble is None:
             raise
         raise _interrupted(folder, trouble) from error
+    if search.changed:
+        raise SourceChanged(search.changed)
     if search.trouble:
         raise _interrupted(folder, storage_trouble(folder.path) or search.trouble)
     return search.given_up

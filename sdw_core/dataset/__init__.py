@@ -15,7 +15,13 @@ Each may be followed by the environment to use, as in `file.hdf5?env=Ant-v4&use_
 """
 
 from sdw_core.dataset.check import Check, check
-from sdw_core.dataset.loading import available, datasets_folder, load, load_dataset
+from sdw_core.dataset.loading import (
+    available,
+    datasets_folder,
+    load,
+    load_dataset,
+    load_datasets,
+)
 from sdw_core.dataset.local import import_dataset, reference_scores_of, remove, set_reference
 from sdw_core.offline_dataset import OfflineDataset, describe
 
@@ -29,6 +35,7 @@ __all__ = [
     "import_dataset",
     "load",
     "load_dataset",
+    "load_datasets",
     "reference_scores_of",
     "remove",
     "set_reference",

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -41,6 +42,15 @@ class AvailableDataset:
 def load_dataset(config: PipelineConfig) -> OfflineDataset:
     """The dataset of a pipeline, by all that its settings say of it; see `load`."""
     return load(config.dataset, config.reference_scores, config.clip_actions)
+
+
+def load_datasets(configs: Iterable[PipelineConfig]) -> dict[str, OfflineDataset]:
+    """The datasets of several pipelines, by `PipelineConfig.source`; each is loaded once."""
+    datasets: dict[str, OfflineDataset] = {}
+    for config in configs:
+        if config.source not in datasets:
+            datasets[config.source] = load_dataset(config)
+    return datasets
 
 
 def load(
@@ -92,15 +102,22 @@ def folder_of(where: str) -> Path | None:
     An id comes before a folder of that name. A path may be that of the dataset, of its data, or of
     what lies in these.
     """
-    if DATASET_ID.fullmatch(where):
-        for root in (BUNDLED, datasets_folder()):
-            if (root / where / "data").is_dir():
-                return root / where / "data"
     path = Path(where)
+    if named := folder_of_id(where):
+        return named
     if (path / "data").is_dir():
         return path / "data"
     folder = path.parent if path.name in (METADATA_FILE_NAME, MAIN_FILE) else path
     return folder if (folder / METADATA_FILE_NAME).is_file() else None
+
+
+def folder_of_id(where: str) -> Path | None:
+    """The folder of the data of the bundled or local dataset of an id; None if there is none."""
+    if DATASET_ID.fullmatch(where):
+        for root in (BUNDLED, datasets_folder()):
+            if (root / where / "data").is_dir():
+                return root / where / "data"
+    return None
 
 
 def available() -> list[AvailableDataset]:
