@@ -315,13 +315,13 @@ class Environment:
             around = around.env
         if actions.dtype.kind != "f":
             raise InputError(
-                f"actions must be real numbers, and those of {self} are {actions}: choose an "
-                "environment with continuous actions."
+                f"actions must be real numbers, and those of {self} are {_in_a_line(actions)}: "
+                "choose an environment with continuous actions."
             )
         if not _bounded(actions):
             raise InputError(
                 f"actions must have finite bounds, the lower below the upper, and those of {self} "
-                f"are {actions}: choose an environment that bounds them."
+                f"are {_in_a_line(actions)}: choose an environment that bounds them."
             )
         low, high = actions.low.astype(np.float32), actions.high.astype(np.float32)
         return Spaces(observations.shape[0], low, high, clips)
@@ -330,7 +330,7 @@ class Environment:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise InputError(
                 f"{what} must be vectors of real numbers (a Box of one axis), and those of "
-                f"{self} are {space}: choose an environment with continuous {what}."
+                f"{self} are {_in_a_line(space)}: choose an environment with continuous {what}."
             )
         return space
 
@@ -485,6 +485,10 @@ def _revived(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _revived(each) for key, each in value.items()}
     return [*map(_revived, value)] if isinstance(value, list) else value
+
+
+def _in_a_line(space: gymnasium.Space[Any]) -> str:
+    return " ".join(str(space).split())
 
 
 def _bounded(actions: gymnasium.spaces.Box) -> bool:
