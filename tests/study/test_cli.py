@@ -352,7 +352,9 @@ def test_help_loads_neither_ray_nor_torch():
 def test_data_can_be_imported_listed_and_described(capsys, tmp_path):
     path = write_d4rl(tmp_path / "data.hdf5")
     command = ["data", "import", str(path), "--env", "Hopper-v5", "--name", "my/hopper-v0"]
-    assert sdw(capsys, *command, "--json")[:2] == (0, '{\n  "dataset": "my/hopper-v0"\n}\n')
+    status, out, _ = sdw(capsys, *command, "--json")
+    scores = [-20.272305, 3234.3]
+    assert json.loads(out) == {"dataset": "my/hopper-v0", "reference_scores": scores}
     status, out, _ = sdw(capsys, "data", "list", "--json")
     assert status == 0
     assert {d["id"]: d["where"] for d in json.loads(out)}["my/hopper-v0"] == "local"
