@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdw_core.errors import InputError, SDWError, first_line
+from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from study.book import TrialBook
@@ -25,7 +25,7 @@ from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
 from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
 from study.signals import children_deaf, handlers_kept, stopping
-from study.startup import ray_folder
+from study.startup import keep_ray_token, make_room_for_sockets
 from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ def _outcome(
         reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
         return {"outcome": FAILED, "reason": reason + "on storage that all nodes share"}
     spec = study.spec()
+    config = spec.pipeline_with(params)
     return run_trial(
         number,
-        placed(spec.pipeline_with(params), spec.study.resources.gpu),
+        placed(config, spec.study.resources.gpu),
         study.trial(number),
         study.cache,
         study.stop_flag,
@@ -72,6 +73,7 @@ def _outcome(
             study.trial(number),
             lambda step, value: report({"rung": step, "return": value}),
         ),
+        study.inventory().sources(config),
     )
 
 
@@ -97,6 +99,7 @@ def drive(
     Raises:
         Driven: another driver runs the study.
         InputError: the cluster cannot be reached.
+        SourceChanged: a trial found that its dataset, checkpoint or method changed meanwhile.
         SDWError: Ray cannot be started, its node died, the storage cannot be written, or another
             driver took the study over.
     """
@@ -180,6 +183,8 @@ def _tune(
         if trouble is None:
             raise
         raise _interrupted(folder, trouble) from error
+    if search.changed:
+        raise SourceChanged(search.changed)
     if search.trouble:
         raise _interrupted(folder, storage_trouble(folder.path) or search.trouble)
     return search.given_up
@@ -288,7 +293,8 @@ def ray_session(address: str | None) -> Iterator[Any]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     if address is None:
-        os.environ["RAY_TMPDIR"] = ray_folder()
+        keep_ray_token()
+        make_room_for_sockets()
     import ray
 
     try:
@@ -306,7 +312,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
                 logging_level=logging.ERROR,
                 **({} if address else own),
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever Ray raises, and a port that nobody listens at
         why = (first_line(error) or type(error).__name__).rstrip(".")
         if address is None:
             raise SDWError(f"Ray cannot be started on this machine: {why}.") from error

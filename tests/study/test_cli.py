@@ -13,9 +13,9 @@ import pytest
 from safetensors.torch import save_file
 
 from sdw_core.files import write_json
-from search_spaces import load_spec
+from search_spaces import load_spec, with_absolute_paths
 from study.book import TrialBook
-from study.cli import main, with_absolute_paths
+from study.cli import main
 from study.display import Display
 from study.folder import StudyFolder
 from study.runner import drive
@@ -371,9 +371,12 @@ def test_distill_exports_and_evaluate_finds_the_same_score(capsys, tmp_path):
     assert said in err
     assert set(document) == {
         "normalized_return", "random_subset", "expert", "effective_sample_size_percent",
-        "log_likelihood", "seconds", "outer_steps", "seconds_per_outer_step", "artifact",
-        "confirmed",
+        "density_effective_sample_size_percent", "log_likelihood", "seconds", "outer_steps",
+        "seconds_per_outer_step", "artifact", "confirmed", "warnings",
     }  # fmt: skip
+    (warning,) = document["warnings"]
+    assert f"warning: {warning}\n" in err
+    assert "far below the" in warning
     for scores in ("normalized_return", "random_subset", "expert"):
         assert set(document[scores]) == {"mean", "iqm", "low", "high", "per_policy"}
     assert (document["outer_steps"], document["artifact"]) == (6, "rows")
@@ -633,6 +636,26 @@ def test_a_stop_is_not_lost_on_a_driver_that_is_just_coming(tmp_path, monkeypatc
     assert folder.stop_flag.exists() == (stops[0].returncode == 0)
 
 
+def test_status_says_once_what_trials_were_warned_of(capsys, tmp_path):
+    """Whatever the numbers in it; and a database that is made anew still says so."""
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    search = StudySearch(folder.book(), folder_of=folder.trial)
+    for name, warnings in (("a", ["The return is -1.5."]), ("b", []), ("c", ["The return is 2."])):
+        search.suggest(name)
+        document = json.loads(report(normalized_return=1.0)["document"])
+        search.on_trial_complete(name, {"document": json.dumps(document | {"warnings": warnings})})
+    for more in ([], ["--rebuild"]):
+        status, out, err = sdw(capsys, "status", folder.name, *more, "--json")
+        assert status == 0
+        document = json.loads(out)
+        assert document["warnings"] == [{"warning": "The return is -1.5.", "trials": 2}]
+        assert [trial["warnings"] for trial in document["trials"]] == [
+            ["The return is -1.5."], [], ["The return is 2."],
+        ]  # fmt: skip
+    _, _, err = sdw(capsys, "status", folder.name)
+    assert err == "warning, 2 trial(s): The return is -1.5.\n"
+
+
 def test_a_rebuild_says_what_it_did(capsys, tmp_path):
     folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
     search = StudySearch(folder.book())
@@ -652,3 +675,80 @@ def test_a_rebuild_says_what_it_did(capsys, tmp_path):
     assert Path(document["rebuilt"]["kept"]).read_bytes() == b"\x00" * 10_000
     assert "1 COMPLETE, 1 WAITING" in err
     assert document["rebuilt"]["kept"] in err
+
+
+ODD = "[old] \x1b[31m\n:smile: [/]"
+SHOWN = r"[old] \x1b[31m\n:smile: [/]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", ODD],
+        ["data", "describe", ODD],
+        ["validate", f"{ODD}.yaml"],
+        ["validate", "quickstart", "--set", f"study.name='{ODD}'"],
+        ["validate", "quickstart", "--set", ODD],
+        ["evaluate", ODD],
+        [ODD],
+        ["status", f"--{ODD}"],
+        ["status", "a", ODD],
+    ],
+)
+def test_what_was_typed_is_told_as_it_is_and_in_one_line(capsys, arguments):
+    status, out, err = sdw(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "\x1b" not in err
+    assert "[old] " in err
+    assert "31m" in err
+
+
+def test_a_dataset_and_a_study_of_any_name_are_printed_as_they_are(capsys, tmp_path):
+    path = tmp_path / "[old] :smile: x.hdf5"
+    status, out, _ = sdw(capsys, "data", "describe", str(write_d4rl(path)))
+    assert (status, str(path) in out) == (0, True)
+    storage = tmp_path / "[red]" / f"{'long-' * 20}"
+    folder = StudyFolder.create(small_spec(), storage)
+    search = StudySearch(folder.book())
+    search.suggest("a")
+    search.on_trial_complete("a", report("FAILED") | {"document": json.dumps(reasoned(ODD))})
+    for command in (["status", str(folder.path)], ["status", str(folder.path), "--rebuild"]):
+        status, out, err = sdw(capsys, *command)
+        assert (status, SHOWN in out) == (0, True), out
+    assert f"kept as {folder.path}" in err
+
+
+def reasoned(reason: str) -> dict[str, object]:
+    return {"outcome": "FAILED", "reason": reason, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (TypeError("bad [x]\nmore"), "internal error: TypeError: bad [x]; run the command again"),
+        (KeyError(), "internal error: KeyError: "),
+        (OSError(28, "No space left on device", "/a/[b]"), "No space left on device: /a/[b]."),
+    ],
+)
+def test_whatever_goes_wrong_is_one_sentence_and_its_traceback_on_demand(
+    capsys, monkeypatch, error, word
+):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr("sdw_core.dataset.available", fails)
+    status, out, err = sdw(capsys, "data", "list")
+    assert (status, out, err.count("\n")) == (1, "", 1), err
+    assert word in err
+    monkeypatch.setenv("SDW_DEBUG", "1")
+    status, out, err = sdw(capsys, "data", "list")
+    assert (status, "Traceback" in err, word in err.splitlines()[-1]) == (1, True, True)
+
+
+def test_ctrl_c_is_no_error_of_ours(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    for place in ("sdw_core.dataset.available", "study.cli.make_ready"):
+        monkeypatch.setattr(place, interrupted)
+        assert sdw(capsys, "data", "list") == (130, "", "")

@@ -131,6 +131,13 @@ def test_a_study_in_a_database_of_its_own_is_served(tmp_path):
         assert folder.name in read(f"{addresses(said)[0]}api/studies")
 
 
+def test_a_study_in_a_folder_of_an_odd_name_is_served(tmp_path):
+    folder = StudyFolder.create(small_spec(), tmp_path / "re?al#ly 50% [old]")
+    StudySearch(folder.book()).suggest("a")
+    with dashboard(folder, "--port", "0") as (_, said):
+        assert "weighting.temperature" in read(f"{addresses(said)[0]}api/studies/1")
+
+
 def test_requests_are_answered_side_by_side(folder):
     StudySearch(folder.book()).suggest("a")
     with dashboard(folder, "--port", "0") as (_, said):
