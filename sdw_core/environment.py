@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -193,16 +194,22 @@ class Environment:
         identifier = document["id"]
         _registered(identifier)
         limit = document.get("max_episode_steps", _usual_limit(identifier))
-        wrappers = [Wrapper(w["entry_point"], w["kwargs"]) for w in document.get("wrappers", ())]
-        return cls(identifier, dict(document["kwargs"]), limit, tuple(wrappers))
+        wrappers = [
+            Wrapper(w["entry_point"], _with_infinities(w["kwargs"]))
+            for w in document.get("wrappers", ())
+        ]
+        return cls(identifier, _with_infinities(document["kwargs"]), limit, tuple(wrappers))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as a JSON document."""
+        """All of it, as a JSON document: an infinite bound, which JSON lacks, is text there."""
         return {
             "id": self.id,
-            "kwargs": dict(self.kwargs),
+            "kwargs": _without_infinities(self.kwargs),
             "max_episode_steps": self.max_episode_steps,
-            "wrappers": [dataclasses.asdict(wrapper) for wrapper in self.wrappers],
+            "wrappers": [
+                {"entry_point": w.entry_point, "kwargs": _without_infinities(w.kwargs)}
+                for w in self.wrappers
+            ],
         }
 
     @property
@@ -258,6 +265,26 @@ class Environment:
                 f"the environment `{self}` cannot be made ({described(error)}): install what it "
                 "needs, correct its arguments, or choose another."
             ) from None
+
+    def require_run(self) -> None:
+        """Begin an episode and take a step.
+
+        Raises:
+            InputError: it cannot.
+        """
+        env = self.make()
+        spaces = self.spaces
+        try:
+            with quiet():
+                env.reset(seed=0)
+                env.step((spaces.action_low + spaces.action_high) / 2)
+        except Exception as error:  # an environment may raise anything
+            raise InputError(
+                f"the environment `{self}` cannot be run ({described(error)}): correct its "
+                "arguments, or choose another."
+            ) from None
+        finally:
+            env.close()
 
     @cached_property
     def spaces(self) -> Spaces:
@@ -361,6 +388,22 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_infinities(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_infinities(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_infinities(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_infinities(each) for each in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value
 
 
 def _require_limit(limit: Any, where: str) -> None:

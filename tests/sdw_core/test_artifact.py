@@ -129,11 +129,15 @@ def test_parquet_holds_the_same_rows(written: tuple[Artifact, Path]) -> None:
     rows = load_file(written[1] / "synthetic.safetensors")
     table = pd.read_parquet(written[1] / "synthetic.parquet")
     states, actions = rows["observations"].shape[1], rows["actions"].shape[1]
-    assert list(table.columns) == [f"observation_{i}" for i in range(states)] + [
-        f"action_{i}" for i in range(actions)
+    assert list(table.columns) == [
+        *(f"observation_{i}" for i in range(states)),
+        *(f"action_{i}" for i in range(actions)),
+        *(f"action_clipped_{i}" for i in range(actions)),
     ]
+    arena = written[0].arena
+    clipped = np.clip(rows["actions"], arena.action_low, arena.action_high)
     np.testing.assert_array_equal(
-        table.to_numpy(), np.concatenate([rows["observations"], rows["actions"]], axis=1)
+        table.to_numpy(), np.concatenate([rows["observations"], rows["actions"], clipped], axis=1)
     )
 
 
@@ -142,7 +146,7 @@ def test_the_manifest_says_all_that_is_needed_to_use_and_to_judge_it(
 ) -> None:
     artifact, folder = written
     manifest = manifest_of(folder)
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     assert manifest["rows"] == ROWS
     assert manifest["environment"]["id"] == artifact.arena.environment.id
     assert manifest["environment"]["reference_scores"] == [-20.5, 3000.25]
@@ -197,7 +201,7 @@ def test_the_card_begins_with_the_front_matter_of_dataset_hubs(
 ) -> None:
     _, front, text = (written[1] / "README.md").read_text().split("---\n", 2)
     metadata = yaml.safe_load(front)
-    assert metadata["license"] == "apache-2.0"
+    assert metadata["license"] == "unknown"
     assert metadata["size_categories"] == ["n<1K"]
     assert metadata["configs"] == [{"config_name": "default", "data_files": "synthetic.parquet"}]
     assert written[0].arena.environment.id in metadata["pretty_name"]
@@ -303,7 +307,7 @@ def test_a_manifest_that_was_edited_is_refused(copy: Path) -> None:
         read_artifact(copy)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema_version": 2}', "\udcff"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema_version": 3}', "\udcff"])
 def test_what_is_no_export_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_bytes(content.encode(errors="surrogateescape"))
