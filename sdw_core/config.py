@@ -30,6 +30,8 @@ STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 Model = TypeVar("Model", bound=BaseModel)
 _MOST_SHOWN = 80
 """Characters of a text that a message quotes."""
+_MOST_CHOICES = 20
+"""Choices that a message lists."""
 
 # More than anyone can mean: what is larger is a slip, or meant to exhaust the machine.
 Layers = Annotated[PositiveInt, Field(le=100)]
@@ -321,7 +323,7 @@ def parse(model: type[Model], document: Any, where: str) -> Model:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """A hint that ends a sentence: the nearest choice, or else all of them.
+    """A hint that ends a sentence: the nearest choice, or else all of them, or some of many.
 
     >>> nearest("steps", ["outer_steps", "seeds"])
     'did you mean `outer_steps`?'
@@ -330,7 +332,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     close = get_close_matches(word[:_MOST_SHOWN], valid, n=1, cutoff=0.6)
     if close:
         return f"did you mean `{close[0]}`?"
-    return "the choices are " + ", ".join(f"`{choice}`" for choice in valid) + "."
+    some = valid
+    if len(valid) > _MOST_CHOICES:
+        some = get_close_matches(word[:_MOST_SHOWN], valid, n=_MOST_CHOICES // 2, cutoff=0)
+    more = f" and {len(valid) - len(some)} more" if len(some) < len(valid) else ""
+    return "the choices are " + ", ".join(f"`{choice}`" for choice in some) + f"{more}."
 
 
 def submodels(annotation: Any) -> list[type[BaseModel]]:

@@ -79,7 +79,9 @@ MOST_NUMBER = 1e6
 """Of any other argument; also the longest time limit."""
 ARGUMENT = "a number of at most 1e6, true, false, null, or a list of at most 1000 such numbers"
 
-Number = Annotated[float, Field(strict=True)]
+STRICT: Any = Field(strict=True)
+"""Numbers are numbers: no text that looks like one, no `true`."""
+Number = Annotated[float, STRICT]
 Whole = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256, in hex")]
@@ -123,10 +125,10 @@ class EnvironmentSection(FirstEnvironmentSection):
 class RecipeSection(Config):
     """How policies are cloned from the rows."""
 
-    layers: Layers
-    width: Width
-    steps: CloningSteps
-    learning_rates: tuple[LearningRate, ...] = Field(max_length=100)
+    layers: Layers = STRICT
+    width: Width = STRICT
+    steps: CloningSteps = STRICT
+    learning_rates: tuple[Annotated[LearningRate, STRICT], ...] = Field(max_length=100)
     architecture: Architecture = "mlp"
     optimizer: Optimizer = "sgd"
 
@@ -147,8 +149,8 @@ class SourceSection(Open):
 class EvaluationSection(Open):
     """How the stated scores were found."""
 
-    policies: Runs
-    episodes: Runs
+    policies: Runs = STRICT
+    episodes: Runs = STRICT
     seed: Whole
     stage: str = Field(pattern=r"^[a-z_]{1,50}$", description="the name of a random stream")
 
@@ -177,7 +179,7 @@ class FirstManifest(Open):
 
     schema_version: Literal[1]
     environment: FirstEnvironmentSection
-    rows: Rows
+    rows: Rows = STRICT
     recipe: RecipeSection
     source: SourceSection
     config: dict[str, Any]
