@@ -331,12 +331,12 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     valid = sorted(choices)
     close = get_close_matches(word[:_MOST_SHOWN], valid, n=1, cutoff=0.6)
     if close:
-        return f"did you mean `{close[0]}`?"
+        return f"did you mean `{as_key(close[0])}`?"
     some = valid
     if len(valid) > _MOST_CHOICES:
         some = get_close_matches(word[:_MOST_SHOWN], valid, n=_MOST_CHOICES // 2, cutoff=0)
     more = f" and {len(valid) - len(some)} more" if len(some) < len(valid) else ""
-    return "the choices are " + ", ".join(f"`{choice}`" for choice in some) + f"{more}."
+    return "the choices are " + ", ".join(f"`{as_key(choice)}`" for choice in some) + f"{more}."
 
 
 def submodels(annotation: Any) -> list[type[BaseModel]]:
@@ -354,7 +354,7 @@ def _sentence(
     """The first error; errors of the same value (one a member of a union) make one sentence."""
     located = [(_locate(document, details), details) for details in error.errors()]
     path, details = located[0]
-    place = ".".join(([where] if where else []) + [_text(part) for part in path])
+    place = ".".join(([where] if where else []) + [as_key(part) for part in path])
     if details["type"] == "missing":
         return f"`{place}` is missing: it has no default and must be given."
     if details["type"] == "extra_forbidden":
@@ -467,7 +467,8 @@ def _literal_choices(expected: str) -> list[str]:
     return [choice.strip(" '") for choice in expected.replace(" or ", ", ").split(", ")]
 
 
-def _text(part: str | int) -> str:
+def as_key(part: str | int) -> str:
+    """A key as a message names it: as it is, if it can be seen and is not too long to read."""
     text = str(part)
     return text if text.isprintable() and len(text) <= _MOST_SHOWN else shown(part)
 
