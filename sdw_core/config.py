@@ -354,6 +354,11 @@ def _sentence(
     """The first error; errors of the same value (one a member of a union) make one sentence."""
     located = [(_locate(document, details), details) for details in error.errors()]
     path, details = located[0]
+    if not path:  # half a surrogate pair, in a key
+        return (
+            f"{where or 'the document'} must hold {_rule(details)} only, not "
+            f"{shown(details['input'])}."
+        )
     place = ".".join(([where] if where else []) + [as_key(part) for part in path])
     if details["type"] == "missing":
         return f"`{place}` is missing: it has no default and must be given."
@@ -367,7 +372,8 @@ def _sentence(
     rules = list(dict.fromkeys(_rule(other) for at, other in located if at == path))
     if len(rules) == 1 and kind == "literal_error":
         choices = _literal_choices(details["ctx"]["expected"])
-        return f"`{place}` cannot be {received}: {nearest(str(details['input']), choices)}"
+        word = details["input"] if isinstance(details["input"], str) else received
+        return f"`{place}` cannot be {received}: {nearest(word, choices)}"
     if kind == "union_tag_invalid":
         tag, choices = details["ctx"]["tag"], _literal_choices(details["ctx"]["expected_tags"])
         key = details["ctx"]["discriminator"].strip("'")
@@ -421,15 +427,15 @@ def _rule(details: ErrorDetails) -> str:
 
 def _locate(document: Any, details: ErrorDetails) -> tuple[str | int, ...]:
     """Keys and indices that lead to the value: pydantic's location without the unions' tags."""
-    *parents, last = details["loc"]
     path: list[str | int] = []
-    for part in (*parents, last):
+    for index, part in enumerate(details["loc"]):
+        is_last = index == len(details["loc"]) - 1
         a_key = isinstance(document, Mapping) and part in document
         listed = isinstance(document, list | tuple) and isinstance(part, int)
         an_index = listed and int(part) < len(document)
         if a_key or an_index:
             document = document[part]
-        elif not (part is last and details["type"] in ("missing", "invalid_key")):
+        elif not (is_last and details["type"] in ("missing", "invalid_key")):
             continue
         path.append(part)
     return tuple(path)

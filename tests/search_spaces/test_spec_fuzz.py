@@ -126,3 +126,27 @@ def test_so_it_is_of_what_is_shipped(path: Path, tmp_path: Path) -> None:
     document = yaml.safe_load(path.read_text())
     load = load_comparison if path.stem.startswith("compare-") else load_spec
     fuzz(load, document, tmp_path / "a.yaml", 300, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("study: {name: a, objectives: [{metric: 0x" + "f" * 6000 + ", mode: max}]}", "24000 bits"),
+        ('"\\ud800": 1\nstudy: {name: a}', "must hold valid text only"),
+        ("search: {" + "a" * 900 + ": {type: int, low: 1, high: 2}}", "aaa'` is no setting"),
+        ("search: {distill.width: {type: int, low: 1, high: 1" + "0" * 400 + "}}", "at most"),
+        ("pipeline: {evaluation: {policies: 1000000000}}", "at most 10000, not 1000000000"),
+        ("pipeline: {distill: {width: 10000000}}", "at most 16384, not 10000000"),
+        ("pipeline: {distill: {layers: true}}", "`pipeline.distill.layers` must be a whole number"),
+    ],
+)
+def test_what_the_fuzz_found_stays_mended(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "a.yaml"
+    parts = {"study": "study: {name: a}", "pipeline": "pipeline: {dataset: a}"}
+    others = [part for key, part in parts.items() if f"{key}:" not in text]
+    needed = text.replace("pipeline: {", "pipeline: {dataset: a, ")
+    file.write_text("\n".join([*others, needed]))
+    with pytest.raises(InputError) as caught:
+        load_spec(str(file))
+    assert words in str(caught.value)
+    assert is_a_sentence(str(caught.value))
