@@ -4,6 +4,7 @@ Unknown keys are errors that name the nearest valid key. Every field carries its
 the reference in `docs/configuration.md` is generated from here.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from reprlib import Repr
@@ -15,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -75,6 +77,38 @@ class Config(BaseModel):
     def _is_number(cls, key: Any) -> bool:
         types = _types(cls.model_fields[key].annotation) if key in cls.model_fields else set()
         return bool(types & {int, float}) and bool not in types
+
+
+ADDED: dict[str, JsonValue] = {"added": True}
+"""`json_schema_extra` of a key that an earlier version did not have; see `identifying`."""
+
+
+def identifying(settings: Any) -> Any:
+    """Settings as a JSON document to be hashed: what tells one run from another.
+
+    A key that was added later is left out while it has its default, which must then do what was
+    done before there was the key. So the hashes that earlier versions kept stay true.
+
+    >>> class Old(Config):
+    ...     steps: int = 5
+    >>> class New(Old):
+    ...     warm: bool = Field(False, json_schema_extra=ADDED)
+    >>> identifying(New()), identifying(New(warm=True))
+    ({'steps': 5}, {'steps': 5, 'warm': True})
+    """
+    if isinstance(settings, BaseModel):
+        values = {name: getattr(settings, name) for name in type(settings).model_fields}
+        return {n: identifying(v) for n, v in values.items() if not _is_added(settings, n)}
+    if isinstance(settings, Mapping):
+        return {key: identifying(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [identifying(value) for value in settings]
+    return settings
+
+
+def _is_added(settings: BaseModel, name: str) -> bool:
+    field = type(settings).model_fields[name]
+    return field.json_schema_extra == ADDED and getattr(settings, name) == field.default
 
 
 class DensityConfig(Config):
@@ -185,7 +219,8 @@ class DistillConfig(Config):
     )
     value_scale: Literal["mean", "paper"] = Field(
         "mean",
-        description="`mean`: q*, clamped at 0, divided by its mean; `paper`: beta * q*, unclamped",
+        description="`mean`: q*, clamped at 0 (where a fifth of the data's returns-to-go or more "
+        "are negative: less its lowest value), divided by its mean; `paper`: beta * q*, unclamped",
     )
     beta: PositiveFloat = Field(0.02, description="scale of q* where `value_scale` is `paper`")
     synthetic_size: Rows = Field(64, description="synthetic rows")
@@ -287,11 +322,13 @@ class PipelineConfig(Config):
     )
     reference_scores: tuple[float, float] | None = Field(
         None,
+        json_schema_extra=ADDED,
         description="undiscounted returns of a random and of an expert policy, which are 0 and 100 "
         "when normalised; null: as the dataset states them, or D4RL's",
     )
     clip_actions: bool = Field(
         False,
+        json_schema_extra=ADDED,
         description="clip the dataset's actions to the environment's bounds, as an environment "
         "does that takes any action; false: actions outside of them are refused",
     )
@@ -304,6 +341,19 @@ class PipelineConfig(Config):
     expert: ExpertConfig = PercentBCConfig()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def source(self) -> str:
+        """What is loaded: the dataset, with what the settings do to it.
+
+        >>> PipelineConfig(dataset="a-v0").source
+        'a-v0'
+        >>> PipelineConfig(dataset="a-v0", clip_actions=True).source
+        'a-v0 {"clip_actions": true}'
+        """
+        changes = {"reference_scores": self.reference_scores, "clip_actions": self.clip_actions}
+        said = {key: value for key, value in changes.items() if value}
+        return f"{self.dataset} {json.dumps(said)}" if said else self.dataset
 
 
 def parse(model: type[Model], document: Any, where: str) -> Model:

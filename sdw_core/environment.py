@@ -37,14 +37,19 @@ LIMIT = 1000
 WITHOUT_EFFECT = (
     *("OrderEnforcing", "PassiveEnvChecker", "Autoreset", "RecordEpisodeStatistics"),
     *("RecordVideo", "HumanRendering", "RenderCollection", "AddWhiteNoise", "ObstructView"),
+    "NumpyToTorch",
 )
 """Gymnasium's wrappers that change nothing an episode's policy sees, does or earns."""
 WITH_A_MEMORY = ("NormalizeObservation", "NormalizeReward")
 """Gymnasium's wrappers whose effect is running statistics, which no spec holds."""
-OWN_WRAPPERS = "gymnasium.wrappers."
-MOVED = re.compile(r"(Ant|HalfCheetah|Hopper|Walker2d|Humanoid|Swimmer|Reacher|Pusher)-v[0123]")
+REPEATING = {"RepeatAction": "num_repeats", "MaxAndSkipObservation": "skip"}
+"""Gymnasium's wrappers that take several steps at a time, and the argument that says how many."""
+OWN_WRAPPERS = "gymnasium.wrappers"
+MUJOCO_PY = re.compile(r"(\w+)-v[0123]")
 D4RL_DATASET = re.compile(r"(ant|halfcheetah|hopper|walker2d)-[a-z-]+-v\d+", re.IGNORECASE)
 FAMILIES = {name.lower(): name for name in ("Ant", "HalfCheetah", "Hopper", "Walker2d")}
+NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+"""How a JSON document holds numbers that JSON has not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Wrapper:
     """A wrapper of an environment: `module:Class`, and what its maker is given besides `env`."""
 
     entry_point: str
-    kwargs: Mapping[str, Any]
+    kwargs: Mapping[str, Any] | None
+    """None: it does not say."""
 
     @property
     def name(self) -> str:
@@ -119,7 +125,7 @@ class Environment:
         limit = kwargs.pop("max_episode_steps", _usual_limit(identifier))
         kwargs.pop("render_mode", None)
         _require_limit(limit, text)
-        own = [Wrapper(str(w.entry_point), w.kwargs or {}) for w in registered.additional_wrappers]
+        own = [Wrapper(str(w.entry_point), w.kwargs) for w in registered.additional_wrappers]
         environment = cls(identifier, kwargs, limit, tuple(w for w in own if _has_effect(w)))
         _ = environment.spaces
         return environment
@@ -128,22 +134,32 @@ class Environment:
     def of_dataset(cls, document: Any, dataset: str) -> Self:
         """The environment that a dataset states: the JSON of a Gymnasium `EnvSpec`.
 
+        A dataset decides neither which modules are imported nor which files are opened.
+
         Raises:
             InputError: Gymnasium does not know it here, or it cannot be made again from what is
                 stated; the message names what is in the way.
         """
         way_out = f"name the environment to use as in `{dataset}?env=Hopper-v5`"
         try:
-            identifier, kwargs = document["id"], dict(document.get("kwargs") or {})
-            limit = document.get("max_episode_steps") or LIMIT
-            stated = document.get("additional_wrappers") or ()
-            wrappers = [(str(w["entry_point"]), w["kwargs"]) for w in stated]
-            entry_point = document.get("entry_point")
+            identifier, kwargs = str(document["id"]), dict(document.get("kwargs") or {})
+            limit, entry_point = document.get("max_episode_steps"), document.get("entry_point")
+            stated = [
+                Wrapper(str(w["entry_point"]), None if w["kwargs"] is None else dict(w["kwargs"]))
+                for w in document.get("additional_wrappers") or ()
+            ]
         except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(
                 f"the environment that {dataset} states is damaged: {way_out}."
             ) from None
+        if limit is None:
+            limit = LIMIT
         _require_limit(limit, dataset)
+        if instead := _instead_of(identifier):
+            raise InputError(
+                f"{dataset} was collected in `{identifier}`, which needs mujoco-py, and Gymnasium "
+                f"gave that up: name the same model on today's MuJoCo, `{dataset}?env={instead}`."
+            )
         if identifier not in gymnasium.registry:
             raise InputError(
                 f"{dataset} was collected in the environment `{identifier}`, which Gymnasium does "
@@ -159,29 +175,19 @@ class Environment:
                 f"that name is {here} here: {way_out}."
             )
         kwargs.pop("render_mode", None)
-        kept = []
-        for entry_point, arguments in wrappers:
-            wrapper = Wrapper(entry_point, arguments or {})
-            if not _has_effect(wrapper):
-                continue
-            if (
-                arguments is None
-                or wrapper.name in WITH_A_MEMORY
-                or not entry_point.startswith(OWN_WRAPPERS)
-            ):
-                why = "is not Gymnasium's own"
-                if wrapper.name in WITH_A_MEMORY:
-                    why = "has running statistics that no spec holds"
-                elif arguments is None:
-                    why = "does not say how it was made"
+        for key, value in kwargs.items():
+            if _names_a_file(value):
                 raise InputError(
-                    f"{dataset} was collected in `{identifier}` within the wrapper "
-                    f"`{wrapper.name}`, which cannot be made again, for it {why}: {way_out}, "
-                    "where that environment gives the observations, rewards and actions that the "
-                    "data hold, or collect the data without the wrapper."
+                    f"a dataset does not decide which files are opened, and {dataset} was "
+                    f"collected in `{identifier}` with `{key}={json.dumps(value)}`: name it "
+                    f"yourself, as in `{dataset}?env={identifier}&{key}=...`."
                 )
-            kept.append(wrapper)
-        environment = cls(identifier, kwargs, limit, tuple(kept))
+        wrappers = tuple(
+            _made_again(wrapper, identifier, dataset, way_out)
+            for wrapper in stated
+            if _has_effect(wrapper)
+        )
+        environment = cls(identifier, kwargs, limit, wrappers)
         _ = environment.spaces
         return environment
 
@@ -195,28 +201,34 @@ class Environment:
         _registered(identifier)
         limit = document.get("max_episode_steps", _usual_limit(identifier))
         wrappers = [
-            Wrapper(w["entry_point"], _with_infinities(w["kwargs"]))
-            for w in document.get("wrappers", ())
+            Wrapper(w["entry_point"], _revived(w["kwargs"])) for w in document.get("wrappers", ())
         ]
-        return cls(identifier, _with_infinities(document["kwargs"]), limit, tuple(wrappers))
+        return cls(identifier, _revived(document["kwargs"]), limit, tuple(wrappers))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as a JSON document: an infinite bound, which JSON lacks, is text there."""
-        return {
+        """All of it, as a JSON document; an infinite number is the text `Infinity`."""
+        document = {
             "id": self.id,
-            "kwargs": _without_infinities(self.kwargs),
+            "kwargs": self.kwargs,
             "max_episode_steps": self.max_episode_steps,
             "wrappers": [
-                {"entry_point": w.entry_point, "kwargs": _without_infinities(w.kwargs)}
-                for w in self.wrappers
+                {"entry_point": wrapper.entry_point, "kwargs": wrapper.kwargs}
+                for wrapper in self.wrappers
             ],
         }
+        return dict(_plain_json(document))
 
     @property
     def longest_episode(self) -> int:
         """Steps of an episode, at most."""
-        limits = [w.kwargs.get("max_episode_steps") for w in self.wrappers if w.name == "TimeLimit"]
-        return min([self.max_episode_steps, *[each for each in limits if isinstance(each, int)]])
+        limit = self.max_episode_steps
+        for wrapper in self.wrappers:
+            arguments = wrapper.kwargs or {}
+            if wrapper.name in REPEATING:
+                limit = math.ceil(limit / arguments.get(REPEATING[wrapper.name], 1))
+            elif wrapper.name == "TimeLimit":
+                limit = min(limit, arguments.get("max_episode_steps", limit))
+        return limit
 
     @property
     def family(self) -> str:
@@ -238,16 +250,34 @@ class Environment:
     def spec(self) -> EnvSpec:
         """Gymnasium's form of it."""
         registered = _registered(self.id)
+        kwargs = {**registered.kwargs, **self.kwargs}
+        kwargs.pop("render_mode", None)
         return dataclasses.replace(
             registered,
-            kwargs={**registered.kwargs, **self.kwargs},
+            kwargs=kwargs,
             max_episode_steps=self.max_episode_steps,
             additional_wrappers=tuple(
-                WrapperSpec(wrapper.name, wrapper.entry_point, dict(wrapper.kwargs))
+                WrapperSpec(
+                    wrapper.name,
+                    wrapper.entry_point,
+                    None if wrapper.kwargs is None else dict(wrapper.kwargs),
+                )
                 for wrapper in self.wrappers
             ),
             disable_env_checker=True,
         )
+
+    def spec_json(self) -> str:
+        """Gymnasium's JSON of it, as a dataset states it; undone by `of_dataset`."""
+        spec = self.spec()
+        if callable(spec.entry_point):
+            maker = spec.entry_point
+            named = f"{maker.__module__}:{getattr(maker, '__qualname__', type(maker).__name__)}"
+            spec = dataclasses.replace(spec, entry_point=named)
+        try:
+            return spec.to_json()
+        except (TypeError, ValueError):  # it is registered with what JSON cannot hold
+            return dataclasses.replace(spec, kwargs=dict(self.kwargs)).to_json()
 
     def make(self) -> Env:
         """Make it, without a window and without words.
@@ -294,6 +324,7 @@ class Environment:
             InputError: observations or actions are no vectors, or actions have no finite bounds.
         """
         env = self.make()
+        env.close()
         observations = self._vector(env.observation_space, "observations")
         actions = self._vector(env.action_space, "actions")
         clips = False
@@ -302,11 +333,15 @@ class Environment:
             if isinstance(around, ClipAction):  # which takes everything, and says so
                 actions, clips = self._vector(around.env.action_space, "actions"), True
             around = around.env
-        env.close()
+        if actions.dtype.kind != "f":
+            raise InputError(
+                f"actions must be real numbers, and those of {self} are {_in_a_line(actions)}: "
+                "choose an environment with continuous actions."
+            )
         if not _bounded(actions):
             raise InputError(
                 f"actions must have finite bounds, the lower below the upper, and those of {self} "
-                f"are {actions}: choose an environment that bounds them."
+                f"are {_in_a_line(actions)}: choose an environment that bounds them."
             )
         low, high = actions.low.astype(np.float32), actions.high.astype(np.float32)
         return Spaces(observations.shape[0], low, high, clips)
@@ -315,21 +350,25 @@ class Environment:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise InputError(
                 f"{what} must be vectors of real numbers (a Box of one axis), and those of "
-                f"{self} are {space}: choose an environment with continuous {what}."
+                f"{self} are {_in_a_line(space)}: choose an environment with continuous {what}."
             )
         return space
 
-    def __str__(self) -> str:
+    @property
+    def typed(self) -> str:
+        """What `named` takes for it; wrappers that it is not registered with cannot be typed."""
         text = self.id
         for key, value in self.kwargs.items():
-            text += f"&{key}={json.dumps(value)}"
+            text += f"&{key}=" + json.dumps(value).replace("&", r"\u0026")
         if self.max_episode_steps != _usual_limit(self.id):
             text += f"&max_episode_steps={self.max_episode_steps}"
-        return text + "".join(f" within {wrapper.name}" for wrapper in self.wrappers)
+        return text
+
+    def __str__(self) -> str:
+        return self.typed + "".join(f" within {wrapper.name}" for wrapper in self.wrappers)
 
     def __repr__(self) -> str:
-        first, *others = str(self).split("&")
-        return f"Environment({', '.join([first, *others])})"
+        return f"Environment({str(self).replace('&', ', ')})"
 
 
 def _registered(identifier: str) -> EnvSpec:
@@ -348,10 +387,17 @@ def _registered(identifier: str) -> EnvSpec:
                 f"cannot be imported ({described(error)}): put its folder on PYTHONPATH, or "
                 "correct the name."
             ) from None
-    instead = _instead_of(name)
-    if instead:
-        raise InputError(instead)
-    if name not in gymnasium.registry:
+    if D4RL_DATASET.fullmatch(name):
+        family = FAMILIES[name.partition("-")[0].lower()]
+        raise InputError(
+            f"`{name}` is a dataset of D4RL's and no environment: name `{_on_mujoco(family)}`."
+        )
+    if instead := _instead_of(name):
+        raise InputError(
+            f"`{name}` needs mujoco-py, which Gymnasium gave up: name `{instead}`, the same model "
+            "on today's MuJoCo."
+        )
+    if name not in gymnasium.registry or identifier.startswith(":"):
         close = get_close_matches(name, gymnasium.registry, n=1)
         raise InputError(
             f"unknown environment `{identifier}`: "
@@ -369,18 +415,19 @@ def _usual_limit(identifier: str) -> int:
 
 
 def _instead_of(name: str) -> str | None:
-    """What to name instead of an environment that is gone, or of a D4RL dataset."""
-    old, dataset = MOVED.fullmatch(name), D4RL_DATASET.fullmatch(name)
-    if not old and not dataset:
+    """What to name instead of an environment of mujoco-py's, where that is not here."""
+    old, registered = MUJOCO_PY.fullmatch(name), gymnasium.registry.get(name)
+    if not old or (registered and isinstance(registered.entry_point, str)):
         return None
-    family = old[1] if old else FAMILIES[dataset[1].lower()] if dataset else ""
-    use = f"{family}-v4" + ("&use_contact_forces=true" if family == "Ant" else "")
-    if dataset:
-        return f"`{name}` is a dataset of D4RL's and no environment: name `{use}`."
-    return (
-        f"`{name}` needs mujoco-py, which Gymnasium gave up: name `{use}`, the same model on "
-        "today's MuJoCo."
-    )
+    today = gymnasium.registry.get(f"{old[1]}-v4")
+    if not today or not str(today.entry_point).startswith("gymnasium.envs.mujoco."):
+        return None
+    return _on_mujoco(old[1])
+
+
+def _on_mujoco(family: str) -> str:
+    """Today's form of mujoco-py's environment."""
+    return f"{family}-v4" + ("&use_contact_forces=true" if family == "Ant" else "")
 
 
 def _value(text: str) -> Any:
@@ -388,22 +435,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return {"True": True, "False": False, "None": None}.get(text, text)
-
-
-def _without_infinities(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_infinities(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_infinities(each) for each in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_infinities(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _with_infinities(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_infinities(each) for each in value]
-    return float(value) if value in ("inf", "-inf", "nan") else value
 
 
 def _require_limit(limit: Any, where: str) -> None:
@@ -415,7 +446,69 @@ def _require_limit(limit: Any, where: str) -> None:
 
 
 def _has_effect(wrapper: Wrapper) -> bool:
-    return not (wrapper.entry_point.startswith(OWN_WRAPPERS) and wrapper.name in WITHOUT_EFFECT)
+    return not (_is_gymnasiums(wrapper) and wrapper.name in WITHOUT_EFFECT)
+
+
+def _is_gymnasiums(wrapper: Wrapper) -> bool:
+    return re.split(r"[.:]", wrapper.entry_point)[:2] == OWN_WRAPPERS.split(".")
+
+
+def _made_again(wrapper: Wrapper, identifier: str, dataset: str, way_out: str) -> Wrapper:
+    """A wrapper that a dataset states, where Gymnasium has it today.
+
+    Raises:
+        InputError: it cannot be made again.
+    """
+    here = None
+    with contextlib.suppress(ImportError):  # some need what is not installed
+        here = getattr(gymnasium.wrappers, wrapper.name, None)
+    if not _is_gymnasiums(wrapper):
+        why = "it is not Gymnasium's own"
+    elif wrapper.name in WITH_A_MEMORY:
+        why = "it has running statistics that no spec holds"
+    elif wrapper.kwargs is None:
+        why = "it does not say how it was made"
+    elif not (isinstance(here, type) and issubclass(here, gymnasium.Wrapper)):
+        why = f"Gymnasium {gymnasium.__version__} has none of that name"
+    else:
+        return Wrapper(f"{here.__module__}:{here.__name__}", wrapper.kwargs)
+    raise InputError(
+        f"{dataset} was collected in `{identifier}` within the wrapper `{wrapper.name}`, which "
+        f"cannot be made again, for {why}: {way_out}, where that environment gives the "
+        "observations, rewards and actions that the data hold, or collect the data without the "
+        "wrapper."
+    )
+
+
+def _names_a_file(value: Any) -> bool:
+    """Whether a maker's argument may be a path, other than of a file that comes with the maker."""
+    if isinstance(value, str):
+        return "/" in value or os.sep in value or value.startswith(("~", "."))
+    if isinstance(value, Mapping):
+        return any(map(_names_a_file, value.values()))
+    return isinstance(value, list) and any(map(_names_a_file, value))
+
+
+def _plain_json(value: Any) -> Any:
+    """The same, with texts for the numbers that JSON has not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: _plain_json(each) for key, each in value.items()}
+    return [*map(_plain_json, value)] if isinstance(value, list | tuple) else value
+
+
+def _revived(value: Any) -> Any:
+    """Undoes `_plain_json`."""
+    if isinstance(value, str):
+        return NOT_FINITE.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _revived(each) for key, each in value.items()}
+    return [*map(_revived, value)] if isinstance(value, list) else value
+
+
+def _in_a_line(space: gymnasium.Space[Any]) -> str:
+    return " ".join(str(space).split())
 
 
 def _bounded(actions: gymnasium.spaces.Box) -> bool:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.environment import Env, Environment
-from sdw_core.errors import DivergenceError, InputError
-from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, clone
+from sdw_core.errors import DivergenceError, InputError, SDWError
+from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, Parameters, clone
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
 
@@ -46,6 +46,16 @@ class Recipe:
     learning_rates: tuple[float, ...]
     architecture: Architecture = "mlp"
     optimizer: Optimizer = "sgd"
+
+    def __post_init__(self) -> None:
+        if len(self.learning_rates) != self.layers:
+            given = len(self.learning_rates)
+            raise ValueError(f"{self.layers} layers need as many learning rates, not {given}")
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What recipes share whose networks are trained together: all but the learning rates."""
+        return self.layers, self.width, self.steps, self.architecture, self.optimizer
 
     def network(self, inputs: int, outputs: int) -> MLP:
         """The network that it trains."""
@@ -191,7 +201,7 @@ def evaluate_rows(
     Args:
         observations: x [S, n, O], normalised.
         actions: y [S, n, A], in units of the action range.
-        recipes: how policies are trained, one a set; they may differ in learning rates only.
+        recipes: how policies are trained, one a set; those that are alike are trained together.
         arena: where they are run.
         policies: K.
         episodes: M.
@@ -202,42 +212,72 @@ def evaluate_rows(
 
     Raises:
         InputError: that is more than memory holds; see `require_feasible`.
-        DivergenceError: a network became non-finite while it was cloned, or a return is.
+        DivergenceError: a network became non-finite while it was cloned, or a normalised return is.
+        SDWError: see `rollout`.
     """
-    sets, size = observations.shape[:2]
-    device = observations.device
-    recipe = recipes[0]
-    rates = torch.tensor([each.learning_rates for each in recipes], device=device)
-    inputs, outputs = observations.shape[2], actions.shape[2]
-    network = recipe.network(inputs, outputs)
-    require_feasible(recipe, inputs, outputs, size, sets * policies, episodes, ensemble)
+    if len(recipes) != len(observations):
+        raise ValueError(f"{len(observations)} sets of rows need as many recipes: {len(recipes)}")
+    together: dict[object, list[int]] = {}
+    for index, recipe in enumerate(recipes):
+        together.setdefault(recipe.alike, []).append(index)
+    size, inputs, outputs = *observations.shape[1:], actions.shape[2]
+    for first, *_ in together.values():
+        own, all_policies = recipes[first], len(recipes) * policies
+        require_feasible(own, inputs, outputs, size, all_policies, episodes, ensemble)
     networks = policies * ensemble
-    total = sets * networks
-    initial = network.initial_parameters([torch_generator(seed, stage, k) for k in range(total)])
-    parameters = clone(
-        network,
-        [p.to(device) for p in initial],
-        observations.repeat_interleave(networks, 0),
-        actions.repeat_interleave(networks, 0),
-        torch.full((total, size), 1 / size, device=device),
-        rates.repeat_interleave(networks, 0),
-        recipe.steps,
-        recipe.optimizer,
-    )
-    sound = torch.stack([p.isfinite().flatten(1).all(1) for p in parameters]).all(0)
-    if not sound.all():
+    packs = []
+    for sets in together.values():
+        generators = [
+            torch_generator(seed, stage, s * networks + k) for s in sets for k in range(networks)
+        ]
+        rows = observations[sets], actions[sets]
+        lanes = [s * policies + k for s in sets for k in range(policies)]
+        packs.append((lanes, *_cloned(*rows, [recipes[s] for s in sets], generators)))
+    lost = sum(_unsound(parameters) for _, _, parameters in packs)
+    if lost:
         raise DivergenceError(
-            f"{int((~sound).sum())} of {total} policies cloned from the rows became non-finite; "
+            f"{lost} of {len(recipes) * networks} policies cloned from the rows became non-finite; "
             "lower `distill.inner_lr`, or the evaluation's `learning_rate`."
         )
 
     def policy(states: Tensor) -> Tensor:
-        members = network(parameters, states.repeat_interleave(ensemble, 0))
-        return members.reshape(-1, ensemble, *members.shape[1:]).mean(1)
+        chosen = states.new_empty(*states.shape[:2], actions.shape[2])
+        for lanes, network, parameters in packs:
+            members = network(parameters, states[lanes].repeat_interleave(ensemble, 0))
+            chosen[lanes] = members.reshape(-1, ensemble, *members.shape[1:]).mean(1)
+        return chosen
 
-    act = arena.actor(policy, device)
-    returns = rollout(act, arena, sets * policies, episodes, seed, stage, progress)
+    act = arena.actor(policy, observations.device)
+    returns = rollout(act, arena, len(recipes) * policies, episodes, seed, stage, progress)
     return arena.normalized(returns)
+
+
+def _cloned(
+    observations: Tensor,
+    actions: Tensor,
+    recipes: Sequence[Recipe],
+    generators: Sequence[torch.Generator],
+) -> tuple[MLP, Parameters]:
+    """Networks trained by recipes that are alike, as many a set as there are generators for it."""
+    sets, size = observations.shape[:2]
+    device, recipe, each = observations.device, recipes[0], len(generators) // sets
+    network = recipe.network(observations.shape[2], actions.shape[2])
+    rates = torch.tensor([own.learning_rates for own in recipes], device=device)
+    return network, clone(
+        network,
+        [p.to(device) for p in network.initial_parameters(generators)],
+        observations.repeat_interleave(each, 0),
+        actions.repeat_interleave(each, 0),
+        torch.full((len(generators), size), 1 / size, device=device),
+        rates.repeat_interleave(each, 0),
+        recipe.steps,
+        recipe.optimizer,
+    )
+
+
+def _unsound(parameters: Parameters) -> int:
+    """How many networks of a pack are not finite."""
+    return int((~torch.stack([p.isfinite().flatten(1).all(1) for p in parameters]).all(0)).sum())
 
 
 _kept: dict[str, list[Env]] = {}
@@ -275,6 +315,9 @@ def rollout(
     An episode that has ended, by termination or by truncation, is stepped no more: most policies of
     a search fall early, and a vector environment would go on stepping all of them until the last
     one ends.
+
+    Raises:
+        SDWError: a return is not a finite number.
     """
     environments = _environments(arena.environment, policies * episodes)
     limit = arena.environment.longest_episode
@@ -302,4 +345,11 @@ def rollout(
         step += 1
         if progress and step % 20 == 0:
             progress(min(1.0, step / limit))
+    lost = int((~np.isfinite(returns)).sum())
+    if lost:
+        raise SDWError(
+            f"{lost} of {len(returns)} episodes in {arena.environment} have a return that is not a "
+            "finite number, so that their policies cannot be judged; repair the environment's "
+            "rewards."
+        )
     return returns.reshape(policies, episodes)

@@ -384,7 +384,7 @@ def _harmless(key: str, value: Any) -> bool:
     if len(values) > 1000 or (key in MOST and not isinstance(value, int)):
         return False
     return all(
-        each in (None, "inf", "-inf")  # as `Environment.to_json` writes them
+        each in (None, "Infinity", "-Infinity")  # as `Environment.to_json` writes them
         or (isinstance(each, int | float) and -MOST_NUMBER <= each <= most)
         for each in values
     )

@@ -64,7 +64,7 @@ class OfflineDataset:
         _require_finite(self)
         _require_actions_in_bounds(self)
         if self.reference_scores is not None:
-            _require_ascending(*self.reference_scores)
+            require_ascending(*self.reference_scores)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -188,12 +188,13 @@ def describe(dataset: OfflineDataset) -> dict[str, Any]:
     scores = dataset.reference_scores
     observations = dataset.observations
     constant = observations.min(axis=0) == observations.max(axis=0)
+    environment = dataset.environment.to_json()
     return {
         "name": dataset.name,
-        "environment": dataset.environment.id,
-        "environment_kwargs": dict(dataset.environment.kwargs),
-        "max_episode_steps": dataset.environment.max_episode_steps,
-        "wrappers": [dataclasses.asdict(wrapper) for wrapper in dataset.environment.wrappers],
+        "environment": environment["id"],
+        "environment_kwargs": environment["kwargs"],
+        "max_episode_steps": environment["max_episode_steps"],
+        "wrappers": environment["wrappers"],
         "episodes": len(dataset.episode_ends),
         "transitions": len(dataset),
         "terminated": int(dataset.terminated.sum()),
@@ -242,7 +243,8 @@ def _require_actions_in_bounds(dataset: OfflineDataset) -> None:
         )
 
 
-def _require_ascending(low: float, high: float) -> None:
+def require_ascending(low: float, high: float) -> None:
+    """Refuse reference scores that normalise nothing."""
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(
             "the reference scores must be two finite returns, the random policy's below the "

@@ -9,6 +9,8 @@ tells one progress callback where it is, and keeps results in one stage cache.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,20 +21,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult, entry_name
-from sdw_core.config import CalQLConfig, CheckpointConfig, DistillConfig, PipelineConfig
+from sdw_core.config import (
+    CalQLConfig,
+    CheckpointConfig,
+    DistillConfig,
+    PipelineConfig,
+    identifying,
+)
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
-from sdw_core.distill.objectives import build_task
+from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, require_feasible, rollout
 from sdw_core.expert import Expert
 from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
-from sdw_core.expert.checkpoint import read_checkpoint
+from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
 from sdw_core.expert.networks import ActorCritic
 from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
+from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
+from sdw_core.files import sha256_of_json
+from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied
 from sdw_core.seeds import numpy_generator
@@ -55,6 +66,7 @@ class PipelineResult:
     Attributes:
         config: the settings.
         dataset: name, content hash and size of the source.
+        sources: what the run was made of beside its settings.
         arena: where policies are judged.
         recipes: what the rows of each distillation seed were distilled for.
         seeds: the S distillation seeds that did not diverge.
@@ -64,13 +76,16 @@ class PipelineResult:
         curve: outer step -> the same of the rows as they were then; the last step's are `returns`.
         losses: meta-losses [S, outer steps].
         expert_returns: normalised returns of the expert's episodes.
-        effective_sample_size_percent: of the density weights.
-        log_likelihood: held-out, nats; None where no density was needed.
+        effective_sample_size_percent: of the weights w(s) c(s) of the distillation.
+        density_effective_sample_size_percent: of the density weights w(s) alone.
+        log_likelihood: held-out, nats; None where no density was needed, or it is not finite.
         seconds: wall time of each stage.
+        warnings: see `Prepared`.
     """
 
     config: PipelineConfig
     dataset: dict[str, Any]
+    sources: Sources
     arena: Arena
     recipes: tuple[Recipe, ...]
     seeds: tuple[int, ...]
@@ -81,8 +96,10 @@ class PipelineResult:
     losses: Tensor
     expert_returns: Returns
     effective_sample_size_percent: float
+    density_effective_sample_size_percent: float
     log_likelihood: float | None
     seconds: dict[str, float]
+    warnings: tuple[str, ...]
 
     @property
     def summary(self) -> ReturnSummary:
@@ -102,10 +119,12 @@ class PipelineResult:
             "normalized_return": self.summary.to_json(),
             "expert": summarize(self.expert_returns, self.config.seed).to_json(),
             "effective_sample_size_percent": self.effective_sample_size_percent,
+            "density_effective_sample_size_percent": self.density_effective_sample_size_percent,
             "log_likelihood": self.log_likelihood,
             "seconds": self.seconds,
             "outer_steps": steps,
             "seconds_per_outer_step": self.seconds["distill"] / steps if steps else None,
+            "warnings": list(self.warnings),
         }
 
 
@@ -113,18 +132,22 @@ class PipelineResult:
 class Rungs:
     """Small evaluations on the way, after which a run may be ended.
 
+    They follow the protocol of the evaluation that counts, so that both rank runs alike.
+
     Attributes:
         steps: numbers of outer steps that are done then.
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
-        judge: told such a number, the mean normalised return there, and whom to tell that it
-            waits for an answer; ends the run by raising.
+        aggregate: of the normalised returns, what is compared.
+        judge: told such a number, the aggregate there, and whom to tell that it waits for an
+            answer; ends the run by raising.
     """
 
     steps: tuple[int, ...]
     policies: int
     episodes: int
     seed: int
+    aggregate: Callable[[Returns], float]
     judge: Callable[[int, float, Waiting], None]
 
 
@@ -140,6 +163,7 @@ class Prepared:
         log_likelihood: held-out, nats; None where no density was needed.
         expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
+        warnings: what a person should know before believing what comes of it: a sentence each.
     """
 
     dataset: OfflineDataset
@@ -149,6 +173,7 @@ class Prepared:
     log_likelihood: float | None
     expert: Expert
     expert_returns: Returns
+    warnings: tuple[str, ...]
 
     def expert_summary(self, seed: int) -> ReturnSummary:
         """How good the expert is: known before anything is distilled from it."""
@@ -168,6 +193,10 @@ class Pipeline:
             episodes that are run on its way; True ends the run with `StopRequested`.
         rungs: where the run is judged on its way; None: nowhere.
         waiting: told while the run waits for another process, which its stages' seconds leave out.
+        sources: what the run must be made of, as far as that is known.
+
+    Attributes:
+        sources: what it is made of, once the dataset is loaded.
     """
 
     def __init__(
@@ -179,10 +208,12 @@ class Pipeline:
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
         waiting: Waiting = patiently,
+        sources: Sources = Sources(),  # noqa: B008 (frozen)
     ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
         self.seconds: dict[str, float] = {}
+        self.sources = sources
         self._cache = StageCache(cache, self._wait)
         self._progress = progress
         self._checkpoint = checkpoint
@@ -196,6 +227,7 @@ class Pipeline:
 
         Raises:
             InputError: the settings do not fit the dataset.
+            SourceChanged: the dataset, the checkpoint or the method is not what it must be.
             SDWError: a stage failed.
         """
         return self.finish(self.prepare())
@@ -215,12 +247,13 @@ class Pipeline:
             if step in curve_at:
                 found = self._evaluated(rows, arena, self._go_on)
             if self._rungs and step in rungs_at:
-                value = self._rung_return(rows, arena, self._rungs)
+                value = self._rung_value(rows, arena, self._rungs)
                 self._rungs.judge(step, value, self._wait)
             visiting += self._own_seconds() - start
             return torch.from_numpy(found)
 
-        visits = Visits(frozenset({*curve_at, *rungs_at}), visit)
+        depends_on = [self.sources.identity(config), _size_of(self._rungs)]
+        visits = Visits(frozenset({*curve_at, *rungs_at}), visit, sha256_of_json(depends_on))
         with self._stage("distill"):
             distilled = distill(
                 prepared.task,
@@ -248,6 +281,7 @@ class Pipeline:
                 "episodes": len(dataset.episode_ends),
                 "transitions": len(dataset),
             },
+            sources=self.sources,
             arena=arena,
             recipes=_recipes(config, distilled),
             seeds=tuple(sound),
@@ -257,47 +291,54 @@ class Pipeline:
             curve=curve | {config.distill.outer_steps: returns[policies]},
             losses=distilled.losses[sound].cpu(),
             expert_returns=prepared.expert_returns,
-            effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
+            effective_sample_size_percent=effective_sample_size_percent(
+                prepared.task.weights.cpu().numpy()
+            ),
+            density_effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
             log_likelihood=prepared.log_likelihood,
             seconds=self.seconds,
+            warnings=prepared.warnings,
         )
 
     def _evaluated(
         self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
     ) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
-        config, sound = self.config, _sound(rows)
-        settings = config.evaluation
-        returns = np.full((config.distill.seeds * settings.policies, settings.episodes), np.nan)
-        returns[_policies_of(sound, settings.policies)] = evaluate_rows(
+        config, settings = self.config, self.config.evaluation
+        size = settings.policies, settings.episodes
+        returns = np.full((config.distill.seeds * size[0], size[1]), np.nan)
+        found = self._judged(rows, arena, *size, config.seed, "evaluate", progress)
+        returns[_policies_of(_sound(rows), settings.policies)] = found
+        return returns
+
+    def _rung_value(self, rows: Distilled, arena: Arena, rungs: Rungs) -> float:
+        size = rungs.policies, rungs.episodes
+        return rungs.aggregate(self._judged(rows, arena, *size, rungs.seed, "rung", self._go_on))
+
+    def _judged(
+        self,
+        rows: Distilled,
+        arena: Arena,
+        policies: int,
+        episodes: int,
+        seed: int,
+        stage: str,
+        progress: Callable[[float], None],
+    ) -> Returns:
+        """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
+        settings, sound = self.config.evaluation, _sound(rows)
+        return evaluate_rows(
             rows.observations[sound],
             rows.actions[sound],
-            [applied(settings, own) for own in _recipes(config, rows)],
+            [applied(settings, own) for own in _recipes(self.config, rows)],
             arena,
-            settings.policies,
-            settings.episodes,
-            config.seed,
-            "evaluate",
+            policies,
+            episodes,
+            seed,
+            stage,
             progress,
             settings.ensemble,
         )
-        return returns
-
-    def _rung_return(self, rows: Distilled, arena: Arena, rungs: Rungs) -> float:
-        """Mean normalised return, over the distillation seeds that did not diverge."""
-        sound = _sound(rows)
-        returns = evaluate_rows(
-            rows.observations[sound],
-            rows.actions[sound],
-            _recipes(self.config, rows),
-            arena,
-            rungs.policies,
-            rungs.episodes,
-            rungs.seed,
-            "rung",
-            self._go_on,
-        )
-        return float(returns.mean())
 
     def _go_on(self, fraction: float) -> None:
         if self._should_stop():
@@ -308,6 +349,10 @@ class Pipeline:
         with self._stage("dataset"):
             dataset = load_dataset(self.config)
             check_fit(self.config, dataset)
+            checkpoint = self._expert_file
+            sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None)
+            self.sources.require_unchanged(sources, self.config)
+            self.sources = sources
             normalizer = Normalizer.fit(dataset.observations)
             arena = build_arena(dataset, normalizer)
             states = normalizer(dataset.observations)
@@ -326,6 +371,7 @@ class Pipeline:
                 actions,
                 values,
                 torch.as_tensor(weights.astype(np.float32)).to(self.device),
+                float((dataset.returns_to_go(1.0) < 0).mean()),
             )
             lengths = np.diff(dataset.episode_ends, prepend=0)
             task = replace(
@@ -337,14 +383,21 @@ class Pipeline:
         kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
         state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
         restored = kind.from_state(state)
-        return Prepared(dataset, arena, task, weights, log_likelihood, restored, returns)
+        expert_summary = summarize(returns, self.config.seed)
+        warnings = warnings_of(self.config.distill, task.weights)
+        if found := shortfall(self.config.expert, expert_summary, dataset):
+            warnings.append(found)
+        return Prepared(
+            dataset, arena, task, weights, log_likelihood, restored, returns, tuple(warnings)
+        )
 
     def _weights(
         self, dataset: OfflineDataset, states: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], float | None]:
         """Density weights w(s) [N], log d(s) [N], and the held-out log-likelihood.
 
-        Where nothing needs a density, log d(s) is 0 and the log-likelihood is None.
+        Where nothing needs a density, log d(s) is 0 and the log-likelihood is None; so is one that
+        is not finite, as a state that was held out may lie where the density is 0.
         """
         config = self.config
         with self._stage("density"):
@@ -352,7 +405,8 @@ class Pipeline:
             if needs_density(config):
                 density = self._density(dataset, states)
                 log_density = density.tensors["log_density"].double().numpy()
-                log_likelihood = density.document["held_out_log_likelihood"]
+                found = float(density.document["held_out_log_likelihood"])
+                log_likelihood = found if isfinite(found) else None
         with self._stage("weights"):
             return state_weights(log_density, config.weighting), log_density, log_likelihood
 
@@ -397,7 +451,9 @@ class Pipeline:
 
         In units of reward: the reference scores are no part of what the key hashes.
         """
-        key = expert_key(self.config, dataset.content_hash)
+        checkpoint = self._expert_file
+        sha256 = checkpoint.sha256 if checkpoint else None
+        key = expert_key(self.config, dataset.content_hash, sha256)
         training = Training(
             lambda fraction: self._progress("expert", fraction),
             self._cache.checkpoint("expert", key),
@@ -431,7 +487,8 @@ class Pipeline:
             return torch.as_tensor(array).to(self.device)
 
         if isinstance(config, CheckpointConfig):
-            return read_checkpoint(config.path).expert(normalizer, self.device)
+            assert self._expert_file is not None
+            return self._expert_file.expert(normalizer, self.device)
         actions = here(dataset.unit_actions)
         returns_to_go = here(dataset.returns_to_go(config.discount).astype(np.float32))
         if isinstance(config, CalQLConfig):
@@ -449,6 +506,12 @@ class Pipeline:
             states, actions, here(selected), returns_to_go, config, seed, training
         )
 
+    @cached_property
+    def _expert_file(self) -> Checkpoint | None:
+        """The expert's checkpoint, read once: what is hashed is what is used."""
+        config = self.config.expert
+        return read_checkpoint(config.path) if isinstance(config, CheckpointConfig) else None
+
     def reseeded(self, seed: int) -> "Pipeline":
         """The same pipeline with another root seed; its stage times count for this one."""
         config = self.config.model_copy(update={"seed": seed})
@@ -458,6 +521,7 @@ class Pipeline:
             self._progress,
             should_stop=self._should_stop,
             waiting=self._waiting,
+            sources=self.sources,
         )
         other.seconds = self.seconds
         return other
@@ -499,21 +563,31 @@ def needs_density(config: PipelineConfig) -> bool:
 
 def density_key(config: PipelineConfig, content_hash: str) -> str:
     """What the density depends on, the dataset by its content."""
-    settings = config.density.model_dump()
-    return StageCache.key("density", 1, settings, content_hash, str(config.seed))
+    settings = identifying(config.density)
+    version = METHOD["density"]
+    return StageCache.key("density", version, settings, content_hash, str(config.seed))
 
 
-def expert_key(config: PipelineConfig, content_hash: str) -> str:
-    """What the expert depends on, the dataset and a checkpoint by their content."""
-    settings = config.expert.model_dump()
-    if isinstance(config.expert, CheckpointConfig):
-        settings["path"] = read_checkpoint(config.expert.path).sha256
-    return StageCache.key("expert", 2, settings, content_hash, str(config.seed))
+def expert_key(config: PipelineConfig, content_hash: str, checkpoint: str | None = None) -> str:
+    """What the expert depends on, the dataset and a checkpoint by their content.
+
+    Args:
+        config: the settings.
+        content_hash: of the dataset.
+        checkpoint: SHA-256 of the checkpoint; None where there is none.
+    """
+    settings = identifying(config.expert)
+    if checkpoint is not None:
+        settings["path"] = checkpoint
+    version = METHOD["expert"]
+    return StageCache.key("expert", version, settings, content_hash, str(config.seed))
 
 
-def cache_entries(config: PipelineConfig, content_hash: str) -> set[str]:
-    """Names of the files of a stage cache that a run uses."""
-    used = {entry_name("expert", expert_key(config, content_hash))}
+def cache_entries(
+    config: PipelineConfig, content_hash: str, checkpoint: str | None = None
+) -> set[str]:
+    """Names of the files of a stage cache that a run uses; see `expert_key`."""
+    used = {entry_name("expert", expert_key(config, content_hash, checkpoint))}
     if needs_density(config):
         used.add(entry_name("density", density_key(config, content_hash)))
     return used
@@ -523,6 +597,11 @@ def curve_steps(config: PipelineConfig) -> tuple[int, ...]:
     """Outer steps after which rows are evaluated, the last one included."""
     count, steps = config.evaluation.curve, config.distill.outer_steps
     return tuple(sorted({round(steps * (i + 1) / count) for i in range(count)}))
+
+
+def _size_of(rungs: Rungs | None) -> list[int] | None:
+    """What returns at rungs depend on beside the settings."""
+    return [rungs.policies, rungs.episodes, rungs.seed] if rungs else None
 
 
 def _sound(rows: Distilled) -> list[int]:
@@ -545,9 +624,9 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
     """Refuse settings that do not fit the dataset, or one another.
 
     Raises:
-        InputError: more synthetic rows than there are to start from, an evaluation that cannot be,
-            no reference scores, or an expert's checkpoint that cannot be used or is for another
-            environment.
+        InputError: more synthetic rows than there are to start from, rewards that the objective
+            cannot weigh by, an evaluation that cannot be, no reference scores, or an expert's
+            checkpoint that cannot be used or is for another environment.
     """
     size, initial_states = config.distill.synthetic_size, config.distill.initial_states
     available = available_rows(initial_states, len(dataset))
@@ -557,6 +636,7 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
             f"`distill.synthetic_size` cannot exceed the {available} transitions of "
             f"{dataset.name}{chosen}, and is {size}; lower it."
         )
+    check_rewards(config.distill, dataset.rewards, dataset.name)
     evaluation = config.evaluation
     require_feasible(
         applied(evaluation, own_recipe(config.distill)),

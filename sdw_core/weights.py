@@ -56,13 +56,15 @@ def state_weights(log_density: Floats, config: WeightingConfig) -> NDArray[np.fl
 def effective_sample_size_percent(weights: Floats) -> float:
     """ESS% = 100 (sum w)^2 / (N sum w^2) of weights `[N]`.
 
-    It is 100 where all weights are equal and 100 / N where one state has all the weight.
+    It is 100 where all weights are equal, 100 / N where one state has all the weight, and 0 where
+    none has any.
 
     >>> effective_sample_size_percent(np.array([1.0, 1.0, 0.0, 0.0]))
     50.0
     """
     weights = np.asarray(weights, np.float64)
-    return float(100 * weights.sum() ** 2 / (len(weights) * np.square(weights).sum()))
+    squares = len(weights) * np.square(weights).sum()
+    return float(100 * weights.sum() ** 2 / squares) if squares else 0.0
 
 
 def _quantile_ranks(values: Floats) -> NDArray[np.float64]:

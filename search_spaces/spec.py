@@ -2,19 +2,31 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import product
 from math import pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
-from sdw_core.config import Config, PipelineConfig, as_key, nearest, parse, shown, submodels
+from sdw_core.config import (
+    Config,
+    PipelineConfig,
+    as_key,
+    identifying,
+    nearest,
+    parse,
+    shown,
+    submodels,
+)
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
+from search_spaces.paths import Document, absolute_file, absolute_paths, absolute_reference
 
 SHIPPED = Path(__file__).parent
-Document = dict[str, Any]
+FILES = {"dataset": absolute_reference, "expert.path": absolute_file}
+"""Settings that may name files, and how each is made to do so from anywhere."""
 
 
 class FloatRange(Config):
@@ -155,7 +167,7 @@ class StudySpec(Config):
     @property
     def identity(self) -> str:
         """Hash of all that makes trials comparable: not of how many there are, nor of where."""
-        document = self.model_dump(mode="json")
+        document: Document = identifying(self)
         running = (
             *("name", "trials", "concurrency", "resources", "database"),
             *("time_budget", "trial_timeout", "max_identical_failures"),
@@ -172,6 +184,14 @@ class StudySpec(Config):
         for path, distribution in self.search.items():
             for value in _probes(distribution)[1:]:
                 yield self.pipeline_with(first | {path: value})
+
+    def reaching(self) -> Iterator[PipelineConfig]:
+        """Settings that reach every dataset and checkpoint that a trial may be given, together."""
+        paths = "dataset", "clip_actions", "expert.path"
+        first = {path: _probes(distribution)[0] for path, distribution in self.search.items()}
+        searched = [path for path in paths if path in self.search]
+        for values in product(*(_probes(self.search[path]) for path in searched)):
+            yield self.pipeline_with(first | dict(zip(searched, values, strict=True)))
 
     def pipeline_with(self, params: Mapping[str, Any]) -> PipelineConfig:
         """The pipeline's settings of a trial: the defaults, with searched values in their place."""
@@ -190,7 +210,7 @@ def shipped_specs() -> dict[str, Path]:
 def load_spec(
     reference: str, overrides: Sequence[str] = (), *, searched_is_fixed: bool = False
 ) -> StudySpec:
-    """Read a spec, apply `key=value` overrides, and validate it.
+    """Read a spec, apply `key=value` overrides, and validate it; files are by absolute paths then.
 
     Args:
         reference: path of a YAML file, or the name of a shipped spec.
@@ -204,7 +224,23 @@ def load_spec(
     document = read_document(resolve_reference(reference, shipped_specs(), "spec"))
     for override in overrides:
         place_override(document, override, searched_is_fixed)
-    return parse_spec(document)
+    return with_absolute_paths(parse_spec(document))
+
+
+def with_absolute_paths(spec: StudySpec) -> StudySpec:
+    """A study whose datasets and checkpoints on disk are by absolute paths, the searched ones too.
+
+    Its trials may run elsewhere.
+    """
+    document = absolute_paths(spec.pipeline.model_dump(mode="json"))
+    search = dict(spec.search)
+    for path, absolute in FILES.items():
+        searched = search.get(path)
+        if isinstance(searched, Choice):
+            choices = tuple(absolute(choice) for choice in searched.choices)
+            search[path] = searched.model_copy(update={"choices": choices})
+    pipeline = parse(PipelineConfig, document, "pipeline")
+    return spec.model_copy(update={"pipeline": pipeline, "search": search})
 
 
 def parse_spec(document: Document) -> StudySpec:

@@ -66,18 +66,22 @@ def misalignment(
     for each in found.findings["bins"]:
         means = (_number(each[key]) for key in ("diverse", "narrow", "difference"))
         table.add_row(_range(each["loss"][::-1], 3), *means, _range(each["interval"]))
-    crossings = ", ".join(f"{loss:.3g}" for loss in found.findings["crossings"])
-    reverses = "do" if found.findings["reverses"] else "do not"
-    _finish(
-        found,
-        to,
-        as_json,
-        table,
-        f"the better set changes at a loss of {crossings}"
-        if crossings
-        else "the better set never changes",
-        f"the intervals {reverses} bear out that the diverse set is better first, the narrow later",
-    )
+    _finish(found, to, as_json, table, *_verdict(found.findings))
+
+
+def _verdict(findings: dict[str, Any]) -> Iterator[str]:
+    """What the comparison says of the paper's claim, or what it lacks to say anything."""
+    crossings = findings["crossings"]
+    if crossings:
+        at = ", ".join(f"{loss:.3g}" for loss in crossings)
+        yield f"the difference changes its sign at a loss of {at}"
+    elif crossings is not None:
+        yield "the difference never changes its sign"
+    if findings["lacking"]:
+        yield f"no verdict: {findings['lacking']}"
+        return
+    do = "do" if findings["reverses"] else "do not"
+    yield f"the intervals {do} bear out that the diverse set is better first, the narrow later"
 
 
 @analyze_app.command()
@@ -123,9 +127,9 @@ def errors(
     table = Table("rank correlation with return", "policies", "rho", "95 % interval")
     for group, measures in found.findings["correlations"].items():
         for measure, each in measures.items():
-            interval = _range((each["low"], each["high"]), 2)
+            interval = each["lacking"] or _range((each["low"], each["high"]), 2)
             name = f"{measure.replace('_', ' ')}, {group}"
-            table.add_row(name, str(each["policies"]), f"{each['value']:.2f}", interval)
+            table.add_row(name, str(each["policies"]), _number(each["value"], 2), interval)
     _finish(found, to, as_json, table)
 
 
@@ -201,6 +205,8 @@ def _telling() -> Iterator["Tell"]:
 
 def _finish(found: "Analysis", to: Path, as_json: bool, table: Table, *lines: str) -> None:
     found.write(to)
+    for sentence in found.findings["warnings"]:
+        log.print(f"warning: {sentence}")
     if as_json:
         print_json(found.findings | {"folder": str(to)})
         return

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from sdw_core.errors import InputError
+from sdw_core.identity import Inventory
 from search_spaces import Choice, Distribution, FloatRange, StudySpec
 from study.outcomes import (
     COMPLETE,
@@ -27,6 +28,7 @@ from study.outcomes import (
     finished_result,
     read_record,
     returns_at_rungs,
+    without_numbers,
     write_record,
 )
 
@@ -58,6 +60,7 @@ class TrialRow:
     seconds: float | None
     stages: dict[str, float]
     retry_of: int | None
+    warnings: list[str]
 
 
 class TrialBook:
@@ -71,15 +74,22 @@ class TrialBook:
         study: its Optuna study.
         storage: the storage that holds it.
         folders: the folder of the trials' folders.
+        inventory: asked for what the study's trials are made of.
     """
 
     def __init__(
-        self, spec: StudySpec, study: optuna.Study, storage: BaseStorage, folders: Path
+        self,
+        spec: StudySpec,
+        study: optuna.Study,
+        storage: BaseStorage,
+        folders: Path,
+        inventory: Callable[[], Inventory],
     ) -> None:
         self.spec = spec
         self.study = study
         self._storage = storage
         self._folders = folders
+        self._inventory = inventory
         self._final_rows: dict[int, TrialRow] = {}
 
     def asked(self, trial: optuna.Trial | FrozenTrial) -> None:
@@ -115,6 +125,7 @@ class TrialBook:
             "interval": [summary["low"], summary["high"]] if summary else None,
             "seconds": document.get("seconds"),
             "stages": document.get("stages", {}),
+            "warnings": document.get("warnings", []),
             "config_hash": document.get("config_hash"),
             "node": document.get("node"),
             "ray_trial_id": ray_trial_id,
@@ -126,6 +137,7 @@ class TrialBook:
             self.study.tell(trial.number, values)
         else:  # `tell` would make a pruned trial's last low-budget value its value
             self._storage.set_trial_state_values(trial_id, STATES[outcome])
+        record["sources"] = document.get("sources")
         record["values"] = values if outcome == COMPLETE else None
         record["intermediate"] = self._storage.get_trial(trial_id).intermediate_values
         self._keep(trial, record)
@@ -148,7 +160,8 @@ class TrialBook:
         """
         for trial in self.trials(TrialState.RUNNING):
             config = self.spec.pipeline_with(trial.params)
-            result = finished_result(self._folders / str(trial.number), config)
+            folder, sources = self._folders / str(trial.number), self._inventory().sources(config)
+            result = finished_result(folder, config, sources)
             if result:
                 self.record(trial._trial_id, result)
             else:
@@ -228,10 +241,19 @@ class TrialBook:
             seconds=record.get("seconds"),
             stages=record.get("stages", {}),
             retry_of=record.get("retry_of"),
+            warnings=record.get("warnings", []),
         )
         if row.outcome in FINAL:
             self._final_rows[row.number] = row  # it will not change
         return row
+
+    def warnings(self) -> dict[str, int]:
+        """What trials were warned of, and how many of them; once, whatever its numbers."""
+        told: dict[str, tuple[str, int]] = {}
+        for sentence in (sentence for row in self.rows() for sentence in row.warnings):
+            first, count = told.get(without_numbers(sentence), (sentence, 0))
+            told[without_numbers(sentence)] = first, count + 1
+        return dict(told.values())
 
     def table(self) -> "pd.DataFrame":
         """One row a trial: number, outcome, reason, parameters, objectives and seconds."""
@@ -304,7 +326,7 @@ def _trial(
 ) -> FrozenTrial:
     """A trial as its record says: `unfinished` without an outcome."""
     params = record["params"]
-    apart = ("number", "params", "values", "intermediate", "identity")
+    apart = ("number", "params", "values", "intermediate", "identity", "sources")
     kept = {key: value for key, value in record.items() if key not in apart}
     return optuna.trial.create_trial(
         state=STATES.get(record["outcome"], unfinished),

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sdw_core.config import CheckpointConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError, first_line
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
 from study.analyze_cli import analyze_app
 from study.console import Table, line, log, out, print_json
+from study.data_cli import data_app
 from study.signals import Ended, ending, going_on_with
 from study.startup import make_ready
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
     from sdw_core.config import EvaluationConfig
     from sdw_core.dataset import OfflineDataset
+    from study.book import TrialBook
     from study.folder import StudyFolder
     from study.preflight import Estimate
 
@@ -44,7 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Datasets: list, describe, import.")
 app.add_typer(data_app, name="data")
 cache_app = typer.Typer(help="A study's stage cache: list, prune.")
 app.add_typer(cache_app, name="cache")
@@ -101,11 +101,14 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export the best synthetic dataset."""
+    from sdw_core.identity import Inventory
     from study.folder import StudyFolder
 
-    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
-    _require_launchable(loaded, storage, address)
-    with StudyFolder.launched(loaded, storage) as folder:
+    loaded = _load(spec, overrides, name, trials)
+    datasets, _ = _require_launchable(loaded, storage, address)
+    _warned(datasets.values())
+    inventory = Inventory.of(loaded.reaching(), datasets)
+    with StudyFolder.launched(loaded, storage, inventory) as folder:
         _drive(folder, address, as_json)
 
 
@@ -117,7 +120,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     _require_runnable(folder, address)
     _drive(folder, address, as_json)
 
@@ -131,7 +134,7 @@ def extend(
     as_json: AsJson = False,
 ) -> None:
     """Give a study more trials: taken up by the process that runs it, or else run here."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     _require_more(folder, address, trials)
     total = folder.extend(trials)
     log.print(f"{folder.name} now has {total} trials")
@@ -146,7 +149,7 @@ def retry_failed(
     as_json: AsJson = False,
 ) -> None:
     """Ask again for the trials that FAILED: the same settings, each under a new number."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     failed = len(folder.book().failed())
     if not failed:
         raise InputError(
@@ -164,7 +167,7 @@ def retry_failed(
 @app.command()
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     """Ask a running study to stop: its trials write a checkpoint, then end."""
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     with folder.edit_lock():
         if not folder.driven():
             raise InputError(f"The study {folder.name!r} is not running; there is nothing to stop.")
@@ -192,8 +195,9 @@ def validate(
     """Say what `launch` would run, or why it would refuse to; nothing is written."""
     from study.cluster import validate_cluster
 
-    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
-    dataset, need = _require_launchable(loaded, storage, address)
+    loaded = _load(spec, overrides, name, trials)
+    datasets, need = _require_launchable(loaded, storage, address)
+    dataset = datasets[loaded.pipeline.source]
     if cluster:
         validate_cluster(cluster)
     document = {
@@ -208,6 +212,7 @@ def validate(
         "pipeline": loaded.pipeline.model_dump(mode="json"),
         "estimate": asdict(need),
         "cluster": str(cluster) if cluster else None,
+        "warnings": _warned(datasets.values()),
     }
     if as_json:
         print_json(document)
@@ -253,7 +258,7 @@ def status(
     from study.book import TrialRow
     from study.display import trial_table
 
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage) if rebuild else _find(study, storage)
     rebuilt = _rebuild(folder) if rebuild else {}
     document = _status(folder) | rebuilt
     if as_json:
@@ -265,6 +270,7 @@ def status(
     rows = [TrialRow(**trial) for trial in document["trials"]]
     out.print(trial_table(folder.spec(), rows, document["best"]))
     _say_saved(document["early_stopping"])
+    _say_warnings(folder.book())
 
 
 @app.command()
@@ -323,7 +329,6 @@ def distill(
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
     from sdw_core.card import require_license
-    from sdw_core.dataset import load_dataset
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import confirmed_scores, evidence_of, source_states
     from study.preflight import check_writable
@@ -333,7 +338,7 @@ def distill(
     license = license and require_license(license)
     if to:
         refuse_existing(to)
-    _check(loaded)
+    _warned(_check(loaded).values())
     check_writable(cache, "--cache")
     if to:
         check_writable(to.resolve().parent, "--to")
@@ -347,8 +352,10 @@ def distill(
             f"expert ({method}): normalised return {expert.mean:.1f}, 95 % interval "
             f"{expert.low:.1f} to {expert.high:.1f}",
         )
+        for sentence in prepared.warnings:
+            log.print(f"warning: {sentence}")
         result = pipeline.finish(prepared)
-        dataset = load_dataset(loaded.pipeline)
+        dataset = prepared.dataset
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
@@ -456,9 +463,10 @@ def compare(
 
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
     loaded = load_comparison(spec, [*(overrides or ()), *given])
-    check_comparison(loaded)
+    inventory, datasets = check_comparison(loaded)
+    _warned(datasets.values())
     with ComparisonFolder.opened(loaded, storage) as folder:
-        results = run_comparison(folder, loaded, address, log, retry_failed)
+        results = run_comparison(folder, loaded, inventory, address, log, retry_failed)
     finished = not any(ready(loaded, results))
     standings = Standings.of(loaded, results)
     if finished:
@@ -486,72 +494,6 @@ def dashboard(
     from study.dashboard import serve
 
     serve(_find(study, storage), port, log)
-
-
-@data_app.command("list")
-def data_list(as_json: AsJson = False) -> None:
-    """Datasets that can be used by name, without a network."""
-    from sdw_core.dataset import available
-
-    found = available()
-    if as_json:
-        print_json([asdict(dataset) for dataset in found])
-        return
-    table = Table("dataset", "where", "environment", "episodes", "transitions")
-    for dataset in found:
-        table.add_row(
-            dataset.id,
-            dataset.where,
-            dataset.environment or "?",
-            str(dataset.episodes),
-            str(dataset.transitions),
-        )
-    out.print(table)
-
-
-@data_app.command("describe")
-def data_describe(
-    reference: Annotated[str, typer.Argument(help="A dataset: id, folder or file.")],
-    as_json: AsJson = False,
-) -> None:
-    """Size, returns and reference scores of a dataset."""
-    from sdw_core.dataset import describe, load
-
-    document = describe(load(reference))
-    if as_json:
-        print_json(document)
-        return
-    table = Table(show_header=False)
-    for key, value in document.items():
-        table.add_row(key, json.dumps(value) if not isinstance(value, str) else value)
-    out.print(table)
-
-
-@data_app.command("import")
-def data_import(
-    source: Annotated[str, typer.Argument(help="A dataset: id, folder or file.")],
-    name: Annotated[str, typer.Option(help="Minari id of the result, like my/hopper-v0.")],
-    env: Annotated[
-        str | None,
-        typer.Option("--env", help="Like Hopper-v5 or Ant-v4&use_contact_forces=true."),
-    ] = None,
-    reference: Annotated[
-        tuple[float, float] | None,
-        typer.Option(help="Returns of a random and of an expert policy.", metavar="LOW HIGH"),
-    ] = None,
-    clip_actions: Annotated[
-        bool, typer.Option("--clip-actions", help="Clip actions to the environment's bounds.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Turn own data into a named local Minari dataset."""
-    from sdw_core.dataset import import_dataset
-
-    made = import_dataset(source, name, env, reference, clip_actions)
-    if as_json:
-        print_json({"dataset": made})
-    else:
-        out.print(f"imported as {made}; use it with `pipeline.dataset: {made}`")
 
 
 @cache_app.command("list")
@@ -589,7 +531,7 @@ def cache_prune(
     """Remove stage results that no unfinished trial needs; what is in use stays."""
     from study.stage_cache import prune
 
-    folder = _find(study, storage)
+    folder = _find_to_write(study, storage)
     document = prune(folder, everything)
     if as_json:
         print_json({"study": folder.name, **document})
@@ -606,6 +548,7 @@ def main() -> None:
     """
     try:
         make_ready()
+        _require_unicode(*sys.argv, str(Path.cwd()))
         with ending():
             status = app(standalone_mode=False)
         _flush()
@@ -621,8 +564,8 @@ def main() -> None:
         _fail(f"{error.strerror or error}: {error.filename or 'the disk or the network'}.", 1)
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see `sdw --help`.", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted.", 1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as Typer does of one within a command
     except Exception as error:
         _fail(
             f"internal error: {type(error).__name__}: {first_line(error).rstrip('.')}; run the "
@@ -642,12 +585,25 @@ def _flush() -> None:
         raise
 
 
+def _require_unicode(*words: str) -> None:
+    """Refuse names of files that are no UTF-8: no YAML, JSON or database holds them."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"Paths and arguments must be UTF-8, and {word!a} is not; rename it, or work "
+                "through a link of another name."
+            ) from None
+
+
 def _fail(sentence: str, status: int) -> NoReturn:
     if os.environ.get("SDW_DEBUG"):
         traceback.print_exc()
-    with suppress(OSError):
+    with suppress(OSError):  # of a stream that nothing can be written to
         _flush()
-    log.print(f"sdw: {sentence}")
+    with suppress(OSError):
+        log.print(f"sdw: {sentence}")
     sys.exit(status)
 
 
@@ -662,44 +618,52 @@ def _load(
     return load_spec(spec, given)
 
 
-def with_absolute_paths(spec: StudySpec) -> StudySpec:
-    """A dataset or a checkpoint on disk, by its absolute path: trials may run elsewhere."""
-    pipeline = spec.pipeline
-    path, mark, environment = pipeline.dataset.partition("?env=")
-    if Path(path).exists():
-        dataset = f"{Path(path).resolve()}{mark}{environment}"
-        pipeline = pipeline.model_copy(update={"dataset": dataset})
-    if isinstance(pipeline.expert, CheckpointConfig):
-        resolved = str(Path(pipeline.expert.path).resolve())
-        expert = pipeline.expert.model_copy(update={"path": resolved})
-        pipeline = pipeline.model_copy(update={"expert": expert})
-    return spec.model_copy(update={"pipeline": pipeline})
-
-
 def _find(study: str, storage: Path) -> "StudyFolder":
     from study.folder import StudyFolder
 
     return StudyFolder.find(study, storage)
 
 
-def _check(spec: StudySpec) -> "OfflineDataset":
-    """Refuse, before anything is written, what could not run."""
-    from sdw_core.dataset import load_dataset
+def _find_to_write(study: str, storage: Path) -> "StudyFolder":
+    """Refuse, besides, a folder that cannot be written."""
+    from study.preflight import check_writable
+
+    folder = _find(study, storage)
+    check_writable(folder.path, "--storage")
+    return folder
+
+
+def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
+    """Refuse, before anything is written, what could not run.
+
+    Returns:
+        `PipelineConfig.source` -> dataset, of all that the search can reach.
+    """
+    from sdw_core.dataset import load_datasets
     from sdw_core.pipeline import check_fit, resolve_device
 
-    datasets = {spec.pipeline.dataset: load_dataset(spec.pipeline)}
-    for config in spec.extremes():
-        if config.dataset not in datasets:
-            datasets[config.dataset] = load_dataset(config)
-        check_fit(config, datasets[config.dataset])
+    reached = [*spec.reaching(), *spec.extremes()]
+    datasets = load_datasets([spec.pipeline, *reached])
+    for config in reached:
+        check_fit(config, datasets[config.source])
         if not spec.study.resources.gpu:
             resolve_device(config.device)
-    return datasets[spec.pipeline.dataset]
+    return datasets
+
+
+def _warned(datasets: "Iterable[OfflineDataset]") -> list[str]:
+    """Warn of datasets that seem to come from another environment; returns what was said."""
+    from sdw_core.dataset import check
+
+    found = [check(dataset).warning for dataset in datasets]
+    for sentence in filter(None, found):
+        log.print(f"warning: {sentence}")
+    return [sentence for sentence in found if sentence]
 
 
 def _require_launchable(
     spec: StudySpec, storage: Path, address: str | None
-) -> "tuple[OfflineDataset, Estimate]":
+) -> "tuple[dict[str, OfflineDataset], Estimate]":
     """Refuse, before anything is written, a new study that could not run."""
     from study.folder import StudyFolder
 
@@ -708,19 +672,24 @@ def _require_launchable(
             "`search` is empty, so that all trials would be the same; name what to search, or run "
             "the pipeline once with `sdw distill`."
         )
-    found = _preflight(spec, storage / spec.study.name, address)
+    datasets = _check(spec)
+    need = _preflight(spec, datasets, storage / spec.study.name, address)
     StudyFolder.require_free(spec, storage)
-    return found
+    return datasets, need
 
 
 def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
     """Refuse, before anything is written, a study that could not go on, or not with more trials."""
-    from study.preflight import check_writable
+    from sdw_core.identity import Inventory
 
-    check_writable(folder.path, "--storage")
     todo = folder.book(to_write=True).remaining() + more
-    if todo and not folder.driven():
-        _preflight(folder.spec(), folder.path, address, todo)
+    if not todo:
+        return
+    spec = folder.spec()
+    datasets = _check(spec)
+    folder.require_same_sources(Inventory.of(spec.reaching(), datasets))
+    if not folder.driven():
+        _preflight(spec, datasets, folder.path, address, todo)
 
 
 def _require_more(folder: "StudyFolder", address: str | None, trials: int) -> None:
@@ -734,34 +703,32 @@ def _require_more(folder: "StudyFolder", address: str | None, trials: int) -> No
 
 def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
     """Run a study's new trials, or say whose they are."""
-    from study.folder import StudyDriven
+    from study.driver import Driven, process
 
-    with suppress(StudyDriven):
+    with suppress(Driven):
         _drive(folder, address, as_json)
         return
-    driver = folder.driver()
     does = "takes them up"
     if folder.stop_flag.exists():
         does = f"is stopping; go on with `sdw resume {folder.name}`"
-    log.print(f"process {driver.get('pid', '?')} on {driver.get('host', '?')} {does}")
+    log.print(f"{process(folder.driver())} {does}")
     if as_json:
         print_json(_status(folder))
 
 
 def _preflight(
-    spec: StudySpec, folder: Path, address: str | None, trials: int | None = None
-) -> "tuple[OfflineDataset, Estimate]":
-    """Refuse, before anything is written, a study that could not run or does not fit.
-
-    Returns:
-        Its dataset, and what it needs.
-    """
+    spec: StudySpec,
+    datasets: "dict[str, OfflineDataset]",
+    folder: Path,
+    address: str | None,
+    trials: int | None = None,
+) -> "Estimate":
+    """Refuse, before anything is written, a study that does not fit; returns what it needs."""
     from study.preflight import estimate, require_room
 
-    dataset = _check(spec)
-    need = estimate(spec, dataset, trials)
+    need = estimate(spec, datasets[spec.pipeline.source], trials)
     require_room(spec, need, folder, on_this_machine=address is None)
-    return dataset, need
+    return need
 
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:
@@ -789,6 +756,7 @@ def _drive_and_export(folder: "StudyFolder", address: str | None, as_json: bool)
     else:
         out.print(trial_table(book.spec, book.rows(), winners))
         _say_saved(saved(book))
+        _say_warnings(book)
         if len(winners) == 1 and folders:
             out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
             out.print(_returns_table(_confirmed(folder, winners[0])))
@@ -823,6 +791,11 @@ def _say_saved(saved: dict[str, Any] | None) -> None:
         )
 
 
+def _say_warnings(book: "TrialBook") -> None:
+    for sentence, trials in book.warnings().items():
+        log.print(f"warning, {trials} trial(s): {sentence}")
+
+
 def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
     scores = read_json(folder.trial(number) / "confirmed.json")
     return {
@@ -850,6 +823,9 @@ def _status(folder: "StudyFolder") -> dict[str, Any]:
         "trials": trials,
         "best": book.best(),
         "early_stopping": saved(book),
+        "warnings": [
+            {"warning": sentence, "trials": trials} for sentence, trials in book.warnings().items()
+        ],
     }
 
 

@@ -1,8 +1,8 @@
 """Early stopping: asynchronous successive halving (ASHA, arXiv 1810.05934) over outer steps.
 
-At a rung a trial's rows are judged by a few policies on random streams that all trials share, and
-the trial goes on if it is among the best there so far. Meta-losses are never compared: they differ
-with the weight temperature.
+At a rung a trial's rows are judged as at its end, by the study's evaluation protocol and objective,
+but by a few policies on random streams that all trials share, and the trial goes on if it is among
+the best there so far. Meta-losses are never compared: they differ with the weight temperature.
 
 The worker reports its return and waits; the driver keeps it as an intermediate value in Optuna's
 storage, decides from all intermediate values of that rung, and answers through the trial's folder.
@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 from sdw_core.errors import StopRequested
 from sdw_core.files import write_json
 from sdw_core.pipeline import Rungs
+from sdw_core.statistics import Returns, interquartile_mean
 from sdw_core.waiting import LOOK, GoOn, Waiting
 from search_spaces import StudySpec
 from study.book import TrialBook
@@ -28,6 +29,12 @@ from study.outcomes import ANSWERS, rung_answers
 
 PATIENCE = 120.0
 """Seconds that a trial waits for its answer to be visible."""
+
+AGGREGATES: dict[str, Callable[[Returns], float]] = {
+    "normalized_return": lambda returns: float(returns.mean()),
+    "iqm": interquartile_mean,
+}
+"""Of the returns at a rung, by the metrics that rungs can compare."""
 
 
 class TrialPruned(Exception):
@@ -79,6 +86,7 @@ def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]
         settings.policies,
         settings.episodes,
         spec.pipeline.seed,
+        AGGREGATES[spec.study.objectives[0].metric],
         judge,
     )
 
@@ -116,7 +124,7 @@ def decide(book: TrialBook, trial_id: int, folder: Path, step: int, value: float
         trial_id: the storage's.
         folder: the trial's.
         step: the rung, in outer steps.
-        value: mean normalised return there.
+        value: the aggregate of the returns there.
     """
     settings = book.spec.study.early_stopping
     assert settings is not None
@@ -145,10 +153,10 @@ def saved(book: TrialBook) -> dict[str, Any] | None:
         return None
     steps = book.spec.pipeline.distill.outer_steps
     pruned = book.trials(TrialState.PRUNED)
-    ended = len(pruned) + len(book.trials(TrialState.COMPLETE))
+    all_steps = steps * (len(pruned) + len(book.trials(TrialState.COMPLETE)))
     left = sum(steps - (trial.last_step or 0) for trial in pruned)
     return {
         "pruned": len(pruned),
         "outer_steps_saved": left,
-        "percent": 100 * left / (steps * ended) if ended else 0.0,
+        "percent": 100 * left / all_steps if all_steps else 0.0,
     }

@@ -1,6 +1,7 @@
 """The folder of a study: what lies where, and who works on it.
 
 study.yaml         the resolved spec
+sources.json       what its datasets and checkpoints held at the launch, and the method's versions
 study.db           Optuna's storage; or study.journal; neither if `study.database` is a URL
 driver.lock        held by the process that drives the study
 driver.json        that process: host, pid, Ray dashboard; touched while it lives
@@ -13,16 +14,11 @@ tune/              Ray Tune's own records, for TensorBoard
 exports/           exported synthetic datasets
 """
 
-import fcntl
-import os
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from time import time
 from typing import Any
 
 import optuna
@@ -31,13 +27,16 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
-from sdw_core.config import nearest
+from sdw_core.config import PipelineConfig, nearest
 from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.files import created_folder, made_folder, read_json, write_json, write_text
+from sdw_core.identity import Inventory, Sources
 from search_spaces import StudySpec, parse_spec
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.book import TrialBook, recorded_trials
+from study.driver import Heartbeat, Seat
+from study.outcomes import read_record
 from study.storage import (
     begun_on_server,
     lies_in_folder,
@@ -48,20 +47,10 @@ from study.storage import (
 )
 
 UNBEGUN = (
-    *("study.yaml", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
+    *("study.yaml", "sources.json", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
     *("stop", "driver.json", "driver.lock", "edit.lock"),
 )
 """What lies in the folder of a study of which no trial was begun."""
-LOCK_PATIENCE = 2.0
-"""Seconds that a driver waits for its lock: `sdw status` holds it for a moment to look at it."""
-HEARTBEAT = 5.0
-"""Seconds between two signs of life of a driver."""
-PRESUMED_DEAD = 60.0
-"""Seconds of silence after which a driver on another host counts as dead."""
-
-
-class StudyDriven(InputError):
-    """Another process drives the study."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +61,16 @@ class StudyFolder:
 
     @classmethod
     @contextmanager
-    def launched(cls, spec: StudySpec, storage: Path) -> Iterator["StudyFolder"]:
+    def launched(
+        cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
+    ) -> Iterator["StudyFolder"]:
         """A new study, of which nothing stays if bad input ends it before a trial was begun.
 
         Raises:
             InputError: as for `create`.
         """
         with made_folder(storage):
-            folder = cls.create(spec, storage)
+            folder = cls.create(spec, storage, inventory)
             try:
                 yield folder
             except InputError:
@@ -87,8 +78,15 @@ class StudyFolder:
                 raise
 
     @classmethod
-    def create(cls, spec: StudySpec, storage: Path) -> "StudyFolder":
+    def create(
+        cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
+    ) -> "StudyFolder":
         """Make the folder of a new study, and its place in a database on a server.
+
+        Args:
+            spec: the study.
+            storage: the folder to make it in.
+            inventory: what its trials are to be made of; None: what the first ones will state.
 
         Raises:
             InputError: the storage cannot be written, or the study exists; the message says how to
@@ -101,6 +99,8 @@ class StudyFolder:
         try:
             with created_folder(folder.path) as scratch:
                 _write_spec(scratch, spec)
+                if inventory:
+                    write_json(scratch / "sources.json", inventory.to_json())
                 if not lies_in_folder(database):
                     begun = begun_on_server(database, folder.name, _directions(spec))
                     begun.set_user_attr("identity", spec.identity)
@@ -151,8 +151,8 @@ class StudyFolder:
         """
         database = self.spec().study.database
         try:
-            with self.edit_lock(), self.driver_lock().acquire(timeout=0):
-                if self._heard_of() or (self.path / "trials").exists():
+            with self.edit_lock(), self.seat.lock().acquire(timeout=0):
+                if self.seat.heard_of() or (self.path / "trials").exists():
                     return
                 if not lies_in_folder(database):
                     storage = open_storage(database, self.path)
@@ -218,6 +218,45 @@ class StudyFolder:
             InputError: study.yaml is missing, or holds something else.
         """
         return parse_spec(read_document(self.path / "study.yaml", loader=StrictLoader))
+
+    def inventory(self) -> Inventory:
+        """What the study's trials are made of: as the launch found it, or as their results say.
+
+        A study of the first version has no `sources.json`.
+        """
+        try:
+            return Inventory.from_json(read_json(self.path / "sources.json"))
+        except FileNotFoundError:
+            return Inventory.stated_by(self._stated())
+
+    def _stated(self) -> Iterator[tuple[PipelineConfig, Sources]]:
+        """What results state, until each dataset that the search can reach is among them."""
+        spec = self.spec()
+        missing = {config.source for config in spec.reaching()}
+        for result in sorted(self.path.glob("trials/*/result.json")):
+            record = read_record(result.parents[1], int(result.parent.name))
+            if record is None:
+                continue
+            with suppress(FileNotFoundError, ValueError):
+                config = spec.pipeline_with(record["params"])
+                stated = Sources.stated_by(read_json(result))
+                yield config, stated
+                missing -= {config.source} if stated.dataset else set()
+            if not missing:
+                return
+
+    def require_same_sources(self, now: Inventory) -> None:
+        """Refuse to go on with a study whose data, checkpoints or method are not what they were.
+
+        Args:
+            now: what all that the search can reach is made of now.
+
+        Raises:
+            SourceChanged: they changed.
+        """
+        begun = self.inventory()
+        for config in self.spec().reaching():
+            begun.sources(config).require_unchanged(now.sources(config), config)
 
     def extend(self, trials: int) -> int:
         """Raise the study's number of trials; a driver that lives takes it up.
@@ -299,7 +338,7 @@ class StudyFolder:
                 f"The trials of {self.name!r} were made with another spec than its study.yaml now "
                 "holds; put the old one back, or launch the new one under another `--name`."
             )
-        book = TrialBook(spec, study, storage, self.path / "trials")
+        book = TrialBook(spec, study, storage, self.path / "trials", self.inventory)
         book.trials()
         return book
 
@@ -363,91 +402,27 @@ class StudyFolder:
     def _rebuild_command(self) -> str:
         return f"`sdw status {self.path} --rebuild`"
 
-    @contextmanager
-    def driving(self) -> Iterator[None]:
+    @property
+    def seat(self) -> Seat:
+        """The place of the study's one driver."""
+        watch = f"watch it with `sdw status {self.name}`"
+        return Seat(self.path, f"The study {self.name!r}", watch)
+
+    def driving(self) -> AbstractContextManager[Heartbeat]:
         """Be the study's one driver.
 
-        A lock is held, which the driver's death releases; and as not every network file system
-        shows locks to other hosts, a file is touched as a sign of life.
-
         Raises:
-            StudyDriven: another driver lives; the message says where.
+            Driven: another driver lives; the message says where.
         """
-        lock = self.driver_lock()
-        try:
-            lock.acquire(timeout=LOCK_PATIENCE)
-        except Timeout:
-            raise StudyDriven(self._taken()) from None
-        try:
-            if self._heard_of():
-                raise StudyDriven(self._taken())
-            self.write_driver({"host": socket.gethostname(), "pid": os.getpid()})
-            left = threading.Event()
-            beating = threading.Thread(target=self._beat, args=[left], daemon=True)
-            beating.start()
-            try:
-                yield
-            finally:
-                left.set()
-                beating.join()
-                self._driver.unlink(missing_ok=True)
-        finally:
-            lock.release()
-
-    def driver_lock(self) -> FileLock:
-        """The lock that a study's driver holds while it lives."""
-        return FileLock(self.path / "driver.lock")
+        return self.seat.taken()
 
     def driven(self) -> bool:
-        """Whether a driver is alive, on whatever host.
-
-        Who looks shares the lock with others who look, and makes no file: a folder that cannot be
-        written can be looked at.
-        """
-        try:
-            with (self.path / "driver.lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            return True
-        return self._heard_of()
+        """Whether a driver is alive, on whatever host."""
+        return self.seat.occupied()
 
     def driver(self) -> dict[str, Any]:
         """What a driver wrote of itself: `host`, `pid`, `ray_dashboard`; nothing once it left."""
-        try:
-            document: dict[str, Any] = read_json(self._driver)
-        except (FileNotFoundError, ValueError):
-            return {}
-        return document
-
-    def write_driver(self, document: dict[str, Any]) -> None:
-        """Say who drives the study."""
-        write_json(self._driver, document)
-
-    @property
-    def _driver(self) -> Path:
-        return self.path / "driver.json"
-
-    def _beat(self, left: threading.Event) -> None:
-        while not left.wait(HEARTBEAT):
-            self._driver.touch()
-
-    def _heard_of(self) -> bool:
-        """Whether a driver on another host gave a sign of life of late; on this one, locks tell."""
-        if self.driver().get("host", socket.gethostname()) == socket.gethostname():
-            return False
-        try:
-            return time() - self._driver.stat().st_mtime < PRESUMED_DEAD
-        except FileNotFoundError:
-            return False
-
-    def _taken(self) -> str:
-        driver = self.driver()
-        return (
-            f"The study {self.name!r} is being run by process {driver.get('pid', '?')} on "
-            f"{driver.get('host', '?')}; watch it with `sdw status {self.name}`."
-        )
+        return self.seat.driver()
 
 
 def _write_spec(folder: Path, spec: StudySpec) -> None:

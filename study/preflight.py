@@ -142,7 +142,7 @@ def require_resources(resources: Resources, section: str) -> None:
 
 
 def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine: bool) -> None:
-    """Refuse a study that the storage, the cores, the memory or the GPU cannot hold.
+    """Refuse a study that the storage, or this machine's cores, memory or GPUs cannot hold.
 
     Args:
         spec: the study.

@@ -15,17 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdw_core.errors import InputError, SDWError, first_line
+from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.display import Display
+from study.driver import Heartbeat, Replaced
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
 from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
 from study.signals import Ended, kept, stopping
-from study.startup import ray_folder
+from study.startup import keep_ray_token, make_room_for_sockets
 from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ def _outcome(
         reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
         return {"outcome": FAILED, "reason": reason + "on storage that all nodes share"}
     spec = study.spec()
+    config = spec.pipeline_with(params)
     return run_trial(
         number,
-        placed(spec.pipeline_with(params), spec.study.resources.gpu),
+        placed(config, spec.study.resources.gpu),
         study.trial(number),
         study.cache,
         study.stop_flag,
@@ -72,6 +74,7 @@ def _outcome(
             study.trial(number),
             lambda step, value: report({"rung": step, "return": value}),
         ),
+        study.inventory().sources(config),
     )
 
 
@@ -95,18 +98,21 @@ def drive(
         The reason for which trial after trial failed, if the study was given up for it.
 
     Raises:
-        StudyDriven: another driver runs the study.
+        Driven: another driver runs the study.
         InputError: the cluster cannot be reached.
-        SDWError: Ray cannot be started, its node died, or the storage cannot be written.
+        SourceChanged: a trial found that its dataset, checkpoint or method changed meanwhile.
+        SDWError: Ray cannot be started, its node died, the storage cannot be written, or another
+            driver took the study over.
     """
     given_up = None
     ray_runs = False
     with ExitStack() as held:
         with folder.edit_lock():
-            held.enter_context(folder.driving())
+            heartbeat = held.enter_context(folder.driving())
             folder.stop_flag.unlink(missing_ok=True)
             held.enter_context(stopping(folder.stop_flag))
         while True:
+            heartbeat.require()
             with folder.edit_lock():
                 book = folder.book(to_write=True)
                 book.reconcile()
@@ -117,17 +123,20 @@ def drive(
                 context = held.enter_context(ray_session(address))
                 if address:
                     require_shared_folder(folder.path)
-                dashboard = {"ray_dashboard": context.dashboard_url or None}
-                folder.write_driver(folder.driver() | dashboard)
+                heartbeat.tell(ray_dashboard=context.dashboard_url or None)
                 held.enter_context(_time_budget(folder, book.spec))
                 held.enter_context(display)
                 ray_runs = True
                 continue  # a stop may have been asked for meanwhile
-            given_up = _tune(folder, book, trainable, grows=address is not None)
+            given_up = _tune(folder, book, trainable, heartbeat, grows=address is not None)
 
 
 def _tune(
-    folder: StudyFolder, book: TrialBook, trainable: Callable[..., None], grows: bool
+    folder: StudyFolder,
+    book: TrialBook,
+    trainable: Callable[..., None],
+    heartbeat: Heartbeat,
+    grows: bool,
 ) -> str | None:
     """Run as many trials as remain; why the study was given up, if it was."""
     from ray import tune
@@ -158,7 +167,7 @@ def _tune(
             name="tune",
             storage_path=str(folder.path),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            callbacks=[_watch(search, starting.close)],
+            callbacks=[_watch(search, heartbeat, starting.close)],
             verbose=0,
         ),
     )
@@ -170,11 +179,15 @@ def _tune(
         if flag.exists():  # whoever asked the study to stop ended Ray's processes as well
             return search.given_up
         raise SDWError(f"{error} go on with `sdw resume {folder.path}`.") from error
+    except Replaced:
+        raise
     except Exception as error:
         trouble = storage_trouble(folder.path)
         if trouble is None:
             raise
         raise _interrupted(folder, trouble) from error
+    if search.changed:
+        raise SourceChanged(search.changed)
     if search.trouble:
         raise _interrupted(folder, storage_trouble(folder.path) or search.trouble)
     return search.given_up
@@ -219,11 +232,12 @@ def own_node() -> dict[str, Any]:
     return node
 
 
-def _watch(search: "StudySearch", begun: Callable[[], None]) -> Any:
-    """Looks for the driver's node, and tells the search of workers that died.
+def _watch(search: "StudySearch", heartbeat: Heartbeat, begun: Callable[[], None]) -> Any:
+    """Looks for the driver's node and its seat, and tells the search of workers that died.
 
     Args:
         search: of the study.
+        heartbeat: of its driver.
         begun: called once Tune has begun, and set a handler of SIGUSR1.
     """
     from ray import tune
@@ -236,6 +250,7 @@ def _watch(search: "StudySearch", begun: Callable[[], None]) -> Any:
 
         def on_step_begin(self, iteration: int, trials: list[Any], **told: Any) -> None:
             """Tune takes several steps a second, whether anything happens or not."""
+            heartbeat.require()
             look_for_node()
 
         def on_trial_recover(self, trial: Any, **told: Any) -> None:
@@ -285,7 +300,8 @@ def ray_session(address: str | None) -> Iterator[Any]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     if address is None:
-        os.environ["RAY_TMPDIR"] = ray_folder()
+        keep_ray_token()
+        make_room_for_sockets()
     import ray
 
     try:
@@ -305,7 +321,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
             )
     except SystemExit as left:  # of Ray's handler of SIGTERM, while it starts
         raise Ended(signal.SIGTERM) from left
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever Ray raises, and a port that nobody listens at
         why = (first_line(error) or type(error).__name__).rstrip(".")
         if address is None:
             raise SDWError(f"Ray cannot be started on this machine: {why}.") from error

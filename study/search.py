@@ -6,7 +6,6 @@ nothing stays RUNNING.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 from sdw_core.seeds import derive_seed
 from study.book import TrialBook, optuna_distribution
 from study.early_stopping import decide
-from study.outcomes import FAILED, STOPPED, WORKER_DEATHS
+from study.outcomes import FAILED, STOPPED, WORKER_DEATHS, without_numbers
 
 
 class SeededTPE(optuna.samplers.BaseSampler):
@@ -96,6 +95,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     Attributes:
         given_up: that reason; None until then.
         trouble: why the storage cannot be written: nothing more is proposed then.
+        changed: what a trial says that changed of its sources: nothing more is proposed then.
     """
 
     def __init__(
@@ -121,11 +121,12 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._in_a_row: list[str] = []
         self.given_up: str | None = None
         self.trouble: str | None = None
+        self.changed: str | None = None
         self._deaths: dict[str, list[str]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next waiting trial, or a new one: its number and the searched values."""
-        if not self._stopping() and not self.trouble:
+        if not (self._stopping() or self.trouble or self.changed):
             with self._noting_trouble():
                 trial = self._ot_study.ask(fixed_distributions=self._space)
                 self._book.asked(trial)
@@ -160,7 +161,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         if not document and len(deaths) >= WORKER_DEATHS:
             document = {"outcome": FAILED, "reason": deaths[-1]}
         outcome = document.get("outcome")
-        if outcome == STOPPED and not self._stopping():
+        if outcome == STOPPED and document.get("sources_changed"):
+            self.changed = self.changed or document["reason"]
+        elif outcome == STOPPED and not self._stopping():
             self.trouble = self.trouble or document["reason"]
         with self._noting_trouble():
             if outcome in (None, STOPPED):
@@ -170,7 +173,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     def _count(self, failure: str | None) -> None:
         """Reasons are the same if they are so but for the numbers in them."""
-        alike = failure and self._in_a_row and _plain(failure) == _plain(self._in_a_row[0])
+        first = self._in_a_row[0] if self._in_a_row else ""
+        alike = failure and without_numbers(failure) == without_numbers(first)
         self._in_a_row = [*(self._in_a_row if alike else []), *([failure] if failure else [])]
         if len(self._in_a_row) == self._book.spec.study.max_identical_failures:
             self.given_up = failure
@@ -190,7 +194,3 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
-
-
-def _plain(reason: str) -> str:
-    return re.sub(r"\d+", "", reason)

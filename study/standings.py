@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sdw_core.files import replaced_atomically, write_json, write_text
+from sdw_core.labels import label
 from sdw_core.statistics import (
     Estimate,
     estimate,
@@ -24,7 +25,7 @@ from study.outcomes import COMPLETE, config_hash
 
 COLUMNS = [
     *("method", "dataset", "seed", "policy"),
-    *("normalized_return", "outer_steps", "config_hash"),
+    *("normalized_return", "outer_steps", "config_hash", "identity"),
 ]
 
 
@@ -43,7 +44,10 @@ class Standings:
         frame: one row a policy and evaluation, with `COLUMNS`.
         failed: (method, dataset) -> why it has no result.
         chosen: (method, dataset) -> the candidate that a search chose.
+        warnings: (method, dataset) -> what its run was warned of.
         configs: config hash -> settings of the cells of the table.
+        identities: identity of a cell of the table -> `config_hash`, and `sources`: the content of
+            its data and the versions of the method.
         searches: one row a candidate that was tried: method, dataset, candidate, settings,
             normalized_return, low, high.
     """
@@ -52,14 +56,16 @@ class Standings:
     frame: pd.DataFrame
     failed: dict[tuple[str, str], str]
     chosen: dict[tuple[str, str], dict[str, Any]]
+    warnings: dict[tuple[str, str], list[str]]
     configs: dict[str, Any]
+    identities: dict[str, Any]
     searches: pd.DataFrame
 
     @classmethod
     def of(cls, spec: ComparisonSpec, results: Results) -> "Standings":
         """Gather what the cells of the table found, as far as they have run."""
         rows: list[dict[str, Any]] = []
-        failed, chosen, configs = {}, {}, {}
+        failed, chosen, warnings, configs, identities = {}, {}, {}, {}, {}
         for method, settings in spec.methods.items():
             for dataset in spec.datasets:
                 cell = final_cell(spec, method, dataset, results)
@@ -77,10 +83,16 @@ class Standings:
                 if result["outcome"] != COMPLETE:
                     failed[method, dataset] = result["reason"]
                     continue
-                configs[config_hash(cell.config)] = cell.config.model_dump(mode="json")
-                rows += _rows(method, dataset, config_hash(cell.config), result)
+                if result.get("warnings"):
+                    warnings[method, dataset] = result["warnings"]
+                made_with = config_hash(cell.config)
+                configs[made_with] = cell.config.model_dump(mode="json")
+                made_of = {"config_hash": made_with, "sources": result["sources"]}
+                identities[result["identity"]] = made_of
+                rows += _rows(method, dataset, made_with, result)
         searches = pd.DataFrame(_searches(spec, results), columns=SEARCH_COLUMNS)
-        return cls(spec, pd.DataFrame(rows, columns=COLUMNS), failed, chosen, configs, searches)
+        frame = pd.DataFrame(rows, columns=COLUMNS)
+        return cls(spec, frame, failed, chosen, warnings, configs, identities, searches)
 
     def scores(self, method: str, dataset: str, which: str = "last") -> NDArray[np.float64]:
         """A method's return on a dataset, seed by seed: after the `last` outer step, or the `best`.
@@ -93,6 +105,11 @@ class Standings:
             return np.zeros(0)
         values = by_step.iloc[:, -1] if which == "last" else by_step.max(axis=1)
         return values.to_numpy(np.float64)
+
+    def identity(self, method: str, dataset: str) -> str | None:
+        """The identity of a cell of the table; None where it has no result."""
+        rows = self.frame[(self.frame.method == method) & (self.frame.dataset == dataset)]
+        return None if rows.empty else str(rows.identity.iloc[0])
 
     def common(self, *methods: str) -> list[str]:
         """The datasets on which each of the methods has the same, whole number of seeds."""
@@ -123,12 +140,13 @@ class Standings:
         if not datasets:
             return None
         ours, theirs = (self.matrix(name, datasets) for name in names)
+        difference, baseline = estimate(gain, ours, theirs, paired=True), float(theirs.mean())
         return {
             "ours": names[0],
             "over": names[1],
             "datasets": datasets,
-            "gain": estimate(gain, ours, theirs, paired=True),
-            "gain_percent": 100 * (ours.mean() / theirs.mean() - 1),
+            "gain": difference,
+            "gain_percent": 100 * difference.value / baseline if baseline > 0 else None,
             "probability": estimate(probability_of_improvement, ours, theirs),
             "by_dataset": {
                 d: estimate(gain, ours[:, [i]], theirs[:, [i]], paired=True)
@@ -137,7 +155,7 @@ class Standings:
         }
 
     def write(self, folder: Path) -> None:
-        """Write results.csv, results.parquet, searches.csv, configs.json, table.md and figures."""
+        """Write the results as tables, what they were made with and of, table.md and figures."""
         with replaced_atomically(folder / "results.csv") as scratch:
             self.frame.to_csv(scratch, index=False)
         with replaced_atomically(folder / "results.parquet") as scratch:
@@ -145,6 +163,7 @@ class Standings:
         with replaced_atomically(folder / "searches.csv") as scratch:
             self.searches.to_csv(scratch, index=False)
         write_json(folder / "configs.json", self.configs)
+        write_json(folder / "identities.json", self.identities)
         write_text(folder / "table.md", self.markdown())
         for name, figure in (("returns.png", _returns_figure), ("curves.png", _curves_figure)):
             with replaced_atomically(folder / name) as scratch:
@@ -161,6 +180,8 @@ class Standings:
                     "dataset": dataset,
                     "failed": self.failed.get((method, dataset)),
                     "chosen": self.chosen.get((method, dataset)),
+                    "identity": self.identity(method, dataset),
+                    "warnings": self.warnings.get((method, dataset), []),
                     "last": self.scores(method, dataset).tolist(),
                     "best": self.scores(method, dataset, "best").tolist(),
                 }
@@ -187,7 +208,7 @@ class Standings:
 
     def _lines(self) -> Iterator[str]:
         datasets = list(self.spec.datasets)
-        names = [dataset.rsplit("/", 1)[-1] for dataset in datasets]
+        names = [_short(dataset) for dataset in datasets]
         yield "Normalised return: mean +- standard deviation over distillation seeds."
         for which, title in (("last", "After the last outer step"), ("best", "Best evaluation")):
             yield f"\n{title}:\n"
@@ -202,18 +223,24 @@ class Standings:
         if improvement := self.improvement():
             ours, over = improvement["ours"], improvement["over"]
             difference, chance = improvement["gain"], improvement["probability"]
+            percent = improvement["gain_percent"]
+            share = [] if percent is None else [f"{percent:+.1f} %"]
+            gained = _bracketed(_interval(difference, "+.1f", "95 %: "), *share)
             yield (
                 f"\n{ours} over {over}, {len(improvement['datasets'])} dataset(s): gain "
-                f"{difference.value:+.1f} (95 %: {difference.low:+.1f} to {difference.high:+.1f}; "
-                f"{improvement['gain_percent']:+.1f} %), probability of improvement "
-                f"{chance.value:.2f} ({chance.low:.2f} to {chance.high:.2f})."
+                f"{difference.value:+.1f}{gained}, probability of improvement "
+                f"{chance.value:.2f}{_bracketed(_interval(chance, '.2f'))}."
             )
             for dataset, each in improvement["by_dataset"].items():
-                yield f"- {dataset}: {each.value:+.1f} ({each.low:+.1f} to {each.high:+.1f})"
+                yield f"- {dataset}: {each.value:+.1f}{_bracketed(_interval(each, '+.1f'))}"
         if self.chosen:
             yield "\nChosen by search, on seeds that the tables do not use:\n"
             for (method, dataset), settings in self.chosen.items():
                 yield f"- {method}, {dataset}: {_flat(settings)}"
+        if self.warnings:
+            yield "\nWarnings:\n"
+            for (method, dataset), sentences in self.warnings.items():
+                yield from (f"- {method}, {dataset}: {sentence}" for sentence in sentences)
         if self.failed:
             yield "\nFailed:\n"
             for (method, dataset), reason in self.failed.items():
@@ -234,7 +261,7 @@ class Standings:
         matrix = self.matrix(method, datasets, which)
         statistics = (mean_score, iqm_score) if which == "last" else (mean_score,)
         estimates = [estimate(statistic, matrix) for statistic in statistics]
-        return [text for each in estimates for text in _with_interval(each, len(matrix))]
+        return [t for each in estimates for t in (f"{each.value:.1f}", _interval(each, ".1f"))]
 
 
 def _rows(
@@ -244,8 +271,8 @@ def _rows(
     for step, returns in result["curve"].items():
         policies = len(returns) // len(seeds)
         for index, value in enumerate(returns):
-            row = (method, dataset, seeds[index // policies], index % policies)
-            yield dict(zip(COLUMNS, (*row, value, int(step), config_hash), strict=True))
+            row = (method, dataset, seeds[index // policies], index % policies, value, int(step))
+            yield dict(zip(COLUMNS, (*row, config_hash, result["identity"]), strict=True))
 
 
 def _searches(spec: ComparisonSpec, results: Results) -> Iterator[dict[str, Any]]:
@@ -259,14 +286,27 @@ def _searches(spec: ComparisonSpec, results: Results) -> Iterator[dict[str, Any]
                 yield dict(zip(SEARCH_COLUMNS, row, strict=True))
 
 
-def _with_interval(found: Estimate, runs: int) -> tuple[str, str]:
-    """A value and its interval, which a single run has none of."""
-    interval = f"{found.low:.1f} to {found.high:.1f}" if runs > 1 else ""
-    return f"{found.value:.1f}", interval
+def _interval(found: Estimate, form: str, prefix: str = "") -> str:
+    """Empty where there is none."""
+    if found.low is None or found.high is None:
+        return ""
+    return f"{prefix}{found.low:{form}} to {found.high:{form}}"
+
+
+def _bracketed(*parts: str) -> str:
+    """In brackets what there is of it, behind a space."""
+    said = "; ".join(filter(None, parts))
+    return f" ({said})" if said else ""
 
 
 def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    """A line of a table; a bar in a name ends no cell."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _short(dataset: str) -> str:
+    """The last part of a dataset's name."""
+    return dataset.rsplit("/", 1)[-1]
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> str:
@@ -289,10 +329,10 @@ def _returns_figure(standings: Standings, path: Path) -> None:
         where = np.arange(len(datasets)) + (m - (len(methods) - 1) / 2) * width
         scores = [standings.scores(method, dataset) for dataset in datasets]
         heights = [float(s.mean()) if len(s) else 0.0 for s in scores]
-        axes.bar(where, heights, 0.9 * width, label=method, color=f"C{m}", alpha=0.75)
+        axes.bar(where, heights, 0.9 * width, label=label(method), color=f"C{m}", alpha=0.75)
         for x, values in zip(where, scores, strict=True):
             axes.plot(np.full(len(values), x), values, ".", color="black", markersize=3)
-    axes.set_xticks(np.arange(len(datasets)), [d.rsplit("/", 1)[-1] for d in datasets], fontsize=8)
+    axes.set_xticks(np.arange(len(datasets)), [label(_short(d)) for d in datasets], fontsize=8)
     axes.set_ylabel("normalised return")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
@@ -317,12 +357,11 @@ def _curves_figure(standings: Standings, path: Path) -> None:
                 continue
             mean, spread = by_step.mean(axis=1), by_step.std(axis=1).fillna(0)
             if len(by_step) == 1 and by_step.index[0] == 0:
-                axes.axhline(float(mean.iloc[0]), color=f"C{m}", linestyle=":", label=method)
+                axes.axhline(float(mean.iloc[0]), color=f"C{m}", linestyle=":", label=label(method))
                 continue
-            axes.errorbar(
-                by_step.index, mean, spread, color=f"C{m}", marker="o", markersize=3, label=method
-            )
-        axes.set_title(dataset.rsplit("/", 1)[-1], fontsize=9)
+            style = {"color": f"C{m}", "marker": "o", "markersize": 3, "label": label(method)}
+            axes.errorbar(by_step.index, mean, spread, **style)
+        axes.set_title(label(_short(dataset)), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in list(panels)[len(datasets) :]:
         axes.set_visible(False)

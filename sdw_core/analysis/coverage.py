@@ -44,7 +44,8 @@ class Coverage:
         histogram: part of the set in each bin [B].
         median_log_density: nats.
         rare_share: see above; 0.05 of the source itself.
-        distance, entropy: see above; the entropy is -inf of a set with a state twice.
+        distance, entropy: see above; the entropy is -inf of a set with a state twice, and neither
+            is finite of a single state.
         source_distance, source_entropy: mean, and lowest and highest, over random subsets of the
             source with as many states.
     """
@@ -115,13 +116,13 @@ def shares(values: Floats, edges: Floats) -> Floats:
 
 
 def mean_distance(states: States) -> float:
-    """Mean Euclidean distance over the pairs of different rows of [n, O]; 0 of a single row.
+    """Mean Euclidean distance over the pairs of different rows of [n, O]; nan of a single row.
 
     >>> round(mean_distance(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])), 3)
     3.333
     """
     points = torch.as_tensor(states).double()
-    return float(torch.pdist(points).mean()) if len(points) > 1 else 0.0
+    return float(torch.pdist(points).mean())
 
 
 def neighbour_entropy(states: States) -> float:

@@ -26,7 +26,7 @@ from sdw_core.evaluate import Arena, rollout
 from sdw_core.expert import Expert
 from sdw_core.policy import MLP, Parameters, clone
 from sdw_core.seeds import numpy_generator, torch_generator
-from sdw_core.statistics import estimate, spearman
+from sdw_core.statistics import FEWEST, Estimate, estimate, spearman
 
 Floats = NDArray[np.float64]
 States = NDArray[np.float32]
@@ -266,6 +266,8 @@ def correlations(measured: Sequence[PolicyErrors], seed: int) -> dict[str, dict[
 
     Over all policies, and over the halves of large and of small pivotal error: the paper's claim is
     that the surrounding error counts more in the former. Policies without a measure are left out.
+    Where there are fewer than `FEWEST`, or nothing to order, `lacking` says so, and the rest is
+    None.
     """
     return {name: dict(_correlated(group, seed)) for name, group in _groups(measured).items()}
 
@@ -281,10 +283,15 @@ def _groups(measured: Sequence[PolicyErrors]) -> dict[str, list[PolicyErrors]]:
 
 def _correlated(
     group: Sequence[PolicyErrors], seed: int
-) -> Iterator[tuple[str, dict[str, float | int]]]:
+) -> Iterator[tuple[str, dict[str, float | int | str | None]]]:
     for name in MEASURES:
         pairs = [(getattr(each, name), each.normalized_return) for each in group]
         known = np.array([pair for pair in pairs if np.isfinite(pair[0])], np.float64)
-        if len(known) > 2:
+        found, lacking = Estimate(float("nan"), None, None), None
+        if len(known) < FEWEST:
+            lacking = f"takes at least {FEWEST} policies"
+        elif (known == known[0]).all(0).any():
+            lacking = "nothing to order: all are equal"
+        else:
             found = estimate(spearman, known[:, :1], known[:, 1:], paired=True, seed=seed)
-            yield name, {**asdict(found), "policies": len(known)}
+        yield name, {**asdict(found), "policies": len(known), "lacking": lacking}

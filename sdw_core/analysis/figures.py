@@ -11,6 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from sdw_core.analysis.coverage import Coverage, Source
 from sdw_core.analysis.errors import Choice, PolicyErrors
 from sdw_core.analysis.misalignment import ByLoss, Course
+from sdw_core.labels import label
 
 DIVERSE, NARROW, INK = "#2b6cb0", "#c2410c", "#334155"
 CHOICES: dict[Choice, tuple[str, str]] = {
@@ -30,8 +31,8 @@ def misalignment_figure(
     edges = by_loss.edges
     centres = np.sqrt(edges[1:] * edges[:-1])
     for course, means, name, colour in (
-        (diverse, by_loss.diverse, f"diverse: {names[0]}", DIVERSE),
-        (narrow, by_loss.narrow, f"narrow: {names[1]}", NARROW),
+        (diverse, by_loss.diverse, f"diverse: {label(names[0])}", DIVERSE),
+        (narrow, by_loss.narrow, f"narrow: {label(names[1])}", NARROW),
     ):
         left.scatter(course.losses, course.returns, s=10, color=colour, alpha=0.35, linewidths=0)
         left.plot(centres, means, color=colour, marker="o", markersize=5, label=name)
@@ -40,15 +41,13 @@ def misalignment_figure(
     right.axhline(0, color=INK, linewidth=0.8)
     right.fill_between(centres, by_loss.low, by_loss.high, color=NARROW, alpha=0.15, linewidth=0)
     right.plot(centres, by_loss.difference, color=NARROW, marker="o", markersize=5)
-    for loss in by_loss.crossings:
-        right.axvline(loss, color=INK, linestyle=":", linewidth=1)
-    crossed = ", ".join(f"{loss:.3g}" for loss in by_loss.crossings)
-    right.set(
-        ylabel="return, narrow - diverse",
-        title=f"At equal loss; dotted: changes sign at {crossed}"
-        if crossed
-        else "At equal loss: no change of sign",
-    )
+    title = "At equal loss"
+    if by_loss.crossings is not None:
+        crossed = ", ".join(f"{loss:.3g}" for loss in by_loss.crossings)
+        title += f"; dotted: changes sign at {crossed}" if crossed else ": no change of sign"
+        for loss in by_loss.crossings:
+            right.axvline(loss, color=INK, linestyle=":", linewidth=1)
+    right.set(ylabel="return, narrow - diverse", title=title)
     for axes in (left, right):
         axes.set(xscale="log", xlabel="training loss (mean square); training goes to the right")
         axes.invert_xaxis()
@@ -87,7 +86,8 @@ def coverage_figure(source: Source, covered: Sequence[Coverage], path: Path) -> 
     left, middle, right = figure.subplots(1, 3, width_ratios=(2.2, 1, 1))
     left.stairs(source.histogram, source.edges, fill=True, color="#b8c4d0", label="source")
     for index, each in enumerate(covered):
-        left.stairs(each.histogram, source.edges, color=f"C{index}", linewidth=1.6, label=each.name)
+        style = {"color": f"C{index}", "linewidth": 1.6, "label": label(each.name)}
+        left.stairs(each.histogram, source.edges, **style)
     left.set(
         xlabel="log density under the source's flow (nats); the ends hold what lies beyond",
         ylabel="share of the states",

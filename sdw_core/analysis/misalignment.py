@@ -18,6 +18,7 @@ from torch import Tensor
 from sdw_core.evaluate import Arena, rollout
 from sdw_core.policy import MLP, Descent, Parameters, cloning_loss
 from sdw_core.seeds import numpy_generator, torch_generator
+from sdw_core.statistics import FEWEST
 
 Floats = NDArray[np.float64]
 
@@ -69,8 +70,11 @@ class ByLoss:
         edges: of the bins [B + 1], ascending.
         diverse, narrow: mean return in each bin [B]; nan where a course has no point.
         difference: narrow - diverse [B].
-        low, high: its 95 % bootstrap interval over the policies [B].
-        crossings: losses at which the difference changes its sign, the highest first.
+        low, high: its 95 % bootstrap interval over the policies [B]; nan where fewer than `FEWEST`
+            policies of either set have a point.
+        crossings: losses at which the difference changes its sign, the highest first; None where
+            fewer than two bins have one.
+        policies: of the set that has fewer.
     """
 
     edges: Floats
@@ -79,14 +83,39 @@ class ByLoss:
     difference: Floats
     low: Floats
     high: Floats
-    crossings: list[float]
+    crossings: list[float] | None
+    policies: int
 
     @property
-    def reverses(self) -> bool:
+    def lacking(self) -> str | None:
+        """What there is too little of to say whether the order reverses; None of nothing."""
+        bins, judged = len(self.difference), int(np.isfinite(self.low).sum())
+        if not bins:
+            return (
+                "The training losses of the two sets do not overlap, so that nothing can be said "
+                "of equal losses; raise `--steps` or `--points`."
+            )
+        if self.policies < FEWEST:
+            return (
+                f"An interval takes at least {FEWEST} policies of each set, and there are "
+                f"{self.policies}; raise `--policies`."
+            )
+        if judged < 2:
+            return (
+                f"A reversal takes two bins with points of at least {FEWEST} policies of each set, "
+                f"and there are {judged} of {bins}; raise `--policies` or `--points`, or lower "
+                "`--bins`."
+            )
+        return None
+
+    @property
+    def reverses(self) -> bool | None:
         """Whether the diverse set is better at some loss and the narrow one at a lower loss.
 
-        Better: the interval of the difference leaves out 0.
+        Better: the interval of the difference leaves out 0. None where something is `lacking`.
         """
+        if self.lacking:
+            return None
         diverse = np.flatnonzero(self.high < 0)
         narrow = np.flatnonzero(self.low > 0)
         return bool(len(diverse) and len(narrow) and narrow[0] < diverse[-1])
@@ -175,26 +204,31 @@ def compare_by_loss(
     Bins are equally wide in the logarithm of the loss. Policies are resampled, each with all of its
     points, the two sets independently.
     """
-    low = max(diverse.losses.min(), narrow.losses.min())
+    low = max(c.losses[c.losses > 0].min(initial=np.inf) for c in (diverse, narrow))
     high = min(diverse.losses.max(), narrow.losses.max())
+    policies = min(diverse.losses.shape[1], narrow.losses.shape[1])
     if not low < high:
         nothing = np.full(0, np.nan)
-        return ByLoss(np.array([low]), nothing, nothing, nothing, nothing, nothing, [])
+        edges = np.array([low])
+        return ByLoss(edges, nothing, nothing, nothing, nothing, nothing, None, policies)
     edges = np.geomspace(low, high, bins + 1)
-    means, drawn = [], []
+    means, drawn, enough = [], [], np.full(bins, True)
     for stream, course in enumerate((diverse, narrow)):
         totals, counts = _per_policy(course, edges)
         generator = numpy_generator(seed, f"{STAGE}/bootstrap", stream)
         draws = generator.integers(len(totals), size=(resamples, len(totals)))
         means.append(_mean(totals.sum(0), counts.sum(0)))
         drawn.append(_mean(totals[draws].sum(1), counts[draws].sum(1)))
+        enough &= (counts > 0).sum(0) >= FEWEST
     difference = means[1] - means[0]
     interval = np.full((2, bins), np.nan)
     known = np.flatnonzero(np.isfinite(difference))
-    interval[:, known] = np.nanquantile((drawn[1] - drawn[0])[:, known], [0.025, 0.975], axis=0)
+    quantiles = np.nanquantile((drawn[1] - drawn[0])[:, enough], [0.025, 0.975], axis=0)
+    interval[:, enough] = quantiles
     centres = np.sqrt(edges[1:] * edges[:-1])
-    found = crossings(centres[known], difference[known])
-    return ByLoss(edges, means[0], means[1], difference, interval[0], interval[1], found)
+    found = crossings(centres[known], difference[known]) if len(known) > 1 else None
+    below, above = interval
+    return ByLoss(edges, means[0], means[1], difference, below, above, found, policies)
 
 
 def _per_policy(course: Course, edges: Floats) -> tuple[Floats, Floats]:

@@ -27,6 +27,7 @@ from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError
 from sdw_core.expert.percent_bc import best_rows
 from sdw_core.files import created_folder, write_json
+from sdw_core.identity import Sources
 from sdw_core.pipeline import Pipeline, Prepared
 from sdw_core.policy import MLP
 from sdw_core.seeds import numpy_generator
@@ -100,10 +101,12 @@ def misalignment(
         name = f"best {BEST:.0%} of {dataset.name}"
         better = TrainingSet(name, states, targets, prepared.arena)
         experts = [prepared.expert_returns] * 2
+        warnings = prepared.warnings
     else:
         other = _pipeline(_weighted(narrow, 0), cache, tell).prepare()
         better = _training_set(other)
         experts = [prepared.expert_returns, other.expert_returns]
+        warnings = tuple(dict.fromkeys(prepared.warnings + other.warnings))
     network = _network(config, prepared)
     at = spaced_steps(steps, points)
     courses = []
@@ -146,6 +149,8 @@ def misalignment(
         ],
         "crossings": by_loss.crossings,
         "reverses": by_loss.reverses,
+        "lacking": by_loss.lacking,
+        "warnings": warnings,
     }
     names = diverse.name, better.name
     return Analysis(
@@ -216,6 +221,7 @@ def errors(
         "threshold": support.threshold,
         "pivotal_states": len(support.pivotal),
         "correlations": correlations(measured, config.seed),
+        "warnings": prepared.warnings,
     }
     return Analysis(
         "errors",
@@ -256,7 +262,8 @@ def coverage(
         returns[name] = float(artifact.evidence["scores"]["synthetic"]["mean"])
     if not artifacts:
         for temperature in dict.fromkeys((0.0, config.weighting.temperature)):
-            result = _pipeline(_weighted(config, temperature), cache, tell).run()
+            weighted = _weighted(config, temperature)
+            result = _pipeline(weighted, cache, tell, pipeline.sources).run()
             name = f"temperature {temperature:g}"
             sets[name] = result.observations[result.best].numpy()
             of_each = result.returns.reshape(len(result.seeds), -1).mean(axis=1)
@@ -285,15 +292,25 @@ def coverage(
             | {"normalized_return": returns.get(each.name)}
             for each in covered
         ],
+        "warnings": prepared.warnings,
     }
     return Analysis(
         "coverage", table, _plain(findings), lambda path: coverage_figure(source, covered, path)
     )
 
 
-def _pipeline(config: PipelineConfig, cache: Path | None, tell: Tell) -> Pipeline:
+def _pipeline(
+    config: PipelineConfig,
+    cache: Path | None,
+    tell: Tell,
+    sources: Sources = Sources(),  # noqa: B008 (frozen)
+) -> Pipeline:
     where = config.dataset
-    return Pipeline(config, cache, lambda stage, done: tell(f"{where}, {stage}: {done:.0%}"))
+
+    def progress(stage: str, done: float) -> None:
+        tell(f"{where}, {stage}: {done:.0%}")
+
+    return Pipeline(config, cache, progress, sources=sources)
 
 
 def _weighted(config: PipelineConfig, temperature: float) -> PipelineConfig:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,6 +77,7 @@ def assemble(
         InputError: it is no valid dataset of the environment.
     """
     require_two_episodes(name, len(steps.ends))
+    _require_ends(name, steps)
     _require_length(name, environment, steps.ends)
     steps.truncated[steps.ends - 1] |= ~steps.terminated[steps.ends - 1]
     scores = asked.reference_scores or stated
@@ -111,7 +113,7 @@ def floats(
     """An array of real numbers of that shape, as float32."""
     values = _shaped(arrays[key], shape, key, where, hint)
     with np.errstate(over="ignore"):  # becomes infinite, which is reported with its place
-        return np.asarray(values, np.float32)
+        return np.ascontiguousarray(values, np.float32)
 
 
 def flags(arrays: Mapping[str, Any], key: str, shape: tuple[int, ...], where: str) -> Flags:
@@ -161,6 +163,19 @@ def require_two_episodes(where: str, episodes: int) -> None:
         )
 
 
+def _require_ends(where: str, steps: Steps) -> None:
+    ended = steps.terminated | steps.truncated
+    ended[steps.ends - 1] = False
+    if ended.any():
+        row = int(ended.argmax())
+        episode = int(np.searchsorted(steps.ends, row, side="right"))
+        step = row - (int(steps.ends[episode - 1]) if episode else 0)
+        raise InputError(
+            f"an episode must end where it is terminated or truncated, and episode {episode} of "
+            f"{where} goes on after step {step}, which is: divide it there, or correct the flag."
+        )
+
+
 def _require_length(where: str, environment: Environment, ends: NDArray[np.int64]) -> None:
     lengths = np.diff(ends, prepend=0)
     longest, limit = int(lengths.argmax()), environment.longest_episode
@@ -170,6 +185,29 @@ def _require_length(where: str, environment: Environment, ends: NDArray[np.int64
             f"of {where} has {lengths[longest]}: mark where each episode ends (`timeouts` in "
             "D4RL's layout), or, if the data were collected under a longer limit, name that as in "
             f"`?env={environment.id}&max_episode_steps=STEPS`."
+        )
+
+
+def require_self_contained(file: h5py.File, where: Path) -> None:
+    """Refuse HDF5 whose arrays lie in other files: it would decide what is opened."""
+    names: list[bytes] = []
+    outside: list[bytes] = []
+
+    def look(name: bytes, link: Any) -> None:
+        (outside if link.type == h5py.h5l.TYPE_EXTERNAL else names).append(name)
+
+    file.id.links.visit(look, info=True)
+    for name in () if outside else names:
+        with contextlib.suppress(KeyError):  # a link to nothing, which reading it will say
+            found = h5py.h5o.open(file.id, name)
+            if isinstance(found, h5py.h5d.DatasetID):
+                stored = found.get_create_plist()
+                if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
+                    outside.append(name)
+    if outside:
+        raise InputError(
+            f"a dataset must hold its data itself, and `{outside[0].decode()}` of {where} lies in "
+            "another file: copy it into this one."
         )
 
 

@@ -8,6 +8,7 @@ the environment's limit, which is what D4RL does with its own files.
 """
 
 import contextlib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sdw_core.dataset.arrays import (
     flags,
     floats,
     reading,
+    require_self_contained,
     stated_license,
 )
 from sdw_core.environment import Environment
@@ -106,11 +108,12 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    if path.suffix == ".npz":
+    if zipfile.is_zipfile(path):
         with path.open("rb") as stream, np.load(stream) as file:
             yield file
     else:
         with h5py.File(path) as file:
+            require_self_contained(file, path)
             yield file
 
 

@@ -55,19 +55,27 @@ class PercentBC:
         return cls(pack("policy", state), pack("value", state), state["value_scale"])
 
 
-def best_rows(
+def best_episodes(
     returns: NDArray[np.float64], episode_ends: NDArray[np.int64], fraction: float
 ) -> NDArray[np.int64]:
-    """Rows of the episodes with the highest return, which together hold `fraction` of the rows.
+    """The episodes with the highest return, which together hold `fraction` of the rows.
 
     At least one episode; ties go to the earlier one. Counting transitions and not episodes keeps
     a dataset of many short failures and a few long successes from lending its failures.
     """
-    starts = np.concatenate([[0], episode_ends[:-1]])
     order = np.argsort(-returns, kind="stable")
-    held = np.cumsum((episode_ends - starts)[order])
+    held = np.cumsum(np.diff(episode_ends, prepend=0)[order])
     count = max(1, int(np.searchsorted(held, fraction * episode_ends[-1], side="right")))
-    return np.concatenate([np.arange(starts[e], episode_ends[e]) for e in order[:count]])
+    return order[:count]
+
+
+def best_rows(
+    returns: NDArray[np.float64], episode_ends: NDArray[np.int64], fraction: float
+) -> NDArray[np.int64]:
+    """Rows of the `best_episodes`, the best one first."""
+    starts = np.concatenate([[0], episode_ends[:-1]])
+    chosen = best_episodes(returns, episode_ends, fraction)
+    return np.concatenate([np.arange(starts[e], episode_ends[e]) for e in chosen])
 
 
 def fit_percent_bc(

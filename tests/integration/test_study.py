@@ -1,7 +1,9 @@
 """Studies from end to end: real Ray, real Optuna, real files, and processes that die."""
 
 import json
+import os
 import socket
+from time import sleep
 from typing import Any
 
 import pytest
@@ -208,27 +210,45 @@ def test_failures_in_a_row_stop_a_study_which_is_retried_and_extended(
 
 @pytest.mark.slow
 def test_a_hung_trial_is_ended_while_the_study_is_extended_and_goes_on(
-    world: World, spec: str, folder: StudyFolder
+    world: World, spec: str
 ) -> None:
-    """The trial waits for ever for a stage that another process says it computes."""
-    settings = ("study.trials=1", "study.concurrency=1", "study.trial_timeout=45")
+    """The trial reads for ever a checkpoint that nobody writes."""
+    settings = ("study.trials=1", "study.concurrency=1", "study.trial_timeout=30")
     hung = created(world, spec, "hung", *settings)
-    (computed,) = folder.cache.glob("density-*.lock")
-    hung.cache.mkdir()
-    with FileLock(hung.cache / computed.name):
-        driver = world.start("resume", "hung", "--json")
-        wait_until((hung.trial(0) / "progress.json").exists, driver)
-        status, out, err = world.run("extend", "hung", "--trials", 1, "--json")
-        assert (status, json.loads(out)["state"]) == (0, "running")
-        assert f"process {driver.pid} on {socket.gethostname()} takes them up" in err
-        wait_until((hung.trial(0) / "result.json").exists, driver)
+    hung.trial(0).mkdir(parents=True)
+    os.mkfifo(hung.trial(0) / "checkpoint.safetensors")
+    driver = world.start("resume", "hung", "--json")
+    wait_until((hung.trial(0) / "progress.json").exists, driver)
+    status, out, err = world.run("extend", "hung", "--trials", 1, "--json")
+    assert (status, json.loads(out)["state"]) == (0, "running")
+    assert f"process {driver.pid} on {socket.gethostname()} takes them up" in err
     status, out, err = ended(driver)
     assert status == 0, err
     first, second = json.loads(out)["trials"]
     assert first["outcome"] == "FAILED"
-    assert first["reason"].startswith("timeout: the trial ran for more than 45 s")
-    assert "cache.py" in (hung.trial(0) / "hung.txt").read_text()
+    assert first["reason"].startswith("timeout: the trial ran for more than 30 s")
+    assert "checkpoint.py" in (hung.trial(0) / "hung.txt").read_text()
     assert second["outcome"] == "COMPLETE"
+
+
+@pytest.mark.slow
+def test_a_trial_that_waits_for_another_ones_stage_longer_than_it_may_run_completes(
+    world: World, spec: str, folder: StudyFolder
+) -> None:
+    settings = ("study.trials=1", "study.concurrency=1", "study.trial_timeout=20")
+    waits = created(world, spec, "waits", *settings)
+    (computed,) = folder.cache.glob("density-*.lock")
+    waits.cache.mkdir()
+    progress = waits.trial(0) / "progress.json"
+    with FileLock(waits.cache / computed.name):
+        driver = world.start("resume", "waits", "--json")
+        wait_until(lambda: progress.exists() and read_json(progress)["waiting"], driver)
+        sleep(20 + 12)  # the grace too
+    status, out, err = ended(driver)
+    assert status == 0, err
+    (trial,) = json.loads(out)["trials"]
+    assert trial["outcome"] == "COMPLETE"
+    assert trial["seconds"] < 20
 
 
 @pytest.mark.slow

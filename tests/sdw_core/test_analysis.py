@@ -98,7 +98,7 @@ def test_a_recorded_rollout_shows_every_state_that_an_action_was_taken_in():
 # ---- misalignment
 
 
-def course(losses: Array, returns: Array, policies: int = 4, spread: float = 0.0) -> Course:
+def course(losses: Array, returns: Array, policies: int = 6, spread: float = 0.0) -> Course:
     """Policies that lie around one curve, evenly on both sides."""
     offsets = np.linspace(-spread, spread, policies)
     return Course(
@@ -136,7 +136,8 @@ def test_the_other_order_is_no_reversal():
 def test_a_difference_within_the_policies_spread_is_no_reversal():
     diverse, narrow = crossing_courses(0.1)
     scattered = [
-        replace(c, returns=c.returns + np.array([-90, 80, -70, 80])) for c in crossing_courses(0.1)
+        replace(c, returns=c.returns + np.array([-90, 80, -70, 80, -90, 90]))
+        for c in crossing_courses(0.1)
     ]
     assert compare_by_loss(diverse, narrow, 10, 0).reverses
     assert not compare_by_loss(*scattered, bins=10, seed=0).reverses
@@ -154,7 +155,45 @@ def test_bins_hold_the_mean_of_their_points():
     assert by_loss.diverse == pytest.approx([20.0, 5.0])
     assert by_loss.narrow == pytest.approx([40.0, 4.0])
     assert by_loss.difference == pytest.approx([20.0, -1.0])
-    assert by_loss.low == pytest.approx(by_loss.difference)  # one policy: nothing to resample
+    assert np.isnan(by_loss.low).all()  # one policy: nothing to resample
+    assert by_loss.lacking == (
+        "An interval takes at least 6 policies of each set, and there are 1; raise `--policies`."
+    )
+
+
+@pytest.mark.parametrize("policies", [2, 5])
+def test_too_few_policies_give_no_verdict(policies: int):
+    """Curves that cross clearly, but the same few initialisations might have done that by luck."""
+    few = [
+        replace(c, losses=c.losses[:, :policies], returns=c.returns[:, :policies])
+        for c in crossing_courses(0.1)
+    ]
+    by_loss = compare_by_loss(*few, bins=10, seed=0)
+    assert by_loss.reverses is None
+    assert f"and there are {policies}; raise `--policies`" in by_loss.lacking
+    assert np.isnan([by_loss.low, by_loss.high]).all()
+    assert np.isfinite(by_loss.difference).all()
+    assert by_loss.crossings == [pytest.approx(0.1, rel=0.03)]
+
+
+def test_a_bin_that_few_policies_pass_has_no_interval():
+    """Six policies a set, of which one alone is seen in the lower half of the losses."""
+    diverse, narrow = crossing_courses(0.1)
+    alone = narrow.losses.copy()
+    alone[LOSSES < 0.1, 1:] = 0.9
+    by_loss = compare_by_loss(diverse, replace(narrow, losses=alone), bins=2, seed=0)
+    assert np.isnan(by_loss.low).tolist() == [True, False]
+    assert by_loss.reverses is None
+    assert "A reversal takes two bins with points of at least 6 policies" in by_loss.lacking
+    assert "and there are 1 of 2" in by_loss.lacking
+
+
+def test_losses_of_zero_lie_beyond_every_bin():
+    diverse, narrow = crossing_courses(0.1)
+    perfect = [replace(c, losses=np.where(c.losses < 0.02, 0, c.losses)) for c in (diverse, narrow)]
+    by_loss = compare_by_loss(*perfect, bins=5, seed=0)
+    assert by_loss.edges[0] == pytest.approx(0.02, rel=0.06)
+    assert by_loss.reverses
 
 
 def test_a_bin_that_one_set_never_passes_is_unknown_and_no_obstacle():
@@ -173,8 +212,9 @@ def test_losses_that_do_not_overlap_leave_nothing_to_compare():
     by_loss = compare_by_loss(high, course(LOSSES / 1000, LOSSES), bins=5, seed=0)
     assert isinstance(by_loss, ByLoss)
     assert not len(by_loss.difference)
-    assert not by_loss.crossings
-    assert not by_loss.reverses
+    assert by_loss.crossings is None
+    assert by_loss.reverses is None
+    assert "do not overlap" in by_loss.lacking
 
 
 def test_a_difference_of_zero_is_crossed_once():
@@ -353,9 +393,21 @@ def test_correlations_are_over_all_and_over_halves_by_pivotal_error():
     assert found["small pivotal error"]["pivotal_error"]["value"] == pytest.approx(-1)
     assert abs(found["small pivotal error"]["surrounding_error"]["value"]) < 0.5
     for group in found.values():
+        constant = group.pop("surrounding_share")
+        assert np.isnan(constant["value"])
+        assert constant["lacking"] == "nothing to order: all are equal"
         for each in group.values():
             assert each["low"] <= each["value"] <= each["high"]
-    assert found["all"]["surrounding_share"]["value"] == 0  # a constant orders nothing
+            assert each["lacking"] is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_policies_have_no_correlation(count: int):
+    for group in correlations([policy_errors(x, x, -x) for x in range(count)], 0).values():
+        for each in group.values():
+            assert np.isnan(each["value"])
+            assert (each["low"], each["high"]) == (None, None)
+            assert each["lacking"] == "takes at least 6 policies"
 
 
 def test_policies_without_surrounding_states_are_left_out_of_its_correlation():
@@ -372,7 +424,7 @@ def test_distance_by_hand_and_by_scipy():
     assert mean_distance(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 8.0]])) == pytest.approx(6)
     states = random_states(50)
     assert mean_distance(states) == pytest.approx(pdist(states.astype(np.float64)).mean())
-    assert mean_distance(states[:1]) == 0
+    assert np.isnan(mean_distance(states[:1]))
 
 
 def test_entropy_by_hand_and_of_densities_whose_entropy_is_known():

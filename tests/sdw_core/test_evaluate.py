@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdw_core.environment import Environment
-from sdw_core.errors import DivergenceError
+from sdw_core.errors import DivergenceError, SDWError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.policy import MLP, ResidualMLP, clone
 from sdw_core.seeds import derive_seed, torch_generator
@@ -246,6 +246,49 @@ def test_an_ensemble_acts_by_the_mean_of_its_networks() -> None:
 
     alone = one_by_one(HOPPER, act, 4, 2, 5, "evaluate")
     np.testing.assert_allclose(together, 100 * (alone + 20) / 3020, rtol=1e-3)
+
+
+OTHERS = {
+    "layers": Recipe(2, 16, 25, (0.1, 0.3)),
+    "width": Recipe(3, 8, 25, (0.1, 0.2, 0.3)),
+    "steps": Recipe(3, 16, 3, (0.1, 0.2, 0.3)),
+    "architecture": Recipe(3, 16, 25, (0.1, 0.2, 0.3), "residual"),
+    "optimizer": Recipe(3, 16, 25, (0.1, 0.2, 0.3), optimizer="adam"),
+}
+
+
+@pytest.mark.parametrize("ensemble", [1, 2])
+@pytest.mark.parametrize("what", OTHERS)
+def test_each_set_is_judged_by_its_own_recipe(what: str, ensemble: int) -> None:
+    """Whatever differs, a set's policies are those of a call in which all recipes are its own."""
+    x, y = rows(3)
+    recipes = [RECIPE, OTHERS[what], RECIPE]
+    mixed = evaluate_rows(x, y, recipes, HOPPER, 2, 2, 5, "evaluate", ensemble=ensemble)
+    for index, recipe in enumerate(recipes):
+        alone = evaluate_rows(x, y, [recipe] * 3, HOPPER, 2, 2, 5, "evaluate", ensemble=ensemble)
+        at = slice(2 * index, 2 * index + 2)
+        np.testing.assert_allclose(mixed[at], alone[at], rtol=1e-3)
+    of_the_first = evaluate_rows(x, y, [RECIPE] * 3, HOPPER, 2, 2, 5, "evaluate", ensemble=ensemble)
+    assert not np.isclose(mixed[2:4], of_the_first[2:4], rtol=1e-3).any()
+
+
+def test_as_many_learning_rates_as_layers_are_needed() -> None:
+    for rates in ((0.1, 0.2), (0.1, 0.2, 0.3, 0.4)):
+        with pytest.raises(ValueError, match="3 layers need as many learning rates, not"):
+            Recipe(3, 16, 25, rates)
+
+
+def test_as_many_recipes_as_sets_are_needed() -> None:
+    with pytest.raises(ValueError, match="2 sets of rows need as many recipes: 1"):
+        evaluate_rows(*rows(2), [RECIPE], HOPPER, 1, 1, 0, "evaluate")
+
+
+def test_a_return_that_is_not_finite_is_an_error_and_no_score() -> None:
+    boundless = arena("SdwTest/Countdown-v0", kwargs={"bonus": float("nan")})
+    x, y = torch.zeros(1, 8, 2), torch.zeros(1, 8, 2)
+    recipe = Recipe(2, 4, 1, (0.1, 0.1))
+    with pytest.raises(SDWError, match=r"4 of 4 episodes in .* have a return"):
+        evaluate_rows(x, y, [recipe], boundless, 2, 2, 0, "evaluate")
 
 
 def test_a_policy_that_diverges_is_an_error_and_no_score() -> None:

@@ -30,7 +30,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = Environment.of_json(
         {
             "id": "Hopper-v5",
-            "kwargs": {"reset_noise_scale": 0.01, "healthy_z_range": [0.7, "inf"]},
+            "kwargs": {"reset_noise_scale": 0.01, "healthy_z_range": [0.7, "Infinity"]},
             "max_episode_steps": 50,
             "wrappers": [
                 {

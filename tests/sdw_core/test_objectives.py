@@ -1,13 +1,16 @@
 """Targets and weights of each objective, against the table of the paper in numpy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sdw_core.config import DistillConfig
-from sdw_core.distill.objectives import build_task
-from sdw_core.errors import SDWError
+from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
+from sdw_core.errors import InputError, SDWError
+from sdw_core.weights import effective_sample_size_percent
 
 STATES, ACTIONS = 40, 3
 WEIGHTED = [
@@ -18,7 +21,7 @@ WEIGHTED = [
 ]
 
 
-def draws() -> dict[str, Tensor]:
+def draws(negative: float = 0.0) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> Tensor:
@@ -31,27 +34,36 @@ def draws() -> dict[str, Tensor]:
         "expert_actions": normal(STATES, ACTIONS).tanh(),
         "expert_values": 50 * normal(STATES),  # of both signs
         "density_weights": weights / weights.mean(),
+        "negative": negative,
     }
 
 
-def c_twin(objective: str, value_scale: str, beta: float, q: np.ndarray) -> np.ndarray:
+def c_twin(
+    objective: str, value_scale: str, beta: float, q: np.ndarray, negative: float
+) -> np.ndarray:
     if objective != "av_pbc":
         return np.ones_like(q)
     if value_scale == "paper":
         return beta * q
-    return np.maximum(q, 0) / np.maximum(q, 0).mean()
+    c = np.maximum(q, 0) if negative < 0.2 else q - q.min()
+    return c / c.mean()
 
 
+@pytest.mark.parametrize("negative", [0.19, 0.2])
 @pytest.mark.parametrize(("objective", "value_scale"), WEIGHTED)
-def test_the_meta_loss_is_that_of_the_table(objective: str, value_scale: str) -> None:
-    given = draws()
+def test_the_meta_loss_is_that_of_the_table(
+    objective: str, value_scale: str, negative: float
+) -> None:
+    given = draws(negative)
     config = DistillConfig(objective=objective, value_scale=value_scale, beta=0.03)
     task = build_task(config, **given)
     q, w = (given[key].double().numpy() for key in ("expert_values", "density_weights"))
     target = given["actions" if objective == "dbc" else "expert_actions"].double().numpy()
     policy = np.random.default_rng(1).uniform(-1, 1, (STATES, ACTIONS))  # pi_theta_T(s)
     expected = np.mean(
-        w * c_twin(objective, value_scale, 0.03, q) * np.mean((policy - target) ** 2, axis=1)
+        w
+        * c_twin(objective, value_scale, 0.03, q, negative)
+        * np.mean((policy - target) ** 2, axis=1)
     )
     error = (torch.from_numpy(policy) - task.targets).square().mean(1)
     assert (task.weights * error).mean().item() == pytest.approx(expected, rel=1e-5)
@@ -64,23 +76,76 @@ def test_equal_densities_change_nothing(objective: str, value_scale: str) -> Non
     given = draws() | {"density_weights": torch.ones(STATES)}
     config = DistillConfig(objective=objective, value_scale=value_scale, beta=0.03)
     weights = build_task(config, **given).weights.numpy()
-    expected = c_twin(objective, value_scale, 0.03, given["expert_values"].double().numpy())
+    expected = c_twin(objective, value_scale, 0.03, given["expert_values"].double().numpy(), 0)
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
 
-def test_a_state_of_negative_value_weighs_nothing_but_in_paper_mode() -> None:
+def value_weights(values: Tensor, negative: float) -> Tensor:
+    given = draws(negative) | {"expert_values": values, "density_weights": torch.ones(STATES)}
+    return build_task(DistillConfig(objective="av_pbc"), **given).weights
+
+
+def test_values_of_positive_data_are_weights_to_the_last_bit() -> None:
+    """Also where many fitted values are negative, as a poor fit makes them."""
+    values = draws()["expert_values"]
+    for each in (values.abs(), values):
+        clamped = each.clamp_min(0)
+        assert torch.equal(value_weights(each, 0.19), clamped / clamped.mean())
+
+
+@pytest.mark.parametrize("shift", [-1e4, -500.0, -200.0])
+def test_weights_of_negative_values_do_not_change_with_the_rewards_zero(shift: float) -> None:
+    values = draws()["expert_values"]
+    weights = value_weights(values - 200, 1.0)
+    assert (values - 200).max() < 0
+    torch.testing.assert_close(value_weights(values + shift, 1.0), weights, rtol=1e-3, atol=1e-3)
+    assert (weights == 0).sum() == 1
+    assert torch.equal(weights.argsort(), values.argsort())
+    assert effective_sample_size_percent(weights.numpy()) > 50
+
+
+def test_paper_weighs_by_the_value_as_it_is() -> None:
     given = draws()
     negative = given["expert_values"] < 0
     assert negative.any()
-    assert not build_task(DistillConfig(objective="av_pbc"), **given).weights[negative].any()
     paper = DistillConfig(objective="av_pbc", value_scale="paper")
     assert (build_task(paper, **given).weights[negative] < 0).all()
 
 
-@pytest.mark.parametrize(("value_scale", "value"), [("mean", 0.0), ("mean", -3.0), ("paper", 0.0)])
-def test_weights_that_are_zero_everywhere_are_an_error(value_scale: str, value: float) -> None:
-    given = draws() | {"expert_values": torch.full((STATES,), value)}
-    with pytest.raises(SDWError, match="every weight of `av_pbc` is 0; choose") as caught:
+def test_many_states_without_weight_are_worth_a_sentence() -> None:
+    config = DistillConfig(value_scale="paper")
+    weights = torch.ones(100)
+    weights[:9] = 0
+    assert warnings_of(config, weights) == []
+    weights[10:30] = -1
+    (said,) = warnings_of(config, weights)
+    assert said.startswith("29% of the states have a weight of 0 or less")
+    assert "`pipeline.distill.value_scale: paper`" in said
+    assert "`objective: pbc`" in said
+
+
+def test_rewards_that_no_weight_can_come_of_are_refused() -> None:
+    zero, negative = np.zeros(9, np.float32), -np.ones(9, np.float32)
+    paper = DistillConfig(value_scale="paper")
+    with pytest.raises(InputError, match=r"every reward of my/data-v0 is 0; choose `pbc`"):
+        check_rewards(DistillConfig(), zero, "my/data-v0")
+    with pytest.raises(InputError, match=r"no reward of my/data-v0 is above 0, .* choose `mean`"):
+        check_rewards(paper, negative, "my/data-v0")
+    check_rewards(DistillConfig(), negative, "my/data-v0")
+    check_rewards(DistillConfig(objective="pbc"), zero, "my/data-v0")
+    negative[3] = 0.5
+    check_rewards(paper, negative, "my/data-v0")
+
+
+@pytest.mark.parametrize(
+    ("value_scale", "value", "negative"),
+    [("mean", 0.0, 0), ("mean", -3.0, 0), ("mean", -3.0, 1), ("paper", 0.0, 0), ("paper", -3.0, 1)],
+)
+def test_weights_that_are_zero_everywhere_are_an_error(
+    value_scale: str, value: float, negative: float
+) -> None:
+    given = draws(negative) | {"expert_values": torch.full((STATES,), value)}
+    with pytest.raises(SDWError, match="every weight of `av_pbc` is 0 or less; choose") as caught:
         build_task(DistillConfig(objective="av_pbc", value_scale=value_scale), **given)
     assert len(str(caught.value).splitlines()) == 1
     task = build_task(DistillConfig(objective="pbc"), **given)  # the way out that it names

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, sleep
@@ -14,10 +15,12 @@ import pytest
 import torch
 
 from sdw_core.artifact import Artifact, read_artifact, write_artifact
+from sdw_core.cache import StageResult
 from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig, parse
 from sdw_core.dataset import load
-from sdw_core.errors import InputError, StopRequested
+from sdw_core.errors import InputError, SourceChanged, StopRequested
 from sdw_core.evaluate import Recipe, evaluate_rows
+from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import (
     Pipeline,
@@ -48,6 +51,9 @@ TINY = {
     },
     "evaluation": {"policies": 2, "episodes": 2},
 }
+
+
+EVALUATION = TINY["evaluation"]
 
 
 def tiny(**changes: Any) -> PipelineConfig:
@@ -103,6 +109,7 @@ def test_a_run_yields_rows_and_how_good_they_are(result: PipelineResult) -> None
     assert np.isfinite(result.returns).all()
     assert result.expert_returns.shape == (10, 1)
     assert 0 < result.effective_sample_size_percent < 100
+    assert 0 < result.density_effective_sample_size_percent < 100
     assert result.log_likelihood is not None
     assert result.dataset == {
         "name": BUNDLED,
@@ -121,10 +128,12 @@ def test_its_json_has_the_keys_that_scripts_rely_on(result: PipelineResult) -> N
         "normalized_return",
         "expert",
         "effective_sample_size_percent",
+        "density_effective_sample_size_percent",
         "log_likelihood",
         "seconds",
         "outer_steps",
         "seconds_per_outer_step",
+        "warnings",
     } <= set(document)
     keys = {"mean", "iqm", "low", "high", "per_policy"}
     assert set(document["normalized_return"]) == set(document["expert"]) == keys
@@ -299,6 +308,91 @@ def test_strata_of_the_density_need_one_although_no_weight_does(cache: Path) -> 
     assert (prepared.weights == 1).all()
 
 
+# What a person should know, and what is refused before the work
+
+
+Rewards = Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], Any]
+
+
+def pendulum(folder: Path, rewards: Rewards, **changes: Any) -> PipelineConfig:
+    """Of a file of Pendulum-v1 with these rewards of the angle and the speed."""
+    generator = np.random.default_rng(0)
+    angle, speed = generator.uniform(-3, 3, 1200), generator.uniform(-4, 4, 1200)
+    path = folder / "pendulum.npz"
+    np.savez(
+        path,
+        observations=np.stack([np.cos(angle), np.sin(angle), speed], 1).astype(np.float32),
+        actions=generator.uniform(-2, 2, (1200, 1)).astype(np.float32),
+        rewards=np.asarray(rewards(angle, speed), np.float32),
+        terminals=np.zeros(1200, bool),
+        timeouts=np.arange(1200) % 200 == 199,
+    )
+    dataset = f"{path}?env=Pendulum-v1"
+    return tiny(dataset=dataset, reference_scores=(-1400.0, -150.0), **changes)
+
+
+def costs(angle: Any, speed: Any) -> Any:
+    return -(angle**2) - 0.1 * speed**2
+
+
+def test_negative_rewards_leave_most_states_their_weight(tmp_path: Path) -> None:
+    config = pendulum(tmp_path, costs)
+    prepared, result = Pipeline(config).prepare(), Pipeline(config).run()
+    final, density = prepared.task.weights.double().numpy(), prepared.weights
+    assert (final > 0).mean() > 0.99
+    for weights, found in (
+        (final, result.effective_sample_size_percent),
+        (density, result.density_effective_sample_size_percent),
+    ):
+        expected = 100 * weights.sum() ** 2 / (len(weights) * np.square(weights).sum())
+        assert found == pytest.approx(expected)
+    assert not any("have a weight of 0 or less" in said for said in result.warnings)
+
+
+def test_states_without_weight_and_a_useless_expert_are_told(tmp_path: Path) -> None:
+    """Values of both signs, and rewards in the data that no policy gets in the environment."""
+    expert = {**TINY["expert"], "value_steps": 400, "discount": 0.0}
+    distill = {**TINY["distill"], "value_scale": "paper", "outer_steps": 0}
+    config = pendulum(
+        tmp_path, lambda angle, speed: 9 * np.cos(angle), distill=distill, expert=expert
+    )
+    result = Pipeline(config).run()
+    weightless, useless = result.warnings
+    assert "`pipeline.distill.value_scale: paper`" in weightless
+    assert "far below the" in useless
+    assert result.to_json()["warnings"] == [weightless, useless]
+
+
+@pytest.mark.parametrize(
+    ("value_scale", "rewards", "said"),
+    [
+        ("mean", lambda angle, speed: 0 * angle, r"every reward of .* is 0; choose `pbc`"),
+        ("paper", costs, r"no reward of .* is above 0, .* choose `mean`"),
+    ],
+)
+def test_rewards_without_a_weight_are_refused_before_the_work(
+    tmp_path: Path, value_scale: str, rewards: Rewards, said: str
+) -> None:
+    story = Story()
+    distill = {**TINY["distill"], "value_scale": value_scale}
+    with pytest.raises(InputError, match=said):
+        Pipeline(pendulum(tmp_path, rewards, distill=distill), None, story).run()
+    assert {stage for stage, _ in story} == {"dataset"}
+
+
+def test_a_log_likelihood_that_is_not_finite_is_none(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = Pipeline._density
+
+    def density(self: Pipeline, *given: Any) -> StageResult:
+        found = computed(self, *given)
+        return StageResult(found.tensors, {"held_out_log_likelihood": float("-inf")})
+
+    monkeypatch.setattr(Pipeline, "_density", density)
+    assert Pipeline(tiny(), cache).prepare().log_likelihood is None
+
+
 # The random subset
 
 
@@ -323,11 +417,35 @@ def test_an_evaluation_on_the_way_can_be_stopped(cache: Path, visit: str) -> Non
     def judge(step: int, value: float, waiting: Waiting) -> None:
         raise AssertionError("the evaluation ran to its end")
 
-    rungs = Rungs((3,), 2, 2, 0, judge) if visit == "rung" else None
+    rungs = Rungs((3,), 2, 2, 0, np.mean, judge) if visit == "rung" else None
     config = tiny(evaluation={"policies": 2, "episodes": 2, "curve": 2 if visit == "curve" else 1})
     with pytest.raises(StopRequested, match="through an evaluation on the way"):
         Pipeline(config, cache, story, None, lambda: len(steps) == 2, rungs).run()
     assert len(steps) == 2
+
+
+def test_a_rung_judges_by_the_protocol_of_the_evaluation_that_counts(cache: Path) -> None:
+    """With as many policies and episodes it finds what a run of that length ends with, but for the
+    random stream, which the same streams show to be the only difference."""
+    protocol = {"optimizer": "adam", "architecture": "residual", "layers": 3, "ensemble": 2}
+    evaluation = {"policies": 2, "episodes": 2, **protocol, "steps": 9, "learning_rate": 0.02}
+    seen: dict[int, float] = {}
+
+    def judge(step: int, value: float, waiting: Waiting) -> None:
+        seen[step] = value
+
+    rungs = Rungs((2, 4), 2, 2, 3, np.max, judge)
+    Pipeline(tiny(evaluation=evaluation), cache, rungs=rungs).run()
+    assert list(seen) == [2, 4]
+    for step, value in seen.items():
+        shorter = tiny(distill={**TINY["distill"], "outer_steps": step})
+        rows = Pipeline(shorter, cache).run()
+        recipe = Recipe(3, 8, 9, (0.02,) * 3, "residual", "adam")
+        sets = rows.observations, rows.actions
+        found = evaluate_rows(*sets, [recipe] * 2, rows.arena, 2, 2, 3, "rung", ensemble=2)
+        assert value == found.max()
+        own = evaluate_rows(*sets, rows.recipes, rows.arena, 2, 2, 3, "rung")
+        assert value != own.max()
 
 
 def test_a_wait_for_an_answer_is_no_time_of_a_stage(cache: Path) -> None:
@@ -344,7 +462,9 @@ def test_a_wait_for_an_answer_is_no_time_of_a_stage(cache: Path) -> None:
             sleep(0.5)
 
     begun = perf_counter()
-    result = Pipeline(tiny(), cache, rungs=Rungs((3,), 2, 2, 0, judge), waiting=waiting).run()
+    result = Pipeline(
+        tiny(), cache, rungs=Rungs((3,), 2, 2, 0, np.mean, judge), waiting=waiting
+    ).run()
     assert waits == ["begins", "ends"]
     assert sum(result.seconds.values()) < perf_counter() - begun - 0.5
 
@@ -390,7 +510,9 @@ def test_a_residual_network_without_a_layer_to_skip_is_refused_before_the_work()
 
 def test_a_dataset_without_reference_scores_is_refused() -> None:
     dataset = dataclasses.replace(load(BUNDLED), reference_scores=None)
-    with pytest.raises(InputError, match=r"has no reference scores: give .* --reference LOW HIGH"):
+    with pytest.raises(
+        InputError, match=r"no reference scores: give .* as `pipeline.reference_scores"
+    ):
         check_fit(tiny(), dataset)
     with pytest.raises(InputError, match="has no reference scores"):
         build_arena(dataset, Normalizer.fit(dataset.observations))
@@ -422,3 +544,78 @@ def test_the_method_loads_neither_ray_nor_optuna() -> None:
     count, names = loaded.split(maxsplit=1)
     assert int(count) > 15
     assert names.strip() == "[]"
+
+
+# What a run is made of
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [{"curve": 3}, {"curve": 2, "optimizer": "adam"}, {"curve": 2, "policies": 3}],
+    ids=["other points", "another optimiser", "another number"],
+)
+def test_a_checkpoint_is_of_the_evaluation_that_it_holds_points_of(
+    cache: Path, tmp_path: Path, evaluation: dict[str, Any]
+) -> None:
+    checkpoint, steps = tmp_path / "checkpoint", list[float]()
+
+    def story(stage: str, fraction: float) -> None:
+        if stage == "distill" and fraction:
+            steps.append(fraction)
+
+    before = tiny(evaluation={**EVALUATION, "curve": 2})
+    with pytest.raises(StopRequested):
+        Pipeline(before, cache, story, checkpoint, lambda: len(steps) >= 4).run()
+    assert checkpoint.exists()
+    now = tiny(evaluation={**EVALUATION, **evaluation})
+    went_on = Pipeline(now, cache, checkpoint=checkpoint).run()
+    alone = Pipeline(now, cache).run()
+    assert went_on.curve.keys() == alone.curve.keys()
+    for step, returns in alone.curve.items():
+        assert np.array_equal(went_on.curve[step], returns)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset": "of other content"}, f"The content of the dataset '{BUNDLED}' changed"),
+        ({"scores": (0.0, 1.0)}, f"The reference scores of the dataset '{BUNDLED}' changed"),
+        ({"method": {"distill": 0}}, "The method (its stage `distill` is of version"),
+    ],
+)
+def test_sources_that_are_not_those_of_earlier_runs_are_refused(
+    cache: Path, change: dict[str, Any], said: str
+) -> None:
+    now = Sources.of(load(BUNDLED), None)
+    assert Pipeline(tiny(), cache, sources=now).prepare()
+    story = Story()
+    with pytest.raises(SourceChanged, match=re.escape(said)) as error:
+        Pipeline(tiny(), cache, story, sources=dataclasses.replace(now, **change)).prepare()
+    assert "begin anew under another `--name`" in str(error.value)
+    assert {stage for stage, _ in story} == {"dataset"}
+
+
+def test_what_is_not_known_of_earlier_runs_is_not_held_against_one(cache: Path) -> None:
+    prepared = Pipeline(tiny(), cache, sources=Sources(load(BUNDLED).content_hash)).prepare()
+    assert prepared.dataset.content_hash == load(BUNDLED).content_hash
+
+
+def test_an_identity_is_of_what_paths_name_and_not_of_their_names() -> None:
+    sources = Sources("content", (0.0, 1.0), "sha", METHOD)
+    at = {
+        name: tiny(dataset=name, expert={"method": "checkpoint", "path": f"{name}.pt"})
+        for name in ("data/a.hdf5", "/home/me/data/a.hdf5")
+    }
+    assert len({sources.identity(config) for config in at.values()}) == 1
+    config = at["data/a.hdf5"]
+    others = [
+        dataclasses.replace(sources, **change)
+        for change in (
+            {"dataset": "edited"},
+            {"scores": (0.0, 2.0)},
+            {"checkpoint": "trained on"},
+            {"method": {**METHOD, "weights": METHOD["weights"] + 1}},
+        )
+    ]
+    assert len({each.identity(config) for each in (sources, *others)}) == 5
+    assert sources.identity(tiny()) != sources.identity(tiny(seed=1))

@@ -145,6 +145,7 @@ def test_no_finite_density_is_an_error(scheme, log_density):
 def test_effective_sample_size():
     assert effective_sample_size_percent(np.full(8, 3.0)) == 100
     assert effective_sample_size_percent(np.array([5.0, 0, 0, 0])) == 25
+    assert effective_sample_size_percent(np.zeros(4)) == 0
     weights = np.random.default_rng(0).exponential(size=500)
     expected = 100 / (1 + weights.var() / weights.mean() ** 2)
     assert effective_sample_size_percent(weights) == pytest.approx(expected)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from study.analyze_cli import _verdict
 from tests.study.conftest import SMALL
 from tests.study.test_cli import own_folder, sdw, write_d4rl
 
@@ -40,7 +41,10 @@ def test_misalignment(capsys):
     document, table = findings(capsys, "misalignment")
     assert document["diverse"] == "sdw/hopper-replay-mini-v0"
     assert document["narrow"] == "best 10% of sdw/hopper-replay-mini-v0"
-    assert isinstance(document["reverses"], bool)
+    assert document["reverses"] is None
+    assert "there are 2; raise `--policies`" in document["lacking"]
+    (warning,) = document["warnings"]
+    assert "far below the" in warning
     assert set(table.role) == {"diverse", "narrow"}
     assert len(table) == 2 * 2 * table.steps.nunique()
     assert table.steps.max() == 20
@@ -52,6 +56,25 @@ def test_misalignment(capsys):
             rows = table[(table.role == role) & table.training_loss.between(low, high)]
             if len(rows):
                 assert each[role] == pytest.approx(rows.normalized_return.mean(), rel=1e-3)
+
+
+def findings_of(**changes: object) -> dict:
+    return {"crossings": [0.1], "reverses": True, "lacking": None} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ["changes its sign at a loss of 0.1", "intervals do bear out"]),
+        ({"crossings": [], "reverses": False}, ["never changes its sign", "do not bear out"]),
+        ({"lacking": "Too few.", "reverses": None}, ["changes its sign", "no verdict: Too few."]),
+        ({"crossings": None, "lacking": "Too few.", "reverses": None}, ["no verdict: Too few."]),
+    ],
+)
+def test_a_verdict_takes_what_it_is_about(changes, said):
+    lines = list(_verdict(findings_of(**changes)))
+    assert len(lines) == len(said)
+    assert all(words in line for words, line in zip(said, lines, strict=True))
 
 
 def test_errors(capsys):

@@ -1,6 +1,7 @@
 """The command line: one sentence, exit status 2 and nothing on disk for what is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from sdw_core.files import sha256_of_json
-from search_spaces import load_spec
+from sdw_core.files import sha256_of_json, write_json
+from search_spaces import load_spec, with_absolute_paths
 from study.book import TrialBook
-from study.cli import main, with_absolute_paths
+from study.cli import main
 from study.display import Display
 from study.folder import StudyFolder
 from study.runner import drive
@@ -163,6 +164,123 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(case, capsys, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("arguments", [["launch", "\udcff.yaml"], ["data", "list"]])
+def test_a_name_that_is_no_utf8_is_refused(capsys, tmp_path, monkeypatch, arguments):
+    if arguments[0] == "data":
+        here = tmp_path / "\udcff"
+        here.mkdir()
+        monkeypatch.chdir(here)
+    status, out, err = sdw(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "must be UTF-8, and '" in err
+
+
+TAKEN = {
+    "a file of the user's": lambda path: (path / "thesis.txt").write_text("precious"),
+    "nothing": lambda path: None,
+    "a study": lambda path: (path / "study.yaml").write_text("precious"),
+    "files of our names": lambda path: [
+        (path / name).write_text("precious")
+        for name in ("driver.json", "driver.lock", "stop", "table.md", "results.csv")
+    ],
+}
+
+
+@pytest.mark.parametrize("taken", TAKEN)
+@pytest.mark.parametrize("address", [[], ["--address", "127.0.0.1:1"]])
+def test_a_comparison_leaves_a_folder_that_is_none_as_it_is(capsys, tmp_path, taken, address):
+    folder = tmp_path / "sdw-studies" / "precious"
+    folder.mkdir(parents=True)
+    TAKEN[taken](folder)
+    before = {path: path.read_text() for path in folder.iterdir()}
+    command = ["compare", "compare-quick", "--name", "precious", *address]
+    status, out, err = sdw(capsys, *command)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "is no comparison" in err
+    assert {path: path.read_text() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["launch", "validate"])
+def test_a_study_leaves_a_comparison_as_it_is(capsys, tmp_path, command):
+    folder = tmp_path / "sdw-studies" / "precious"
+    folder.mkdir(parents=True)
+    (folder / "comparison.yaml").write_text("precious")
+    status, out, err = sdw(capsys, command, "quickstart", "--name", "precious")
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "is no study" in err
+    assert [path.read_text() for path in folder.iterdir()] == ["precious"]
+
+
+def test_a_comparison_that_was_there_stays_when_its_run_is_refused(capsys, tmp_path):
+    """Also one without a cell, as the first version left it where Ray did not start."""
+    command = ["compare", "compare-quick", "--name", "mine", "--address", "127.0.0.1:1"]
+    status, _, err = sdw(capsys, *command)
+    assert (status, "no Ray cluster" in err) == (2, True), err
+    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / "sdw-studies" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "comparison.yaml").write_text("precious")
+    status, _, err = sdw(capsys, *command)
+    assert (status, "no Ray cluster" in err) == (2, True), err
+    assert (folder / "comparison.yaml").read_text() == "precious"
+
+
+def test_a_launch_whose_cluster_is_not_there_leaves_nothing(capsys, tmp_path):
+    status, _, err = sdw(capsys, "launch", "quickstart", *SETS, "--address", "127.0.0.1:1")
+    assert (status, "no Ray cluster" in err) == (2, True), err
+    assert list(tmp_path.iterdir()) == []
+
+
+UNFIT = {
+    "a password": ["study.database=postgresql://me:hunter2@127.0.0.1:1/x"],
+    "a database that is not there": ["study.database=postgresql://me@127.0.0.1:1/x"],
+    "a study of that name": ["study.name=there"],
+    "no search": ["search={}"],
+    "room": ["study.trials=100000000"],
+    "memory": ["pipeline.distill.meta_batch_size=100000000", "pipeline.distill.width=4096"],
+    "cores": ["study.resources={cpu: 100000, gpu: 0}"],
+    "GPUs": ["study.resources={cpu: 1, gpu: 99}", "study.concurrency=1"],
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_validate_refuses_what_launch_refuses(capsys, tmp_path, case):
+    StudyFolder.create(small_spec("study.name=there"), tmp_path / "sdw-studies")
+    before = sorted(tmp_path.rglob("*"))
+    sets = [part for setting in UNFIT[case] for part in ("--set", setting)]
+    said = [
+        sdw(capsys, *command, "quickstart", *sets)
+        for command in (["validate"], ["validate", "--json"], ["launch"])
+    ]
+    first, *others = [(s, o, re.sub(r"[\d.e+]+ GB", "GB", e)) for s, o, e in said]  # what is free
+    assert others == [first, first]
+    status, out, err = first
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "hunter2" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_validate_takes_what_launch_takes(capsys, tmp_path):
+    StudyFolder.create(small_spec("study.name=there"), tmp_path / "elsewhere")
+    options = ["--name", "there", "--trials", "3", "--address", "127.0.0.1:1"]
+    status, out, _ = sdw(capsys, "validate", "quickstart", *options, "--json")
+    assert (status, json.loads(out)["study"]["trials"]) == (0, 3)
+    there = ["--storage", "elsewhere"]
+    status, _, err = sdw(capsys, "validate", "quickstart", *options, *there)
+    assert (status, "'there' exists" in err) == (2, True)
+
+
+def test_a_refused_distillation_or_analysis_leaves_no_folder(capsys, tmp_path):
+    (tmp_path / "afile").touch()
+    for command in (
+        ["distill", "quickstart", "--to", "afile/rows"],
+        ["analyze", "coverage", "quickstart", "--to", "afile/rows"],
+    ):
+        status, _, err = sdw(capsys, *command)
+        assert (status, "`--to`" in err) == (2, True), err
+        assert list(tmp_path.iterdir()) == [tmp_path / "afile"]
+
+
 BROKEN_DATA = {
     "observation": ({"observations": np.full((40, 11), np.nan, np.float32)}, "observation"),
     "reward": ({"rewards": np.full(40, np.inf, np.float32)}, "reward"),
@@ -235,7 +353,9 @@ def test_help_loads_neither_ray_nor_torch():
 def test_data_can_be_imported_listed_and_described(capsys, tmp_path):
     path = write_d4rl(tmp_path / "data.hdf5")
     command = ["data", "import", str(path), "--env", "Hopper-v5", "--name", "my/hopper-v0"]
-    assert sdw(capsys, *command, "--json")[:2] == (0, '{\n  "dataset": "my/hopper-v0"\n}\n')
+    status, out, _ = sdw(capsys, *command, "--json")
+    scores = [-20.272305, 3234.3]
+    assert json.loads(out) == {"dataset": "my/hopper-v0", "reference_scores": scores}
     status, out, _ = sdw(capsys, "data", "list", "--json")
     assert status == 0
     assert {d["id"]: d["where"] for d in json.loads(out)}["my/hopper-v0"] == "local"
@@ -254,9 +374,12 @@ def test_distill_exports_and_evaluate_finds_the_same_score(capsys, tmp_path):
     assert said in err
     assert set(document) == {
         "normalized_return", "random_subset", "expert", "effective_sample_size_percent",
-        "log_likelihood", "seconds", "outer_steps", "seconds_per_outer_step", "artifact",
-        "confirmed",
+        "density_effective_sample_size_percent", "log_likelihood", "seconds", "outer_steps",
+        "seconds_per_outer_step", "artifact", "confirmed", "warnings",
     }  # fmt: skip
+    (warning,) = document["warnings"]
+    assert f"warning: {warning}\n" in err
+    assert "far below the" in warning
     for scores in ("normalized_return", "random_subset", "expert"):
         assert set(document[scores]) == {"mean", "iqm", "low", "high", "per_policy"}
     assert (document["outer_steps"], document["artifact"]) == (6, "rows")
@@ -449,7 +572,7 @@ def test_a_study_whose_driver_lives_is_extended_without_running_it_here(capsys, 
     search = StudySearch(folder.book())
     search.suggest("a")
     search.on_trial_complete("a", report("FAILED"))
-    folder.write_driver({"host": "elsewhere", "pid": 42})
+    write_json(folder.seat.note, {"host": "elsewhere", "pid": 42})
     status, out, err = sdw(capsys, "extend", folder.name, "--trials", "2", "--json")
     assert status == 0
     assert "process 42 on elsewhere takes them up" in err
@@ -503,7 +626,7 @@ def test_more_trials_that_cannot_run_are_refused_and_not_kept(
 def test_trials_that_were_added_while_a_driver_came_are_that_ones(capsys, tmp_path, monkeypatch):
     """Nobody drove the study when it was looked at, and somebody does when it is to be run."""
     folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
-    folder.write_driver({"host": "elsewhere", "pid": 42})
+    write_json(folder.seat.note, {"host": "elsewhere", "pid": 42})
     monkeypatch.setattr(StudyFolder, "driven", lambda self: False)
     status, _, err = sdw(capsys, "extend", folder.name, "--trials", "2", "--json")
     assert (status, "process 42 on elsewhere takes them up" in err) == (0, True), err
@@ -533,18 +656,38 @@ def test_a_stop_is_not_lost_on_a_driver_that_is_just_coming(tmp_path, monkeypatc
 
     @contextmanager
     def driving(self):
-        with real(self):
+        with real(self) as heartbeat:
             command = [sys.executable, "-m", "study.cli", "stop", str(folder.path)]
             stops.append(subprocess.Popen(command, stderr=subprocess.PIPE))
             with suppress(subprocess.TimeoutExpired):
                 stops[0].wait(5)  # it ends not before this driver has left, or never began
-            yield
+            yield heartbeat
 
     monkeypatch.setattr(StudyFolder, "driving", driving)
     monkeypatch.setattr(TrialBook, "remaining", lambda self: 0)
     drive(folder, None, Display(folder, None))
     stops[0].communicate()
     assert folder.stop_flag.exists() == (stops[0].returncode == 0)
+
+
+def test_status_says_once_what_trials_were_warned_of(capsys, tmp_path):
+    """Whatever the numbers in it; and a database that is made anew still says so."""
+    folder = StudyFolder.create(small_spec(), tmp_path / "sdw-studies")
+    search = StudySearch(folder.book(), folder_of=folder.trial)
+    for name, warnings in (("a", ["The return is -1.5."]), ("b", []), ("c", ["The return is 2."])):
+        search.suggest(name)
+        document = json.loads(report(normalized_return=1.0)["document"])
+        search.on_trial_complete(name, {"document": json.dumps(document | {"warnings": warnings})})
+    for more in ([], ["--rebuild"]):
+        status, out, err = sdw(capsys, "status", folder.name, *more, "--json")
+        assert status == 0
+        document = json.loads(out)
+        assert document["warnings"] == [{"warning": "The return is -1.5.", "trials": 2}]
+        assert [trial["warnings"] for trial in document["trials"]] == [
+            ["The return is -1.5."], [], ["The return is 2."],
+        ]  # fmt: skip
+    _, _, err = sdw(capsys, "status", folder.name)
+    assert err == "warning, 2 trial(s): The return is -1.5.\n"
 
 
 def test_a_rebuild_says_what_it_did(capsys, tmp_path):
@@ -566,3 +709,80 @@ def test_a_rebuild_says_what_it_did(capsys, tmp_path):
     assert Path(document["rebuilt"]["kept"]).read_bytes() == b"\x00" * 10_000
     assert "1 COMPLETE, 1 WAITING" in err
     assert document["rebuilt"]["kept"] in err
+
+
+ODD = "[old] \x1b[31m\n:smile: [/]"
+SHOWN = r"[old] \x1b[31m\n:smile: [/]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", ODD],
+        ["data", "describe", ODD],
+        ["validate", f"{ODD}.yaml"],
+        ["validate", "quickstart", "--set", f"study.name='{ODD}'"],
+        ["validate", "quickstart", "--set", ODD],
+        ["evaluate", ODD],
+        [ODD],
+        ["status", f"--{ODD}"],
+        ["status", "a", ODD],
+    ],
+)
+def test_what_was_typed_is_told_as_it_is_and_in_one_line(capsys, arguments):
+    status, out, err = sdw(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "\x1b" not in err
+    assert "[old] " in err
+    assert "31m" in err
+
+
+def test_a_dataset_and_a_study_of_any_name_are_printed_as_they_are(capsys, tmp_path):
+    path = tmp_path / "[old] :smile: x.hdf5"
+    status, out, _ = sdw(capsys, "data", "describe", str(write_d4rl(path)))
+    assert (status, str(path) in out) == (0, True)
+    storage = tmp_path / "[red]" / f"{'long-' * 20}"
+    folder = StudyFolder.create(small_spec(), storage)
+    search = StudySearch(folder.book())
+    search.suggest("a")
+    search.on_trial_complete("a", report("FAILED") | {"document": json.dumps(reasoned(ODD))})
+    for command in (["status", str(folder.path)], ["status", str(folder.path), "--rebuild"]):
+        status, out, err = sdw(capsys, *command)
+        assert (status, SHOWN in out) == (0, True), out
+    assert f"kept as {folder.path}" in err
+
+
+def reasoned(reason: str) -> dict[str, object]:
+    return {"outcome": "FAILED", "reason": reason, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (TypeError("bad [x]\nmore"), "internal error: TypeError: bad [x]; run the command again"),
+        (KeyError(), "internal error: KeyError: "),
+        (OSError(28, "No space left on device", "/a/[b]"), "No space left on device: /a/[b]."),
+    ],
+)
+def test_whatever_goes_wrong_is_one_sentence_and_its_traceback_on_demand(
+    capsys, monkeypatch, error, word
+):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr("sdw_core.dataset.available", fails)
+    status, out, err = sdw(capsys, "data", "list")
+    assert (status, out, err.count("\n")) == (1, "", 1), err
+    assert word in err
+    monkeypatch.setenv("SDW_DEBUG", "1")
+    status, out, err = sdw(capsys, "data", "list")
+    assert (status, "Traceback" in err, word in err.splitlines()[-1]) == (1, True, True)
+
+
+def test_ctrl_c_is_no_error_of_ours(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    for place in ("sdw_core.dataset.available", "study.cli.make_ready"):
+        monkeypatch.setattr(place, interrupted)
+        assert sdw(capsys, "data", "list") == (130, "", "")

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
+from sdw_core.files import write_json
 from study.folder import StudyFolder
 from study.search import StudySearch
 from tests.study.conftest import small_spec
@@ -75,12 +76,12 @@ def test_it_serves_the_trials_and_tensorboard_on_loopback_only(folder):
 
 
 def test_while_the_study_runs_the_ray_dashboard_is_named(folder):
-    folder.write_driver({"ray_dashboard": "127.0.0.1:4321"})
-    with folder.driver_lock(), dashboard(folder, "--port", "0") as (_, said):
+    write_json(folder.seat.note, {"ray_dashboard": "127.0.0.1:4321"})
+    with folder.seat.lock(), dashboard(folder, "--port", "0") as (_, said):
         assert addresses(said)[2] == "http://127.0.0.1:4321/"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_it_and_all_that_it_started(folder, number):
     with dashboard(folder, "--port", "0") as (process, said):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -128,6 +129,13 @@ def test_a_study_in_a_database_of_its_own_is_served(tmp_path):
     StudySearch(folder.book()).suggest("a")
     with dashboard(folder, "--port", "0") as (_, said):
         assert folder.name in read(f"{addresses(said)[0]}api/studies")
+
+
+def test_a_study_in_a_folder_of_an_odd_name_is_served(tmp_path):
+    folder = StudyFolder.create(small_spec(), tmp_path / "re?al#ly 50% [old]")
+    StudySearch(folder.book()).suggest("a")
+    with dashboard(folder, "--port", "0") as (_, said):
+        assert "weighting.temperature" in read(f"{addresses(said)[0]}api/studies/1")
 
 
 def test_requests_are_answered_side_by_side(folder):

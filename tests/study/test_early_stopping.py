@@ -220,6 +220,23 @@ def test_trials_of_the_same_rows_have_the_same_return_at_a_rung(stopping):
     assert found[0] == found[1]
 
 
+def test_a_rung_compares_what_the_study_maximises(tmp_path):
+    spec = small_spec(ON, "study.objectives=[{metric: iqm, mode: max}]")
+    rungs = rungs_of(spec, tmp_path, lambda step, value: None)
+    assert rungs.aggregate(np.array([[0.0, 1.0], [2.0, 100.0]])) == 1.5
+    spec = small_spec(ON)
+    rungs = rungs_of(spec, tmp_path, lambda step, value: None)
+    assert rungs.aggregate(np.array([[0.0, 1.0], [2.0, 101.0]])) == 26
+
+
+def test_distillations_of_no_steps_save_none(tmp_path):
+    folder = StudyFolder.create(small_spec(ON, "pipeline.distill.outer_steps=0"), tmp_path)
+    search = driver(folder)
+    search.suggest("a")
+    search.on_trial_complete("a", report(normalized_return=1.0))
+    assert saved(folder.book()) == {"pruned": 0, "outer_steps_saved": 0, "percent": 0.0}
+
+
 def test_an_answer_holds_for_its_return_only(stopping):
     folder = stopping.trial(0)
     asked = []

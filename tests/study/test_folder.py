@@ -15,7 +15,9 @@ import optuna
 import pytest
 
 from sdw_core.errors import InputError
-from study.folder import PRESUMED_DEAD, StudyFolder
+from sdw_core.files import write_json
+from study.driver import PRESUMED_DEAD
+from study.folder import StudyFolder
 from study.preflight import check_writable
 from study.search import StudySearch
 from tests.study.conftest import small_spec
@@ -91,7 +93,7 @@ def test_a_process_that_drives_a_study_is_seen_until_it_dies(folder):
     assert not folder.driven()
     code = (
         "import sys; from pathlib import Path; from study.folder import StudyFolder\n"
-        "with StudyFolder(Path(sys.argv[1])).driver_lock():\n"
+        "with StudyFolder(Path(sys.argv[1])).seat.lock():\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     driver = subprocess.Popen(
@@ -125,7 +127,7 @@ def test_a_driver_says_who_it_is_while_it_drives_and_refuses_a_second(folder):
 
 
 def test_a_dead_drivers_study_is_taken_over_at_once(folder):
-    folder.write_driver({"host": socket.gethostname(), "pid": 2**22 + 1})
+    write_json(folder.seat.note, {"host": socket.gethostname(), "pid": 2**22 + 1})
     assert not folder.driven()
     with folder.driving():
         assert folder.driver()["pid"] == os.getpid()
@@ -133,7 +135,7 @@ def test_a_dead_drivers_study_is_taken_over_at_once(folder):
 
 def test_a_driver_on_another_host_lives_for_as_long_as_it_gives_signs_of_life(folder):
     """Its lock does not show here, as on a network file system that keeps locks to their host."""
-    folder.write_driver({"host": "elsewhere", "pid": 42})
+    write_json(folder.seat.note, {"host": "elsewhere", "pid": 42})
     assert folder.driven()
     with pytest.raises(InputError, match="is being run by process 42 on elsewhere"):
         folder.driving().__enter__()
@@ -145,7 +147,7 @@ def test_a_driver_on_another_host_lives_for_as_long_as_it_gives_signs_of_life(fo
 
 
 def test_a_driver_gives_signs_of_life(folder, monkeypatch):
-    monkeypatch.setattr("study.folder.HEARTBEAT", 0.01)
+    monkeypatch.setattr("study.driver.HEARTBEAT", 0.01)
     file = folder.path / "driver.json"
     with folder.driving():
         os.utime(file, (0, 0))
@@ -235,7 +237,7 @@ def test_a_study_that_another_took_meanwhile_is_not_taken_back(tmp_path):
 
 def test_a_study_that_another_host_drives_is_not_taken_back(tmp_path):
     away = {"host": "elsewhere", "pid": 42}
-    refused(tmp_path, meanwhile=lambda folder: folder.write_driver(away))
+    refused(tmp_path, meanwhile=lambda folder: write_json(folder.seat.note, away))
     assert StudyFolder(tmp_path / "hopper-quickstart").spec()
 
 

@@ -1,5 +1,6 @@
 """Signals end a command in one line, or ask a study to stop; nothing half-written is left."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from study.folder import StudyFolder
+from study.search import StudySearch
 from study.signals import ENDING, TO_THE_GROUP, Ended, ending, going_on_with, kept, stopping
+from study.trial import run_trial
 from tests.sdw_core.processes import ROOT
+from tests.study.conftest import small_spec
+from tests.study.test_cli import sdw
 
 COMMAND = """
 import sys, time
@@ -131,3 +137,38 @@ def test_a_library_that_sets_handlers_takes_no_signal_away(tmp_path):
         signal.raise_signal(signal.SIGTERM)
         assert flag.exists()
     assert {int(number) for number in started.stdout.split()} >= TO_THE_GROUP
+
+
+# A study's command, outside the study's own rounds
+
+
+def test_a_signal_during_the_preflight_leaves_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("study.cli._check", lambda spec: signal.raise_signal(signal.SIGTERM))
+    status, out, err = sdw(capsys, "launch", "quickstart")
+    assert (status, out, err.count("\n")) == (128 + signal.SIGTERM, "", 1)
+    assert "the same command can be given again" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_signal_during_the_export_leaves_no_half_of_it_and_resume_goes_on(
+    capsys, tmp_path, monkeypatch
+):
+    """All trials are done: only the winner's confirmation and export are left."""
+    folder = StudyFolder.create(small_spec("study.trials=1"), tmp_path)
+    search = StudySearch(folder.book())
+    config = folder.spec().pipeline_with(search.suggest("a")["params"])
+    document = run_trial(0, config, folder.trial(0), folder.cache, folder.stop_flag, 1)
+    search.on_trial_complete("a", {"document": json.dumps(document)})
+    with monkeypatch.context() as ended:
+        ended.setattr(
+            "sdw_core.artifact.write_card", lambda *given: signal.raise_signal(signal.SIGUSR1)
+        )
+        status, out, err = sdw(capsys, "resume", str(folder.path))
+    assert (status, out) == (128 + signal.SIGUSR1, "")
+    assert err == f"sdw: Ended by SIGUSR1; go on with `sdw resume {folder.path}`.\n"
+    assert not folder.exports.exists() or list(folder.exports.iterdir()) == []
+    status, out, err = sdw(capsys, "resume", str(folder.path), "--json")
+    assert status == 0, err
+    assert [Path(path).name for path in json.loads(out)["exports"]] == ["trial-0"]

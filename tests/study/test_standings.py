@@ -1,5 +1,6 @@
 """A comparison's table, files and statistics, from results as cells leave them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def result(*curve: list[float], seeds: tuple[int, ...] = (0, 1)) -> dict[str, An
         "normalized_return": {"mean": float(np.mean(curve[-1])), "low": 0.0, "high": 99.0},
         "curve": {str(step): returns for step, returns in zip(steps, curve, strict=True)},
         "distillation_seeds": list(seeds),
+        "sources": {"dataset": "cd" * 32},
+        "identity": "ab" * 32,
     }
 
 
@@ -129,6 +132,9 @@ def test_rows_are_written_one_a_policy(
     ]  # fmt: skip
     configs = read_json(tmp_path / "configs.json")
     assert set(frame.config_hash) == set(configs)
+    identities = read_json(tmp_path / "identities.json")
+    assert set(frame.identity) == set(identities)
+    assert identities["ab" * 32]["sources"] == {"dataset": "cd" * 32}
     assert configs[last.config_hash.iloc[0]]["weighting"]["temperature"] == 0.5
     searches = pd.read_csv(tmp_path / "searches.csv")
     assert searches.candidate.tolist() == [0, 1, 0, 1]
@@ -171,6 +177,52 @@ def test_a_dataset_with_a_seed_that_diverged_is_left_out_of_the_statistics(
     assert standings.aggregate("Av-PBC") is None
 
 
+@pytest.mark.parametrize("baseline", [0.0, -5.0])
+def test_a_gain_over_nothing_has_no_percentage(
+    spec: ComparisonSpec, results: Results, baseline: float
+) -> None:
+    for dataset in spec.datasets:
+        results[spec.cell("Av-PBC", dataset)] = result([baseline] * 4, [baseline] * 4)
+    standings = Standings.of(spec, results)
+    document = json.loads(json.dumps(standings.to_json(), allow_nan=False))
+    assert document["improvement"]["gain_percent"] is None
+    assert document["improvement"]["gain"]["value"] == pytest.approx(39 - baseline)
+    (line,) = (line for line in standings.markdown().splitlines() if "Av-PBC, 2 dataset" in line)
+    assert "%" not in line.replace("95 %", "")
+    assert f"gain {39 - baseline:+.1f} (95 %: " in line
+
+
+def test_a_gain_is_a_share_of_the_baseline(spec: ComparisonSpec, results: Results) -> None:
+    standings = Standings.of(spec, results)
+    assert standings.improvement()["gain_percent"] == pytest.approx(100 * (39 / 26.5 - 1))
+    assert "; +47.2 %)" in standings.markdown()
+
+
+def test_one_seed_has_no_interval(spec: ComparisonSpec, results: Results) -> None:
+    for dataset in spec.datasets:
+        for method, value in (("Av-PBC", 20.0), ("SDW", 30.0)):
+            cell = spec.cell(method, dataset, 1 if method == "SDW" else None)
+            results[cell] = result([value, value], seeds=(0,))
+    standings = Standings.of(spec, results)
+    text = standings.markdown()
+    assert (
+        "SDW over Av-PBC, 2 dataset(s): gain +10.0 (+50.0 %), probability of improvement 1.00.\n"
+        "- a/one-v0: +10.0\n- a/two-v0: +10.0\n"
+    ) in text
+    document = json.loads(json.dumps(standings.to_json(), allow_nan=False))
+    for found in (document["aggregates"]["SDW"]["mean"], document["improvement"]["gain"]):
+        assert (found["low"], found["high"]) == (None, None)
+
+
+def test_warnings_of_a_cell_are_told(spec: ComparisonSpec, results: Results) -> None:
+    results[spec.cell("Av-PBC", "a/two-v0")]["warnings"] = ["The expert is poor."]
+    standings = Standings.of(spec, results)
+    assert "\nWarnings:\n\n- Av-PBC, a/two-v0: The expert is poor.\n" in standings.markdown()
+    told = {(c["method"], c["dataset"]): c["warnings"] for c in standings.to_json()["cells"]}
+    assert told["Av-PBC", "a/two-v0"] == ["The expert is poor."]
+    assert told["SDW", "a/two-v0"] == []
+
+
 def test_what_has_not_run_is_left_blank(spec: ComparisonSpec, results: Results) -> None:
     del results[spec.cell("Av-PBC", "a/two-v0")]
     del results[spec.search_cells("SDW", "a/one-v0")[0]]
@@ -178,3 +230,26 @@ def test_what_has_not_run_is_left_blank(spec: ComparisonSpec, results: Results) 
     assert standings.failed == {}
     assert "| expert |  |  |" in standings.markdown()
     assert standings.scores("Av-PBC", "a/two-v0").size == 0
+
+
+def test_names_are_shown_as_they_are_in_tables_and_figures(tmp_path: Path) -> None:
+    """A name may hold what a table, a formula or a legend would take for its own."""
+    path = tmp_path / "odd.yaml"
+    odd = r"'$\frac|$ [b]x[/b]'"
+    text = SPEC.replace("Av-PBC", odd).replace("SDW", "_mine").replace("two-v0", "two$^$-v0")
+    path.write_text(text)
+    spec = load_comparison(str(path))
+    found: Results = {}
+    for method, dataset in [
+        (method, dataset) for method in spec.methods for dataset in spec.datasets
+    ]:
+        for cell in (*spec.search_cells(method, dataset), spec.cell(method, dataset, None)):
+            found[cell] = result([30, 32, 40, 44])
+        chosen = final_cell(spec, method, dataset, found)
+        assert chosen is not None
+        found[chosen] = result([30, 32, 40, 44])
+    Standings.of(spec, found).write(tmp_path / "odd")
+    table = (tmp_path / "odd" / "table.md").read_text()
+    assert r"| $\frac\|$ [b]x[/b] |" in table
+    for each in ("returns.png", "curves.png"):
+        assert (tmp_path / "odd" / each).stat().st_size > 1000

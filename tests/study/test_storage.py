@@ -399,6 +399,32 @@ def test_this_machine_has_mounts():
     assert not on_network(Path("/proc/self"))
 
 
+ODD = ["really?", "runs #3", "50% data [old]", "Müller, Jürgen", "{a}", "a\nb", "'q\"", "x&y=z;~"]
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("database", ["sqlite", "journal"])
+def test_a_study_lies_in_its_folder_whatever_that_is_called(tmp_path, name, database):
+    """A `?` began a URL's query once, so that two studies shared a database outside of both."""
+    studies = [
+        StudyFolder.create(small_spec(f"study.database={database}"), tmp_path / name / each)
+        for each in ("one", "two")
+    ]
+    for count, folder in enumerate(studies):
+        search = StudySearch(folder.book())
+        for i in range(count):
+            search.suggest(str(i))
+    assert [len(folder.book().rows()) for folder in studies] == [0, 1]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert all(
+        (f.path / {"sqlite": "study.db", "journal": "study.journal"}[database]).exists()
+        for f in studies
+    )
+    rebuilt, kept = studies[1].rebuild()
+    assert Path(kept).parent == studies[1].path
+    assert len(rebuilt.rows()) == 1
+
+
 # A journal whose writer died
 
 
