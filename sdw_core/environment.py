@@ -296,6 +296,26 @@ class Environment:
                 "needs, correct its arguments, or choose another."
             ) from None
 
+    def require_run(self) -> None:
+        """Begin an episode and take a step.
+
+        Raises:
+            InputError: it cannot.
+        """
+        env = self.make()
+        spaces = self.spaces
+        try:
+            with quiet():
+                env.reset(seed=0)
+                env.step((spaces.action_low + spaces.action_high) / 2)
+        except Exception as error:  # an environment may raise anything
+            raise InputError(
+                f"the environment `{self}` cannot be run ({described(error)}): correct its "
+                "arguments, or choose another."
+            ) from None
+        finally:
+            env.close()
+
     @cached_property
     def spaces(self) -> Spaces:
         """What policies see and do in it.

@@ -57,6 +57,8 @@ class OfflineDataset:
     """Undiscounted returns of a random and of an expert policy."""
     reference_source: str | None = None
     """Where the reference scores come from."""
+    license: str | None = None
+    """As the dataset states it."""
 
     def __post_init__(self) -> None:
         _require_finite(self)

@@ -34,7 +34,7 @@ from sdw_core.distill.loop import Distilled, Task, Visits, distill
 from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError, StopRequested
-from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
+from sdw_core.evaluate import Arena, Recipe, evaluate_rows, require_feasible, rollout
 from sdw_core.expert import Expert
 from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
 from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
@@ -637,7 +637,16 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
             f"{dataset.name}{chosen}, and is {size}; lower it."
         )
     check_rewards(config.distill, dataset.rewards, dataset.name)
-    applied(config.evaluation, own_recipe(config.distill))
+    evaluation = config.evaluation
+    require_feasible(
+        applied(evaluation, own_recipe(config.distill)),
+        dataset.observations.shape[1],
+        dataset.actions.shape[1],
+        size,
+        config.distill.seeds * evaluation.policies,
+        evaluation.episodes,
+        evaluation.ensemble,
+    )
     _ = dataset.required_scores
     if isinstance(config.expert, CheckpointConfig):
         read_checkpoint(config.expert.path).require_fit(dataset)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sdw_core.config import Config, PipelineConfig, nearest, parse
+from sdw_core.config import Config, PipelineConfig, nearest, parse, shown
 from sdw_core.errors import InputError
 from search_spaces.paths import Document, absolute_paths
 from search_spaces.spec import (
@@ -97,7 +97,7 @@ class ComparisonSpec(Config):
         document: Document = {"dataset": dataset}
         for part in (self.pipeline, self.datasets[dataset], settings.pipeline, chosen, last):
             document = _merged(document, part or {})
-        where = f"the pipeline of {method!r} on {dataset!r}"
+        where = f"the pipeline of {shown(method)} on {shown(dataset)}"
         try:
             given = parse(PipelineConfig, document, "pipeline")
             config = parse(PipelineConfig, absolute_paths(document), "pipeline")
@@ -183,7 +183,7 @@ def load_comparison(reference: str, overrides: Sequence[str] = ()) -> Comparison
         name = getattr(spec.comparison, key)
         if name not in spec.methods:
             raise InputError(
-                f"`comparison.{key}` must be one of the methods, not {name!r}: "
+                f"`comparison.{key}` must be one of the methods, not {shown(name)}: "
                 f"{nearest(name, spec.methods)}"
             )
     for key in ("dataset", "seed"):

@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
-from sdw_core.config import Config, PipelineConfig, identifying, nearest, parse, submodels
+from sdw_core.config import (
+    Config,
+    PipelineConfig,
+    as_key,
+    identifying,
+    nearest,
+    parse,
+    shown,
+    submodels,
+)
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
@@ -34,8 +43,8 @@ class IntRange(Config):
     """A whole number in [low, high]."""
 
     type: Literal["int"]
-    low: int = Field(description="smallest value")
-    high: int = Field(description="largest value")
+    low: int = Field(ge=-(2**63), le=2**63 - 1, description="smallest value")
+    high: int = Field(ge=-(2**63), le=2**63 - 1, description="largest value")
     log: bool = Field(False, description="uniform in the logarithm")
     step: PositiveInt = Field(1, description="grid from low; not with `log`")
 
@@ -247,7 +256,7 @@ def parse_spec(document: Document) -> StudySpec:
     spec = parse(StudySpec, document, "")
     metrics = [objective.metric for objective in spec.study.objectives]
     if len(set(metrics)) < len(metrics):
-        raise InputError(f"`study.objectives` must name each metric once, not {metrics}.")
+        raise InputError(f"`study.objectives` must name each metric once, not {shown(metrics)}.")
     if spec.study.early_stopping:
         _check_early_stopping(spec)
     for path, distribution in spec.search.items():
@@ -258,7 +267,7 @@ def parse_spec(document: Document) -> StudySpec:
                 spec.pipeline_with({path: value})
             except InputError as error:
                 raise InputError(
-                    f"`search.{path}` holds a value that is not valid: {error}"
+                    f"`search.{as_key(path)}` holds a value that is not valid: {error}"
                 ) from None
     return spec
 
@@ -267,10 +276,10 @@ def _check_early_stopping(spec: StudySpec) -> None:
     """Refuse what rungs cannot compare: returns are no proxy, or the rungs lie elsewhere."""
     objectives = [(objective.metric, objective.mode) for objective in spec.study.objectives]
     if objectives not in ([("normalized_return", "max")], [("iqm", "max")]):
-        shown = ", ".join(f"{metric} {mode}" for metric, mode in objectives)
+        asked = ", ".join(f"{metric} {mode}" for metric, mode in objectives)
         raise InputError(
             "`study.early_stopping` compares returns and needs `normalized_return` or `iqm`, "
-            f"maximised, as the only objective, not {shown}; set it to null."
+            f"maximised, as the only objective, not {asked}; set it to null."
         )
     if "distill.outer_steps" in spec.search:
         raise InputError(
@@ -290,7 +299,7 @@ def resolve_reference(reference: str, shipped: Mapping[str, Path], what: str) ->
         return path
     if reference not in shipped:
         raise InputError(
-            f"There is no {what} named {reference!r} and no such YAML file: "
+            f"There is no {what} named {shown(reference)} and no such YAML file: "
             f"{nearest(reference, shipped)}"
         )
     return shipped[reference]
@@ -336,8 +345,8 @@ def place_override(document: Document, override: str, searched_is_fixed: bool = 
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise InputError(f"`--set` takes key=value, not {override!r}.")
-    what = f"The value {text[:80]!r} of `--set {key}`"
+        raise InputError(f"`--set` takes key=value, not {shown(override)}.")
+    what = f"The value {text[:80]!r} of `--set {as_key(key)}`"
     value = read_yaml(text, what)
     if ends_in_comment(text):
         raise InputError(f"{what} ends in a comment; put what holds a # in quotes.")
@@ -393,11 +402,13 @@ def _check_path(path: str) -> None:
     below = [leaf for leaf in known if leaf.startswith(f"{path}.")]
     if below:
         raise InputError(
-            f"`search.{path}` is a section, and only single settings can be searched: "
+            f"`search.{as_key(path)}` is a section, and only single settings can be searched: "
             + ", ".join(f"`{leaf}`" for leaf in below)
             + "."
         )
-    raise InputError(f"`search.{path}` is no setting of the pipeline: {nearest(path, known)}")
+    raise InputError(
+        f"`search.{as_key(path)}` is no setting of the pipeline: {nearest(path, known)}"
+    )
 
 
 def _check_distribution(path: str, distribution: Distribution) -> None:

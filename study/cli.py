@@ -60,6 +60,14 @@ Set = Annotated[
     typer.Option("--set", help="A path from the spec's root; repeatable.", metavar="K=V"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+License = Annotated[
+    str | None,
+    typer.Option(help="Of the export, such as cc-by-4.0; default: the source's.", metavar="ID"),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Let a set name modules to import, and any arguments."),
+]
 STUDIES = Path("sdw-studies")
 
 
@@ -275,10 +283,12 @@ def export(
         bool, typer.Option(help="The whole Pareto front; so it is of two objectives anyway.")
     ] = False,
     to: Annotated[Path | None, typer.Option(help="Folder; default: exports in the study.")] = None,
+    license: License = None,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
 ) -> None:
     """Re-evaluate the best trials on fresh seeds and write their synthetic datasets."""
+    from sdw_core.card import require_license
     from study.export import export as write
 
     folder = _find(study, storage)
@@ -294,8 +304,9 @@ def export(
             "trial is the best; use `--pareto`."
         )
     numbers = book.best(top or 1)
+    license = license and require_license(license)
     with log.working("re-evaluating on fresh seeds"):
-        folders = write(folder, numbers, to)
+        folders = write(folder, numbers, to, license)
     if as_json:
         print_json({"study": folder.name, "folders": [str(path) for path in folders]})
     else:
@@ -308,6 +319,7 @@ def distill(
     spec: Spec,
     overrides: Set = None,
     to: Annotated[Path | None, typer.Option(help="Export folder; left out: no export.")] = None,
+    license: License = None,
     threads: Annotated[
         int, typer.Option(help="Torch threads; more than one pays from width 256 on.", min=1)
     ] = 1,
@@ -316,12 +328,14 @@ def distill(
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
+    from sdw_core.card import require_license
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import confirmed_scores, evidence_of, source_states
     from study.preflight import check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
     loaded = loaded.model_copy(update={"search": {}})
+    license = license and require_license(license)
     if to:
         refuse_existing(to)
     _warned(_check(loaded).values())
@@ -349,7 +363,8 @@ def distill(
     document["artifact"] = str(to) if to else None
     if to:
         best = result.best
-        evidence = evidence_of(result.config, result.dataset, result.seeds[best])
+        seed_of_rows = result.seeds[best]
+        evidence = evidence_of(result.config, result.dataset, seed_of_rows, dataset, license)
         artifact = Artifact.distilled(
             result.observations[best],
             result.actions[best],
@@ -383,6 +398,7 @@ def evaluate(
     protocols: Annotated[
         bool, typer.Option("--protocols", help="Other depths, optimisers, ...: a table of each.")
     ] = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Train fresh policies on an exported dataset and run them; checks every checksum first.
@@ -392,7 +408,7 @@ def evaluate(
     from sdw_core.artifact import read_artifact, score
     from sdw_core.config import EvaluationConfig, parse
 
-    artifact = read_artifact(folder)
+    artifact = read_artifact(folder, trust)
     stated = artifact.evidence["evaluation"]
     size = {key: stated[key] for key in ("policies", "episodes")}
     size |= {k: v for k, v in (("policies", policies), ("episodes", episodes)) if v is not None}

@@ -42,7 +42,9 @@ class Confirmed:
     source_states: NDArray[np.float32]
 
 
-def confirm(folder: StudyFolder, number: int, dataset: OfflineDataset) -> Confirmed:
+def confirm(
+    folder: StudyFolder, number: int, dataset: OfflineDataset, license: str | None = None
+) -> Confirmed:
     """Re-evaluate a trial's best rows on fresh seeds, beside random rows and the expert.
 
     The scores are kept in the trial's folder, if it can be written, so that asking again costs
@@ -52,6 +54,7 @@ def confirm(folder: StudyFolder, number: int, dataset: OfflineDataset) -> Confir
         folder: the study.
         number: a COMPLETE trial.
         dataset: what its rows were distilled from.
+        license: as for `evidence_of`.
 
     Raises:
         InputError: its folder does not hold its result any more, or the dataset is another.
@@ -64,7 +67,8 @@ def confirm(folder: StudyFolder, number: int, dataset: OfflineDataset) -> Confir
     arena = replace(build_arena(dataset, Normalizer.fit(dataset.observations)), **units)
     best = result["best"]
     recipe = own_recipe(config.distill, result["learning_rates"][best])
-    evidence = evidence_of(config, result["dataset"], result["distillation_seeds"][best])
+    seed = result["distillation_seeds"][best]
+    evidence = evidence_of(config, result["dataset"], seed, dataset, license)
     artifact = Artifact.distilled(
         rows["observations"][best], rows["actions"][best], arena, recipe, evidence
     )
@@ -119,16 +123,28 @@ def found_by(folder: StudyFolder, number: int) -> tuple[PipelineConfig, dict[str
     return config, result
 
 
-def evidence_of(config: PipelineConfig, source: dict[str, Any], seed: int) -> dict[str, Any]:
+def evidence_of(
+    config: PipelineConfig,
+    source: dict[str, Any],
+    seed: int,
+    dataset: OfflineDataset,
+    license: str | None = None,
+) -> dict[str, Any]:
     """An export's evidence, but for its scores: where its rows come from and how they are judged.
 
     Args:
         config: the settings that the rows were distilled with.
         source: name, content hash and size of the dataset.
         seed: the distillation seed of the rows.
+        dataset: the source itself.
+        license: the export's, where it is chosen; None: the source's, if that states one.
     """
     return {
-        "source": source,
+        "source": source
+        | {
+            "reference_source": dataset.reference_source,
+            "license": license or dataset.license,
+        },
         "config": config.model_dump(mode="json"),
         "distillation_seed": seed,
         "evaluation": config.evaluation.model_dump(include={"policies", "episodes"})
@@ -204,11 +220,19 @@ def source_states(dataset: OfflineDataset, seed: int) -> NDArray[np.float32]:
     return normalize(dataset.observations[np.sort(picks)]).astype(np.float32, copy=False)
 
 
-def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> list[Path]:
+def export(
+    folder: StudyFolder, numbers: list[int], to: Path | None = None, license: str | None = None
+) -> list[Path]:
     """Write one folder a trial, `to/trial-N`.
 
     A folder that exists is refused before any is written; but in the study's own `exports`, the
     default, one that was written before is verified, compared with the trial, and left as it is.
+
+    Args:
+        folder: the study.
+        numbers: COMPLETE trials.
+        to: where; None: the study's own `exports`.
+        license: as for `evidence_of`.
 
     Raises:
         InputError: there is nothing to export, or a folder exists, or cannot be written, or holds
@@ -221,14 +245,16 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
         )
     targets = [(to or folder.exports) / f"trial-{number}" for number in numbers]
     for target in targets:
-        if not (target.exists() and to is None):
+        if not (target.exists() and to is None and license is None):
             refuse_existing(target)
     datasets: dict[str, OfflineDataset] = {}
     wanted: list[tuple[int, Path, OfflineDataset]] = []
     for number, target in zip(numbers, targets, strict=True):
         config, result = found_by(folder, number)
         if target.exists():
-            _require_rows_of(read_artifact(target), target, folder.trial(number), config, result)
+            _require_rows_of(
+                read_artifact(target, trust=True), target, folder.trial(number), config, result
+            )
             continue
         if config.source not in datasets:
             datasets[config.source] = load_dataset(config)
@@ -237,6 +263,6 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
     if wanted:
         check_writable(to or folder.exports, "--to")
     for number, target, dataset in wanted:
-        confirmed = confirm(folder, number, dataset)
+        confirmed = confirm(folder, number, dataset, license)
         write_artifact(confirmed.artifact, target, confirmed.source_states)
     return targets

@@ -66,6 +66,7 @@ def assemble(
     asked: Asked,
     stated: Scores | None = None,
     source: str = "stated with the dataset",
+    license: str | None = None,
 ) -> OfflineDataset:
     """The dataset of steps: unfinished episodes are truncated, actions clipped where that is right.
 
@@ -102,6 +103,7 @@ def assemble(
         action_high=spaces.action_high,
         reference_scores=scores,
         reference_source=source if scores else None,
+        license=license,
     )
 
 
@@ -144,6 +146,12 @@ def _shaped(
             f"{hint or 'name the environment that the data come from, or repair them.'}"
         )
     return np.asarray(values.reshape(shape))
+
+
+def stated_license(stated: Any) -> str | None:
+    """The licence in a dataset's metadata, where it is text."""
+    text = stated.decode(errors="replace") if isinstance(stated, bytes) else stated
+    return text.strip() or None if isinstance(text, str) else None
 
 
 def require_two_episodes(where: str, episodes: int) -> None:

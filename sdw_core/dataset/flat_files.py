@@ -25,6 +25,7 @@ from sdw_core.dataset.arrays import (
     floats,
     reading,
     require_self_contained,
+    stated_license,
 )
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError
@@ -51,7 +52,7 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
     if not path.is_file():
         raise InputError(f"there is no file {where}: check the path.")
     environment = asked.environment
-    stated = ""
+    stated, license = "", None
     with reading(path, "D4RL-layout HDF5 or .npz file"), _opened(path) as file:
         if all(key in file for key in D3RLPY_2):
             raise InputError(
@@ -67,6 +68,7 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
         if isinstance(file, h5py.File):
             attribute = file.attrs.get("env_id", "")
             stated = attribute.decode() if isinstance(attribute, bytes) else str(attribute)
+            license = stated_license(file.attrs.get("license"))
     if environment is None and not stated:
         raise InputError(
             f"a dataset must name its environment, and {where} does not: name it as in "
@@ -100,6 +102,7 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
             ends=ends.astype(np.int64),
         ),
         asked,
+        license=license,
     )
 
 

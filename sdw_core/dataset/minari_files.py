@@ -21,6 +21,7 @@ from sdw_core.dataset.arrays import (
     reading,
     require_self_contained,
     require_two_episodes,
+    stated_license,
 )
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError
@@ -109,6 +110,7 @@ def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
         asked,
         scores,
         source,
+        stated_license(metadata.get("license")),
     )
 
 
@@ -175,6 +177,8 @@ def write_minari(dataset: OfflineDataset, name: str, folder: Path, description: 
     if dataset.reference_scores:
         metadata["ref_min_score"], metadata["ref_max_score"] = dataset.reference_scores
         metadata[SOURCE_KEY] = dataset.reference_source
+    if dataset.license:
+        metadata["license"] = dataset.license
     storage.update_metadata(metadata)
     bounds = zip(dataset.episode_starts, dataset.episode_ends, strict=True)
     storage.update_episodes(

@@ -968,3 +968,17 @@ def test_a_dataset_can_be_made_by_hand():
     assert dataset.episode_returns().tolist() == [3, 7]
     assert dataset.returns_to_go(0.5).tolist() == [2, 2, 5, 4]
     assert dataset.unit_actions.tolist() == [[-0.5]] * 4
+
+
+def test_the_licence_that_a_dataset_states_goes_where_its_data_go(monkeypatch, tmp_path):
+    """From metadata or an attribute, through an import; the bundled dataset is this project's."""
+    assert load("sdw/hopper-replay-mini-v0").license == "apache-2.0"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    file = tmp_path / "a.hdf5"
+    with h5py.File(file, "w") as stored:
+        for key, shape in (("observations", (4, 3)), ("actions", (4, 1)), ("rewards", (4,))):
+            stored[key] = np.zeros(shape, np.float32)
+        stored["terminals"] = np.array([0, 1, 0, 1], np.bool_)
+        stored.attrs["license"] = "cc-by-4.0"
+    import_dataset(f"{file}?env=Pendulum-v1", "own/licensed-v0", reference_scores=(0, 1))
+    assert load("own/licensed-v0").license == "cc-by-4.0"

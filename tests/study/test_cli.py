@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from sdw_core.files import write_json
+from sdw_core.files import sha256_of_json, write_json
 from search_spaces import load_spec, with_absolute_paths
 from study.book import TrialBook
 from study.cli import main
@@ -476,6 +477,37 @@ def test_an_evaluation_that_cannot_be_is_refused(capsys, baseline, options, word
     status, out, err = sdw(capsys, "evaluate", str(baseline), *options)
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert word in err
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["--policies", "1000000000"], "`policies` must be at most 10000, not 1000000000"),
+        (["--layers", "1000000"], "`layers` must be at most 100"),
+        (["--policies", "10000", "--episodes", "10000"], "GB of memory, and"),
+        (["--steps", "1000000000000"], "`steps` must be at most 1000000"),
+    ],
+)
+def test_an_evaluation_that_no_machine_holds_is_refused_at_once(capsys, baseline, options, rule):
+    status, _, log = sdw(capsys, "evaluate", str(baseline), *options)
+    assert status == 2
+    assert rule in log
+    assert log.count("\n") == 1
+
+
+def test_an_export_that_names_a_module_is_evaluated_by_who_trusts_it(capsys, baseline, tmp_path):
+    folder = Path(shutil.copytree(baseline, tmp_path / "copy"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]
+    manifest["environment"]["id"] = "gymnasium.envs.mujoco:" + manifest["environment"]["id"]
+    manifest["checksum"] = sha256_of_json(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    status, _, log = sdw(capsys, "evaluate", str(folder))
+    assert (status, log.count("\n")) == (2, 1)
+    assert "import a module" in log
+    status, out, _ = sdw(capsys, "evaluate", str(folder), "--trust", "--json")
+    assert status == 0
+    assert json.loads(out) == manifest["scores"]["synthetic"]
 
 
 def test_a_cloning_that_diverges_is_a_failure_of_the_work(capsys, baseline):
