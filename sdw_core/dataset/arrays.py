@@ -75,9 +75,9 @@ def assemble(
     Raises:
         InputError: it is no valid dataset of the environment.
     """
-    require_two_episodes(name, len(steps.ends))
     _require_ends(name, steps)
     _require_length(name, environment, steps.ends)
+    require_two_episodes(name, len(steps.ends))
     steps.truncated[steps.ends - 1] |= ~steps.terminated[steps.ends - 1]
     scores = asked.reference_scores or stated
     if asked.reference_scores:
@@ -169,12 +169,11 @@ def _require_ends(where: str, steps: Steps) -> None:
 
 
 def _require_length(where: str, environment: Environment, ends: NDArray[np.int64]) -> None:
-    lengths = np.diff(ends, prepend=0)
-    longest, limit = int(lengths.argmax()), environment.longest_episode
-    if lengths[longest] > limit:
+    lengths, limit = np.diff(ends, prepend=0), environment.longest_episode
+    if (long := np.flatnonzero(lengths > limit)).size:
         raise InputError(
-            f"an episode must end within the {limit} steps of {environment}, and episode {longest} "
-            f"of {where} has {lengths[longest]}: mark where each episode ends (`timeouts` in "
+            f"an episode must end within the {limit} steps of {environment}, and episode {long[0]} "
+            f"of {where} has {lengths[long[0]]}: mark where each episode ends (`timeouts` in "
             "D4RL's layout), or, if the data were collected under a longer limit, name that as in "
             f"`?env={environment.id}&max_episode_steps=STEPS`."
         )
