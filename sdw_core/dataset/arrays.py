@@ -21,6 +21,8 @@ D4RL_SCORES: dict[str, Scores] = {
     "Walker2d": (1.629008, 4592.3),
     "Ant": (-325.6, 3879.7),
 }
+OF_OBSERVATIONS = {"use_contact_forces", "exclude_current_positions_from_observation"}
+"""Arguments of these environments' makers that no reward depends on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ def assemble(
     """The dataset of steps: unfinished episodes are truncated, actions clipped where that is right.
 
     Reference scores are those that were asked for, else the `stated` ones, else D4RL's for the
-    environment as D4RL has it: with its own time limit, and no wrapper of its rewards.
+    environment as D4RL has it: with its own time limit and rewards.
 
     Raises:
         InputError: it is no valid dataset of the environment.
@@ -203,8 +205,10 @@ def require_self_contained(file: h5py.File, where: Path) -> None:
 
 
 def _scored_as_in_d4rl(environment: Environment) -> bool:
-    plain = dataclasses.replace(environment, wrappers=())
-    return plain.plain and not any("Reward" in w.name for w in environment.wrappers)
+    others = environment.kwargs.keys() - OF_OBSERVATIONS
+    names = [wrapper.name for wrapper in environment.wrappers]
+    bare = dataclasses.replace(environment, wrappers=())
+    return bare.plain and not others and not any("Reward" in n or n == "TimeLimit" for n in names)
 
 
 @contextlib.contextmanager
