@@ -203,8 +203,8 @@ class DistillConfig(Config):
     )
     value_scale: Literal["mean", "paper"] = Field(
         "mean",
-        description="`mean`: q*, clamped at 0 (where a tenth of the states or more have negative "
-        "values: less its lowest), divided by its mean; `paper`: beta * q*, unclamped",
+        description="`mean`: q*, clamped at 0 (where a fifth of the data's returns-to-go or more "
+        "are negative: less its lowest value), divided by its mean; `paper`: beta * q*, unclamped",
     )
     beta: PositiveFloat = Field(0.02, description="scale of q* where `value_scale` is `paper`")
     synthetic_size: PositiveInt = Field(64, description="synthetic rows")

@@ -179,9 +179,10 @@ class StudySpec(Config):
     def reaching(self) -> Iterator[PipelineConfig]:
         """Settings that reach every dataset and checkpoint that a trial may be given, together."""
         paths = "dataset", "clip_actions", "expert.path"
+        first = {path: _probes(distribution)[0] for path, distribution in self.search.items()}
         searched = [path for path in paths if path in self.search]
         for values in product(*(_probes(self.search[path]) for path in searched)):
-            yield self.pipeline_with(dict(zip(searched, values, strict=True)))
+            yield self.pipeline_with(first | dict(zip(searched, values, strict=True)))
 
     def pipeline_with(self, params: Mapping[str, Any]) -> PipelineConfig:
         """The pipeline's settings of a trial: the defaults, with searched values in their place."""
