@@ -18,7 +18,7 @@ import torch
 from sdw_core.config import PipelineConfig, parse
 from sdw_core.dataset import load
 from sdw_core.files import read_json, write_text
-from sdw_core.identity import FIRST_METHOD, METHOD
+from sdw_core.identity import FIRST_METHOD, METHOD, method_of
 from sdw_core.pipeline import Pipeline
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -152,6 +152,11 @@ def test_the_first_versions_never_change() -> None:
         "density": 1, "weights": 1, "expert": 2, "distill": 1, "evaluate": 1,
     }  # fmt: skip
     assert all(METHOD[stage] >= version for stage, version in FIRST_METHOD.items())
+
+
+def test_a_version_that_changed_some_data_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    assert method_of(load(BUNDLED)) == {**METHOD, "distill": FIRST_METHOD["distill"]}
+    assert method_of(load(dataset_of("negative rewards", tmp_path))) == METHOD
 
 
 def write() -> None:

@@ -11,11 +11,12 @@ from sdw_core import identity
 from sdw_core.artifact import read_artifact
 from sdw_core.dataset import load_datasets
 from sdw_core.files import read_json, write_json
-from sdw_core.identity import FIRST_METHOD, METHOD, Inventory
+from sdw_core.identity import METHOD, Inventory
 from search_spaces import load_comparison
 from study.comparison import ComparisonFolder, check_comparison, run_cell
 from study.folder import StudyFolder
 from study.outcomes import config_hash
+from tests.study.conftest import by_another_method
 from tests.study.test_cli import sdw
 from tests.study.test_identity import run_trials
 
@@ -41,12 +42,6 @@ def stopped(tmp_path: Path) -> Path:
 @pytest.fixture
 def compared(tmp_path: Path) -> ComparisonFolder:
     return ComparisonFolder(Path(shutil.copytree(LEGACY / "compared", tmp_path / "compared")))
-
-
-@pytest.fixture
-def first_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later version whose method is still the first one's."""
-    monkeypatch.setattr(identity, "METHOD", FIRST_METHOD)
 
 
 def test_its_studies_are_looked_at(capsys, finished: Path, stopped: Path) -> None:
@@ -87,7 +82,6 @@ def test_its_trials_are_exported_and_its_exports_evaluated(
     assert json.loads(out)["folders"] == [str(first)]
 
 
-@pytest.mark.usefixtures("first_method")
 def test_its_trials_go_on(stopped: Path) -> None:
     folder = StudyFolder(stopped)
     now = Inventory.of(folder.spec().reaching(), load_datasets(folder.spec().reaching()))
@@ -99,15 +93,17 @@ def test_its_trials_go_on(stopped: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["resume", "extend"])
-def test_it_is_not_gone_on_with_by_another_method(capsys, stopped: Path, command: str) -> None:
+def test_it_is_not_gone_on_with_by_another_method(
+    capsys, monkeypatch: pytest.MonkeyPatch, stopped: Path, command: str
+) -> None:
+    monkeypatch.setattr(identity, "METHOD", {**METHOD, "weights": 99})
     given = ["--trials", "1"] if command == "extend" else []
     status, out, err = sdw(capsys, command, str(stopped), *given)
     assert (status, out, err.count("\n")) == (2, "", 1), err
-    assert "its stage `distill` is of version 2 and was of 1" in err
+    assert "its stage `weights` is of version 99 and was of 1" in err
     assert "--name" in err
 
 
-@pytest.mark.usefixtures("first_method")
 def test_its_cells_are_taken_if_they_say_that_their_data_were_these(
     compared: ComparisonFolder,
 ) -> None:
@@ -124,13 +120,12 @@ def test_its_cells_are_taken_if_they_say_that_their_data_were_these(
     assert {path.name for path in compared.path.glob("cells/*")} > CELLS
 
 
-@pytest.mark.usefixtures("first_method")
 def test_its_cells_of_other_data_or_by_another_method_are_left_alone(
     compared: ComparisonFolder,
 ) -> None:
     spec = load_comparison(str(LEGACY / "compare.yaml"))
     now = check_comparison(spec)[0]
-    later = Inventory(now.datasets, now.checkpoints, METHOD)
+    later = by_another_method(now, "weights")
     assert compared.results(spec, later) == {}
     assert compared.unused(spec, later) == 4
     for path in compared.path.glob("cells/rows-*/result.json"):
