@@ -25,7 +25,7 @@ LONG = 3000
 KEYS = {"study", "state", "driver", "trials", "best", "early_stopping", "warnings"}
 TRIAL_KEYS = {
     *("number", "outcome", "reason", "params", "values", "interval", "seconds", "stages"),
-    "retry_of",
+    *("retry_of", "warnings"),
 }
 SEARCHED = {"weighting.temperature", "distill.synthetic_size"}
 SCORE_KEYS = {"mean", "iqm", "low", "high", "per_policy"}
