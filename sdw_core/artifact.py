@@ -2,11 +2,13 @@
 
 synthetic.safetensors   observations [n, O] and actions [n, A] in environment units,
                         observation_mean [O], observation_scale [O]
-synthetic.parquet       the same rows, a column a dimension
-manifest.json           environment, recipe, source, settings, scores, versions, checksums
+synthetic.parquet       the same rows, a column a dimension, and the actions clipped to their bounds
+manifest.json           environment, recipe, source, settings, scores, versions, checksums: see
+                        `sdw_core.manifest`
 README.md, card.png     a dataset card with a picture
 """
 
+import hashlib
 import json
 import platform
 from dataclasses import asdict, dataclass
@@ -14,28 +16,41 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import gymnasium
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 from torch import Tensor
 
 from sdw_core.card import write_card
-from sdw_core.config import EvaluationConfig, nearest
+from sdw_core.config import EvaluationConfig
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
-from sdw_core.files import created_folder, read_json, sha256_of_file, sha256_of_json
+from sdw_core.files import created_folder, sha256_of_file, sha256_of_json
+from sdw_core.manifest import (
+    FILES,
+    MOST_BYTES,
+    MOST_WIDTH,
+    NAME,
+    SCHEMA_VERSION,
+    FirstManifest,
+    read_manifest,
+    read_regular,
+    refuse,
+)
+from sdw_core.offline_dataset import ACTION_TOLERANCE
 from sdw_core.protocols import applied
 from sdw_core.statistics import ReturnSummary, summarize
 
-SCHEMA_VERSION = 1
 CONFIRM = "confirm"
 """Random stream of the evaluations that a manifest states: never used in a search."""
-FILES = ("README.md", "card.png", "synthetic.parquet", "synthetic.safetensors")
+DATA, TABLE = "synthetic.safetensors", "synthetic.parquet"
+MOST_DATA = 1_000_000_000
+"""Bytes of the rows, at most: distilled ones take a millionth of that."""
+EVIDENCE = ("source", "config", "distillation_seed", "evaluation", "scores")
 LIBRARIES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
 
 
@@ -48,7 +63,8 @@ class Artifact:
 
     Attributes:
         observations: [n, O] float32, environment units.
-        actions: [n, A] float32, environment units.
+        actions: [n, A] float32, environment units; values may lie outside of the environment's
+            bounds, for they are what a policy is trained towards, and its tanh bounds what it does.
         arena: the environment, the normaliser and the reference scores.
         recipe: what the rows were distilled for.
         evidence: `source`, `config`, `distillation_seed`, `evaluation` and `scores`, as in the
@@ -78,6 +94,21 @@ class Artifact:
             recipe,
             evidence,
         )
+
+    @property
+    def clipped_actions(self) -> NDArray[np.float32]:
+        """[n, A] the actions at the environment's bounds where they lie outside of them."""
+        return np.clip(self.actions, self.arena.action_low, self.arena.action_high)
+
+    @property
+    def actions_outside_bounds(self) -> dict[str, float]:
+        """Share of the action values outside of the bounds, and the largest, in half-widths.
+
+        Outside is what an `OfflineDataset` would refuse.
+        """
+        size = np.abs(self.arena.unit_actions(self.actions))
+        outside = size > 1 + 2 * ACTION_TOLERANCE
+        return {"share": float(outside.mean()), "largest": float(size.max())}
 
     def evaluate(
         self, evaluation: EvaluationConfig, seed: int, stage: str = CONFIRM
@@ -127,24 +158,26 @@ def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.f
     }
     rows = {name: np.ascontiguousarray(array, np.float32) for name, array in rows.items()}
     columns = {
-        f"{name[:-1]}_{i}": column
-        for name in ("observations", "actions")
-        for i, column in enumerate(rows[name].T)
+        f"{name}_{i}": column
+        for name, values in (
+            ("observation", rows["observations"]),
+            ("action", rows["actions"]),
+            ("action_clipped", artifact.clipped_actions),
+        )
+        for i, column in enumerate(values.T)
     }
     try:
         with created_folder(folder) as scratch:
-            save_file(rows, scratch / "synthetic.safetensors")
-            pd.DataFrame(columns).to_parquet(scratch / "synthetic.parquet", index=False)
+            save_file(rows, scratch / DATA)
+            pd.DataFrame(columns).to_parquet(scratch / TABLE, index=False)
             manifest = _manifest(artifact)
             write_card(artifact, rows, manifest, source_states, scratch)
             manifest["files"] = {
                 path.name: sha256_of_file(path) for path in sorted(scratch.iterdir())
             }
             manifest["checksum"] = sha256_of_json(manifest)
-            (scratch / "manifest.json").write_text(
-                json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-            )
-            read_artifact(scratch)
+            (scratch / NAME).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+            read_artifact(scratch, trust=True)
     except FileExistsError:
         refuse_existing(folder)
         raise
@@ -163,74 +196,119 @@ def refuse_existing(folder: Path) -> None:
         ) from None
 
 
-def read_artifact(folder: Path) -> Artifact:
-    """Read an exported folder and verify every checksum.
+def read_artifact(folder: Path, trust: bool = False) -> Artifact:
+    """Read an exported folder, whoever made it, and verify every checksum.
+
+    The manifest and the sizes of the files are checked before anything is read whole; the
+    environment is made last.
+
+    Args:
+        folder: the exported dataset.
+        trust: whoever made it may name a module, which is imported, and any arguments and wrappers
+            of the environment.
 
     Raises:
-        InputError: it is no such folder, a file is missing or was changed, or it was written by a
-            newer version.
+        InputError: it is no such folder, a file is missing or was changed, it was written by a
+            newer version, it holds what must not be, or it needs trust.
     """
-    try:
-        manifest = read_json(folder / "manifest.json")
-    except (OSError, ValueError, RecursionError):
+    document, manifest = read_manifest(folder, trust)
+    if document.pop("checksum") != sha256_of_json(document):
         raise InputError(
-            f"{str(folder)!r} is not an exported synthetic dataset: it has no readable "
-            "manifest.json; give a folder that `sdw export` or `sdw distill --to` wrote."
-        ) from None
-    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        found = manifest.get("schema_version") if isinstance(manifest, dict) else None
-        raise InputError(
-            f"{str(folder)!r} has manifest schema {found!r}, and this version reads "
-            f"{SCHEMA_VERSION}; export it again."
+            f"{NAME} of {str(folder)!r} was changed after its export; export the dataset again."
         )
-    try:
-        if manifest.pop("checksum") != sha256_of_json(manifest):
-            raise InputError(
-                f"manifest.json of {str(folder)!r} was changed after its export; export the "
-                "dataset again."
-            )
-        _verify(folder, manifest["files"])
-        return _artifact(manifest, load_file(folder / "synthetic.safetensors"))
-    except (AttributeError, LookupError, OSError, SafetensorError, TypeError, ValueError):
-        raise InputError(
-            f"manifest.json of {str(folder)!r} is damaged; export the dataset again."
-        ) from None
-
-
-def _verify(folder: Path, checksums: dict[str, str]) -> None:
-    for name in {*FILES, *checksums}:
-        path = folder / name
-        if not path.exists() or sha256_of_file(path) != checksums[name]:
-            state = "was changed after its export" if path.exists() else "is missing"
-            raise InputError(f"{name} of {str(folder)!r} {state}; export the dataset again.")
-
-
-def _artifact(manifest: dict[str, Any], rows: dict[str, NDArray[np.float32]]) -> Artifact:
-    environment, recipe = manifest["environment"], manifest["recipe"]
-    if environment["id"] not in gymnasium.registry:  # and no "module:id", which would be imported
-        raise InputError(
-            f"The rows are for the environment {environment['id']!r}, which Gymnasium does not "
-            "know here: " + nearest(str(environment["id"]), gymnasium.registry)
-        )
-    low, high = environment["reference_scores"]
+    rows = _read_rows(folder, manifest)
+    environment = Environment.of_json(document["environment"])
+    _require_fit(folder, manifest, environment, rows["observations"].shape[1])
+    if not trust:
+        environment.require_run()
     arena = Arena(
-        Environment.of_json(environment),
+        environment,
         rows["observation_mean"],
         rows["observation_scale"],
-        np.asarray(environment["action_low"], np.float32),
-        np.asarray(environment["action_high"], np.float32),
-        (low, high),
+        np.asarray(manifest.environment.action_low, np.float32),
+        np.asarray(manifest.environment.action_high, np.float32),
+        manifest.environment.reference_scores,
     )
     return Artifact(
         rows["observations"],
         rows["actions"],
         arena,
-        Recipe(**{**recipe, "learning_rates": tuple(recipe["learning_rates"])}),
-        {key: manifest[key] for key in EVIDENCE},
+        manifest.recipe.recipe(),
+        {key: document[key] for key in EVIDENCE},
     )
 
 
-EVIDENCE = ("source", "config", "distillation_seed", "evaluation", "scores")
+def _read_rows(folder: Path, manifest: FirstManifest) -> dict[str, NDArray[np.float32]]:
+    """The arrays, once every file is what the manifest says."""
+    count, outputs = manifest.rows, len(manifest.environment.action_low)
+    most = MOST_BYTES + 4 * (count * (MOST_WIDTH + outputs) + 2 * MOST_WIDTH)
+    content = _verified(folder, manifest, DATA, min(most, MOST_DATA))
+    try:
+        rows: dict[str, NDArray[Any]] = load(content)
+    except (SafetensorError, LookupError, TypeError, ValueError):
+        refuse(folder, f"{DATA} cannot be read.")
+    inputs = rows["observations"].shape[-1] if "observations" in rows else 1
+    shapes = {
+        "observations": (count, inputs),
+        "actions": (count, outputs),
+        "observation_mean": (inputs,),
+        "observation_scale": (inputs,),
+    }
+    for name in FILES:
+        if name != DATA:
+            size = MOST_BYTES + (100 * count * (inputs + outputs) if name == TABLE else 0)
+            _verified(folder, manifest, name, min(size, MOST_DATA))
+    if set(rows) != set(shapes) or not 1 <= inputs <= MOST_WIDTH:
+        refuse(folder, f"{DATA} must hold {', '.join(shapes)}, at most {MOST_WIDTH} wide.")
+    for name, shape in shapes.items():
+        if rows[name].shape != shape or rows[name].dtype != np.float32:
+            refuse(
+                folder,
+                f"`{name}` of {DATA} must be {list(shape)} float32, as the manifest's `rows` and "
+                f"bounds say, not {list(rows[name].shape)} {rows[name].dtype}.",
+            )
+    with np.errstate(all="ignore"):
+        scale = rows["observation_scale"]
+        states = (rows["observations"] - rows["observation_mean"]) / scale
+    if not (scale > 0).all():
+        refuse(folder, f"`observation_scale` of {DATA} must be above 0.")
+    for name, values in (rows | {"observations": states}).items():
+        if not np.isfinite(values).all():
+            refuse(folder, f"`{name}` of {DATA} must be finite, also when they are normalised.")
+    return rows
+
+
+def _verified(folder: Path, manifest: FirstManifest, name: str, most: int) -> bytes:
+    content = read_regular(folder, name, most)
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+        raise InputError(
+            f"{name} of {str(folder)!r} was changed after its export; export the dataset again."
+        )
+    return content
+
+
+def _require_fit(
+    folder: Path, manifest: FirstManifest, environment: Environment, inputs: int
+) -> None:
+    """Refuse rows of another environment than the one that the manifest names."""
+    spaces = environment.spaces
+    stated = (manifest.environment.action_low, manifest.environment.action_high)
+    low, high = (np.asarray(each, np.float32) for each in stated)
+    same = np.array_equal(low, spaces.action_low) and np.array_equal(high, spaces.action_high)
+    if inputs != spaces.observations or not same:
+        raise InputError(
+            f"The rows of {str(folder)!r} must fit their environment, and have observations "
+            f"{inputs} wide and actions in {_range(low, high)}, where {environment} has "
+            f"{spaces.observations} and {_range(spaces.action_low, spaces.action_high)}; export "
+            "the dataset again, from the environment that it is for."
+        )
+
+
+def _range(low: NDArray[np.float32], high: NDArray[np.float32]) -> str:
+    shown_low, shown_high = (
+        np.array2string(each, threshold=6, edgeitems=2) for each in (low, high)
+    )
+    return f"{shown_low} to {shown_high}".replace("\n", "")
 
 
 def _manifest(artifact: Artifact) -> dict[str, Any]:
@@ -244,6 +322,7 @@ def _manifest(artifact: Artifact) -> dict[str, Any]:
             "reference_scores": list(arena.reference_scores),
         },
         "rows": len(artifact.observations),
+        "actions_outside_bounds": artifact.actions_outside_bounds,
         "recipe": asdict(artifact.recipe),
         **artifact.evidence,
         "versions": {"python": platform.python_version()}

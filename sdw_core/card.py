@@ -2,15 +2,26 @@
 
 # ruff: noqa: E501 (the lines of a page)
 
+import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sdw_core.errors import InputError
+
 if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
+
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
+"""A licence's id, as dataset hubs write it: `cc-by-4.0`."""
+SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+"""The bounds of dataset hubs' size categories: a thousand, and each ten times the one before."""
 
 TRAIN = """\
 import json, torch
@@ -29,19 +40,11 @@ for _ in range({steps}):
 
 CARD = """\
 ---
-license: apache-2.0
-pretty_name: "{rows} synthetic rows for {environment}"
-task_categories: [reinforcement-learning]
-size_categories: [{size}]
-tags: [offline-rl, dataset-distillation, behavioural-cloning, sdw-obd]
-configs:
-  - config_name: default
-    data_files: synthetic.parquet
----
+{front}---
 
 # {rows} synthetic rows for {environment}
 
-Distilled from `{source}` ({transitions:,} transitions in {episodes:,} episodes). A policy that is
+Distilled from {source} ({transitions:,} transitions in {episodes:,} episodes). A policy that is
 cloned from these rows alone, in {steps} full-batch gradient steps, reaches a normalised return of
 **{mean:.1f}** (95 % interval {low:.1f} to {high:.1f}; {policies} fresh policies x {runs} episodes, on
 seeds that the search never used).
@@ -52,7 +55,11 @@ seeds that the search never used).
 
 ![Source and synthetic states on the source's first two principal components, and the return of each evaluated policy](card.png)
 
-0 is a random policy's return ({random:.1f}) and 100 an expert's ({expert:.1f}).
+0 is a random policy's return ({random:.1f}) and 100 an expert's ({expert:.1f}){reference_source}.
+
+The environment is {whole_environment}. {license}
+
+{outside}
 
 ## Train a policy from the rows
 
@@ -68,7 +75,7 @@ In this folder, with `torch` and `safetensors` installed:
 | file | content |
 |---|---|
 | `synthetic.safetensors` | `observations` [{rows}, {state}] and `actions` [{rows}, {action}] in environment units; `observation_mean`, `observation_scale` |
-| `synthetic.parquet` | the same rows, one column a dimension |
+| `synthetic.parquet` | the same rows, one column a dimension; `action_clipped_*` are the actions, clipped to the environment's bounds |
 | `manifest.json` | recipe, settings, source and its hash, seeds, scores with per-policy values, versions, checksums |
 
 Method: objective `{objective}`, {weighting}. State Diversity Matters in Offline Behavior Distillation
@@ -114,13 +121,19 @@ def write_card(
         )
     config = manifest["config"]
     weighting = config["weighting"]
+    source, environment = manifest["source"], artifact.arena.environment
+    reference_source = source.get("reference_source")
     text = CARD.format(
+        front=front_matter(manifest["rows"], environment.id, source.get("license")),
         rows=manifest["rows"],
-        size="n<1K" if manifest["rows"] < 1000 else "1K<n<10K",
-        environment=artifact.arena.environment.id,
-        source=manifest["source"]["name"],
-        transitions=manifest["source"]["transitions"],
-        episodes=manifest["source"]["episodes"],
+        environment=as_code(environment.id),
+        whole_environment=_described(manifest["environment"]),
+        license=_licensed(source.get("license")),
+        outside=_outside(**manifest["actions_outside_bounds"]),
+        reference_source=f": {as_code(reference_source)}" if reference_source else "",
+        source=as_code(source["name"]),
+        transitions=source["transitions"],
+        episodes=source["episodes"],
         steps=recipe.steps,
         **{key: scores["synthetic"][key] for key in ("mean", "low", "high")},
         policies=manifest["evaluation"]["policies"],
@@ -140,6 +153,96 @@ def write_card(
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
     _picture(artifact, scores, source_states, folder / "card.png")
+
+
+def front_matter(rows: int, environment: str, license: str | None) -> str:
+    """The YAML that dataset hubs read, whatever the names in it are."""
+    front: dict[str, Any] = {"license": license or "unknown"}
+    if license and not LICENSE.fullmatch(license.lower()):
+        front = {"license": "other", "license_name": license}
+    elif license:
+        front = {"license": license.lower()}
+    front |= {
+        "pretty_name": f"{rows} synthetic rows for {environment}",
+        "task_categories": ["reinforcement-learning"],
+        "size_categories": [size_category(rows)],
+        "tags": ["offline-rl", "dataset-distillation", "behavioural-cloning", "sdw-obd"],
+        "configs": [{"config_name": "default", "data_files": "synthetic.parquet"}],
+    }
+    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def size_category(rows: int) -> str:
+    """The class of dataset hubs that a number of rows is in.
+
+    >>> size_category(64), size_category(1000), size_category(25_000)
+    ('n<1K', '1K<n<10K', '10K<n<100K')
+    """
+    if rows < 1000:
+        return f"n<{SIZES[0]}"
+    for power, (low, high) in enumerate(pairwise(SIZES)):
+        if rows < 10 ** (power + 4):
+            return f"{low}<n<{high}"
+    return f"n>{SIZES[-1]}"
+
+
+def require_license(license: str) -> str:
+    """A licence that a user chose, as dataset hubs write it.
+
+    Raises:
+        InputError: it is no id of a licence.
+    """
+    if not LICENSE.fullmatch(license.lower()):
+        raise InputError(
+            "a licence is chosen by its id, letters, digits, `.`, `+` and `-`, as in `cc-by-4.0`, "
+            f"not {license[:80]!r}: see https://spdx.org/licenses for the ids."
+        )
+    return license.lower()
+
+
+def as_code(text: str) -> str:
+    """Any text as Markdown's code on one line: nothing in it is markup.
+
+    >>> as_code("a`b")
+    '`` a`b ``'
+    """
+    visible = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    longest = max(map(len, re.findall("`+", visible)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {visible} {fence}" if longest or not visible else f"{fence}{visible}{fence}"
+
+
+def _described(environment: dict[str, Any]) -> str:
+    """The environment with its arguments, its limit and its wrappers."""
+    text = as_code(environment["id"])
+    if environment["kwargs"]:
+        text += f" with the arguments {as_code(json.dumps(environment['kwargs']))}"
+    text += f"; an episode ends after {environment['max_episode_steps']} steps at most"
+    for wrapper in environment["wrappers"]:
+        text += f"; within {as_code(wrapper['entry_point'])}"
+        if wrapper["kwargs"]:
+            text += f" with {as_code(json.dumps(wrapper['kwargs']))}"
+    return text
+
+
+def _licensed(license: str | None) -> str:
+    if license:
+        return f"The licence is {as_code(license)}."
+    return (
+        "No licence is chosen: the source states none. `--license` of `sdw export` and `sdw "
+        "distill` states one, if you may choose it."
+    )
+
+
+def _outside(share: float, largest: float) -> str:
+    if not share:
+        return "All actions lie within the environment's bounds."
+    return (
+        f"{100 * share:.1f} % of the action values lie outside of the environment's bounds, the "
+        f"largest at {largest:.2f} times the bound: they are what a policy is trained towards, and "
+        "its tanh keeps what it does within. Train on them as they are, for clipped ones train "
+        "another, worse policy; `action_clipped_*` are for tools that refuse what lies outside."
+    )
 
 
 def _picture(

@@ -4,6 +4,7 @@ Unknown keys are errors that name the nearest valid key. Every field carries its
 the reference in `docs/configuration.md` is generated from here.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from reprlib import Repr
@@ -15,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -28,6 +30,22 @@ from sdw_core.errors import InputError
 STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 """The stages of a pipeline, in order."""
 Model = TypeVar("Model", bound=BaseModel)
+_MOST_SHOWN = 80
+"""Characters of a text that a message quotes."""
+_MOST_CHOICES = 20
+"""Choices that a message lists."""
+
+# More than anyone can mean: what is larger is a slip, or meant to exhaust the machine.
+Layers = Annotated[PositiveInt, Field(le=100)]
+Width = Annotated[PositiveInt, Field(le=16_384)]
+Rows = Annotated[PositiveInt, Field(le=1_000_000)]
+CloningSteps = Annotated[PositiveInt, Field(le=1_000_000)]
+LearningRate = Annotated[PositiveFloat, Field(le=1e30)]
+Batch = Annotated[PositiveInt, Field(le=10_000_000)]
+Runs = Annotated[PositiveInt, Field(le=10_000)]
+"""Of policies, or of episodes."""
+Copies = Annotated[PositiveInt, Field(le=1_000)]
+"""Of one thing, side by side: distillations, networks of a policy, samples."""
 
 
 def _types(annotation: Any) -> set[Any]:
@@ -61,6 +79,38 @@ class Config(BaseModel):
         return bool(types & {int, float}) and bool not in types
 
 
+ADDED: dict[str, JsonValue] = {"added": True}
+"""`json_schema_extra` of a key that an earlier version did not have; see `identifying`."""
+
+
+def identifying(settings: Any) -> Any:
+    """Settings as a JSON document to be hashed: what tells one run from another.
+
+    A key that was added later is left out while it has its default, which must then do what was
+    done before there was the key. So the hashes that earlier versions kept stay true.
+
+    >>> class Old(Config):
+    ...     steps: int = 5
+    >>> class New(Old):
+    ...     warm: bool = Field(False, json_schema_extra=ADDED)
+    >>> identifying(New()), identifying(New(warm=True))
+    ({'steps': 5}, {'steps': 5, 'warm': True})
+    """
+    if isinstance(settings, BaseModel):
+        values = {name: getattr(settings, name) for name in type(settings).model_fields}
+        return {n: identifying(v) for n, v in values.items() if not _is_added(settings, n)}
+    if isinstance(settings, Mapping):
+        return {key: identifying(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [identifying(value) for value in settings]
+    return settings
+
+
+def _is_added(settings: BaseModel, name: str) -> bool:
+    field = type(settings).model_fields[name]
+    return field.json_schema_extra == ADDED and getattr(settings, name) == field.default
+
+
 class DensityConfig(Config):
     """How log d(s), the log density of normalised states, is estimated."""
 
@@ -68,10 +118,10 @@ class DensityConfig(Config):
         "maf",
         description="masked autoregressive flow, neural spline flow, or full-covariance Gaussian",
     )
-    transforms: PositiveInt = Field(5, description="autoregressive transforms of a flow")
-    hidden_features: PositiveInt = Field(100, description="hidden units of each transform")
-    batch_size: PositiveInt = Field(1024, description="states a gradient step")
-    learning_rate: PositiveFloat = Field(1e-3, description="Adam's, cosine-annealed to zero")
+    transforms: Layers = Field(5, description="autoregressive transforms of a flow")
+    hidden_features: Width = Field(100, description="hidden units of each transform")
+    batch_size: Batch = Field(1024, description="states a gradient step")
+    learning_rate: LearningRate = Field(1e-3, description="Adam's, cosine-annealed to zero")
     steps: PositiveInt = Field(900, description="gradient steps of a flow, at most")
     patience: PositiveInt = Field(
         3,
@@ -106,12 +156,12 @@ class PercentBCConfig(Config):
         le=1,
         description="fraction of the transitions that is cloned: whole episodes, the best first",
     )
-    layers: PositiveInt = Field(4, description="linear layers of the policy and of the value")
-    width: PositiveInt = Field(256, description="hidden units a layer")
+    layers: Layers = Field(4, description="linear layers of the policy and of the value")
+    width: Width = Field(256, description="hidden units a layer")
     steps: PositiveInt = Field(2000, description="gradient steps of the policy")
     value_steps: PositiveInt = Field(2000, description="gradient steps of the action value")
-    batch_size: PositiveInt = Field(256, description="transitions a gradient step")
-    learning_rate: PositiveFloat = Field(3e-4, description="Adam's")
+    batch_size: Batch = Field(256, description="transitions a gradient step")
+    learning_rate: LearningRate = Field(3e-4, description="Adam's")
     discount: float = Field(0.99, ge=0, le=1, description="discount of the returns-to-go")
 
 
@@ -120,20 +170,20 @@ class CalQLConfig(Config):
 
     method: Literal["cal_ql"] = Field(description="must be given")
     steps: PositiveInt = Field(1_000_000, description="gradient steps")
-    batch_size: PositiveInt = Field(256, description="transitions a gradient step")
-    actor_layers: PositiveInt = Field(4, description="linear layers of the actor")
-    critic_layers: PositiveInt = Field(3, description="linear layers of each of the two critics")
-    width: PositiveInt = Field(256, description="hidden units a layer")
-    actor_learning_rate: PositiveFloat = Field(
+    batch_size: Batch = Field(256, description="transitions a gradient step")
+    actor_layers: Layers = Field(4, description="linear layers of the actor")
+    critic_layers: Layers = Field(3, description="linear layers of each of the two critics")
+    width: Width = Field(256, description="hidden units a layer")
+    actor_learning_rate: LearningRate = Field(
         3e-5, description="Adam's, of the actor and of the entropy's temperature"
     )
-    critic_learning_rate: PositiveFloat = Field(3e-4, description="Adam's, of the critics")
+    critic_learning_rate: LearningRate = Field(3e-4, description="Adam's, of the critics")
     target_rate: float = Field(
         5e-3, gt=0, le=1, description="how far the target critics follow in a step"
     )
     discount: float = Field(0.99, ge=0, le=1, description="discount of rewards to come")
     conservatism: float = Field(10.0, ge=0, description="weight of the CQL(H) term, its alpha")
-    sampled_actions: PositiveInt = Field(
+    sampled_actions: Copies = Field(
         10, description="actions a state that CQL(H) samples from each of its three proposals"
     )
 
@@ -169,15 +219,15 @@ class DistillConfig(Config):
     )
     value_scale: Literal["mean", "paper"] = Field(
         "mean",
-        description="`mean`: q*, clamped at 0 (where a tenth of the states or more have negative "
-        "values: less its lowest), divided by its mean; `paper`: beta * q*, unclamped",
+        description="`mean`: q*, clamped at 0 (where a fifth of the data's returns-to-go or more "
+        "are negative: less its lowest value), divided by its mean; `paper`: beta * q*, unclamped",
     )
     beta: PositiveFloat = Field(0.02, description="scale of q* where `value_scale` is `paper`")
-    synthetic_size: PositiveInt = Field(64, description="synthetic rows")
-    seeds: PositiveInt = Field(1, description="independent distillations, run as one batch")
-    layers: PositiveInt = Field(4, description="linear layers of the cloned policy")
-    width: PositiveInt = Field(128, description="hidden units a layer")
-    inner_steps: PositiveInt = Field(50, description="gradient steps of a cloning, T")
+    synthetic_size: Rows = Field(64, description="synthetic rows")
+    seeds: Copies = Field(1, description="independent distillations, run as one batch")
+    layers: Layers = Field(4, description="linear layers of the cloned policy")
+    width: Width = Field(128, description="hidden units a layer")
+    inner_steps: CloningSteps = Field(50, description="gradient steps of a cloning, T")
     window: PositiveInt | None = Field(
         20,
         description="inner steps that are differentiated, at most; null: all of them. Memory and "
@@ -188,7 +238,7 @@ class DistillConfig(Config):
         description="which inner steps the window takes: the last ones, or those before a random "
         "end of the unroll, anywhere from `window` to `inner_steps`",
     )
-    inner_lr: PositiveFloat = Field(0.1, description="learning rate of a cloning, alpha")
+    inner_lr: LearningRate = Field(0.1, description="learning rate of a cloning, alpha")
     rate_lr: float = Field(
         0.01,
         ge=0,
@@ -196,12 +246,15 @@ class DistillConfig(Config):
         "its logarithm; 0: it stays at `inner_lr`",
     )
     outer_steps: int = Field(
-        500, ge=0, description="updates of the synthetic rows; 0: they stay as they were chosen"
+        500,
+        ge=0,
+        le=100_000_000,
+        description="updates of the synthetic rows; 0: they stay as they were chosen",
     )
     outer_optimizer: Literal["adam", "sgd"] = Field(
         "adam", description="optimiser of the synthetic rows"
     )
-    outer_lr: PositiveFloat = Field(0.03, description="its learning rate")
+    outer_lr: LearningRate = Field(0.03, description="its learning rate")
     outer_momentum: float = Field(0.9, ge=0, lt=1, description="of `sgd`")
     averaging: float = Field(
         0.98,
@@ -213,7 +266,7 @@ class DistillConfig(Config):
     max_gradient_norm: PositiveFloat | None = Field(
         None, description="the hypergradient is scaled down to this norm; null: never"
     )
-    meta_batch_size: PositiveInt = Field(1024, description="dataset states an outer step")
+    meta_batch_size: Batch = Field(1024, description="dataset states an outer step")
     tf32: bool = Field(
         False,
         description="on a GPU, matrix products in TF32: faster, with 10 bits of mantissa instead "
@@ -233,14 +286,14 @@ class DistillConfig(Config):
 class EvaluationConfig(Config):
     """How synthetic rows are judged: fresh policies trained on them, run in the environment."""
 
-    policies: PositiveInt = Field(10, description="fresh policies, K")
-    episodes: PositiveInt = Field(5, description="episodes a policy, M")
-    curve: PositiveInt = Field(
+    policies: Runs = Field(10, description="fresh policies, K")
+    episodes: Runs = Field(5, description="episodes a policy, M")
+    curve: Runs = Field(
         1,
         description="evaluations along the distillation, evenly spaced; the last one, of the "
         "finished rows, counts",
     )
-    ensemble: PositiveInt = Field(
+    ensemble: Copies = Field(
         1, description="networks of a policy, E, which acts by the mean of their actions"
     )
     architecture: Literal["mlp", "residual"] | None = Field(
@@ -248,12 +301,12 @@ class EvaluationConfig(Config):
         description="of the network; `residual`: skip connections round the hidden layers. null, "
         "here and below: the rows' own",
     )
-    layers: PositiveInt | None = Field(None, description="its linear layers")
+    layers: Layers | None = Field(None, description="its linear layers")
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] | None = Field(
         None, description="of the cloning; its state lasts for all of the steps"
     )
-    steps: PositiveInt | None = Field(None, description="its full-batch gradient steps")
-    learning_rate: PositiveFloat | None = Field(
+    steps: CloningSteps | None = Field(None, description="its full-batch gradient steps")
+    learning_rate: LearningRate | None = Field(
         None,
         description="its learning rate, of every layer; null: the rows' own, carried over to "
         "another depth or `momentum`, and 0.001 for `adam` and `adamw`",
@@ -269,11 +322,13 @@ class PipelineConfig(Config):
     )
     reference_scores: tuple[float, float] | None = Field(
         None,
+        json_schema_extra=ADDED,
         description="undiscounted returns of a random and of an expert policy, which are 0 and 100 "
         "when normalised; null: as the dataset states them, or D4RL's",
     )
     clip_actions: bool = Field(
         False,
+        json_schema_extra=ADDED,
         description="clip the dataset's actions to the environment's bounds, as an environment "
         "does that takes any action; false: actions outside of them are refused",
     )
@@ -287,6 +342,19 @@ class PipelineConfig(Config):
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @property
+    def source(self) -> str:
+        """What is loaded: the dataset, with what the settings do to it.
+
+        >>> PipelineConfig(dataset="a-v0").source
+        'a-v0'
+        >>> PipelineConfig(dataset="a-v0", clip_actions=True).source
+        'a-v0 {"clip_actions": true}'
+        """
+        changes = {"reference_scores": self.reference_scores, "clip_actions": self.clip_actions}
+        said = {key: value for key, value in changes.items() if value}
+        return f"{self.dataset} {json.dumps(said)}" if said else self.dataset
+
 
 def parse(model: type[Model], document: Any, where: str) -> Model:
     """Validate `document` as a `model`; `where` names the document's root in messages.
@@ -296,8 +364,7 @@ def parse(model: type[Model], document: Any, where: str) -> Model:
     """
     if not isinstance(document, Mapping):
         raise InputError(
-            f"{where or 'the document'} must be a mapping of keys to values, "
-            f"not {_shown(document)}."
+            f"{where or 'the document'} must be a mapping of keys to values, not {shown(document)}."
         )
     try:
         return model.model_validate(document)
@@ -306,16 +373,20 @@ def parse(model: type[Model], document: Any, where: str) -> Model:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """A hint that ends a sentence: the nearest choice, or else all of them.
+    """A hint that ends a sentence: the nearest choice, or else all of them, or some of many.
 
     >>> nearest("steps", ["outer_steps", "seeds"])
     'did you mean `outer_steps`?'
     """
     valid = sorted(choices)
-    close = get_close_matches(word, valid, n=1, cutoff=0.6)
+    close = get_close_matches(word[:_MOST_SHOWN], valid, n=1, cutoff=0.6)
     if close:
-        return f"did you mean `{close[0]}`?"
-    return "the choices are " + ", ".join(f"`{choice}`" for choice in valid) + "."
+        return f"did you mean `{as_key(close[0])}`?"
+    some = valid
+    if len(valid) > _MOST_CHOICES:
+        some = get_close_matches(word[:_MOST_SHOWN], valid, n=_MOST_CHOICES // 2, cutoff=0)
+    more = f" and {len(valid) - len(some)} more" if len(some) < len(valid) else ""
+    return "the choices are " + ", ".join(f"`{as_key(choice)}`" for choice in some) + f"{more}."
 
 
 def submodels(annotation: Any) -> list[type[BaseModel]]:
@@ -333,7 +404,12 @@ def _sentence(
     """The first error; errors of the same value (one a member of a union) make one sentence."""
     located = [(_locate(document, details), details) for details in error.errors()]
     path, details = located[0]
-    place = ".".join(([where] if where else []) + [_text(part) for part in path])
+    if not path:  # half a surrogate pair, in a key
+        return (
+            f"{where or 'the document'} must hold {_rule(details)} only, not "
+            f"{shown(details['input'])}."
+        )
+    place = ".".join(([where] if where else []) + [as_key(part) for part in path])
     if details["type"] == "missing":
         return f"`{place}` is missing: it has no default and must be given."
     if details["type"] == "extra_forbidden":
@@ -342,26 +418,27 @@ def _sentence(
         )
     if details["type"] == "invalid_key":
         return f"a key must be text, and `{place}` is not: put it in quotes."
-    received, kind = _shown(details["input"]), details["type"]
+    received, kind = shown(details["input"]), details["type"]
     rules = list(dict.fromkeys(_rule(other) for at, other in located if at == path))
     if len(rules) == 1 and kind == "literal_error":
         choices = _literal_choices(details["ctx"]["expected"])
-        return f"`{place}` cannot be {received}: {nearest(str(details['input']), choices)}"
+        word = details["input"] if isinstance(details["input"], str) else received
+        return f"`{place}` cannot be {received}: {nearest(word, choices)}"
     if kind == "union_tag_invalid":
         tag, choices = details["ctx"]["tag"], _literal_choices(details["ctx"]["expected_tags"])
         key = details["ctx"]["discriminator"].strip("'")
-        return f"`{place}.{key}` cannot be {tag!r}: {nearest(tag, choices)}"
-    if kind == "string_pattern_mismatch":
-        field = _fields(model, details["loc"][:-1])[str(path[-1])]
+        return f"`{place}.{key}` cannot be {shown(tag)}: {nearest(tag, choices)}"
+    field = _fields(model, details["loc"][:-1]).get(str(path[-1]))
+    if kind == "string_pattern_mismatch" and field and field.description:
         return f"`{place}` cannot be {received}: it is {field.description}."
     return f"`{place}` must be {' or '.join(rules)}, not {received}."
 
 
 _RULES = {
-    "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "greater than {gt:.10g}",
+    "greater_than_equal": "at least {ge:.10g}",
+    "less_than": "less than {lt:.10g}",
+    "less_than_equal": "at most {le:.10g}",
     "finite_number": "a finite number",
     "float_type": "a number",
     "float_parsing": "a number",
@@ -373,6 +450,9 @@ _RULES = {
     "int_from_float": "a whole number",
     "string_type": "text",
     "string_unicode": "valid text",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "string_too_long": "text of {max_length} characters at most",
+    "string_too_short": "text of {min_length} characters or more",
     "none_required": "null",
     "model_type": "a mapping of keys to values",
     "dict_type": "a mapping of keys to values",
@@ -397,15 +477,15 @@ def _rule(details: ErrorDetails) -> str:
 
 def _locate(document: Any, details: ErrorDetails) -> tuple[str | int, ...]:
     """Keys and indices that lead to the value: pydantic's location without the unions' tags."""
-    *parents, last = details["loc"]
     path: list[str | int] = []
-    for part in (*parents, last):
+    for index, part in enumerate(details["loc"]):
+        is_last = index == len(details["loc"]) - 1
         a_key = isinstance(document, Mapping) and part in document
         listed = isinstance(document, list | tuple) and isinstance(part, int)
         an_index = listed and int(part) < len(document)
         if a_key or an_index:
             document = document[part]
-        elif not (part is last and details["type"] in ("missing", "invalid_key")):
+        elif not (is_last and details["type"] in ("missing", "invalid_key")):
             continue
         path.append(part)
     return tuple(path)
@@ -443,12 +523,25 @@ def _literal_choices(expected: str) -> list[str]:
     return [choice.strip(" '") for choice in expected.replace(" or ", ", ").split(", ")]
 
 
-def _text(part: str | int) -> str:
-    return text if (text := str(part)).isprintable() else repr(part)
+def as_key(part: str | int) -> str:
+    """A key as a message names it: as it is, if it can be seen and is not too long to read."""
+    text = str(part)
+    return text if text.isprintable() and len(text) <= _MOST_SHOWN else shown(part)
 
 
-def _shown(value: Any) -> str:
+class _Brief(Repr):
+    """What Python writes, shortened; and of a whole number that Python will not write, its size."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # thousands of digits
+            return f"a whole number of {x.bit_length()} bits"
+
+
+def shown(value: Any) -> str:
     """A value as a message quotes it: on one line, and no longer than a reader looks at."""
-    brief = Repr()
-    brief.maxstring = brief.maxother = 80
-    return brief.repr(value)
+    brief = _Brief()
+    brief.maxstring = brief.maxother = _MOST_SHOWN
+    text = brief.repr(value)
+    return text if len(text) <= 2 * _MOST_SHOWN else f"{text[: 2 * _MOST_SHOWN]}..."

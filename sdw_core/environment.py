@@ -296,6 +296,26 @@ class Environment:
                 "needs, correct its arguments, or choose another."
             ) from None
 
+    def require_run(self) -> None:
+        """Begin an episode and take a step.
+
+        Raises:
+            InputError: it cannot.
+        """
+        env = self.make()
+        spaces = self.spaces
+        try:
+            with quiet():
+                env.reset(seed=0)
+                env.step((spaces.action_low + spaces.action_high) / 2)
+        except Exception as error:  # an environment may raise anything
+            raise InputError(
+                f"the environment `{self}` cannot be run ({described(error)}): correct its "
+                "arguments, or choose another."
+            ) from None
+        finally:
+            env.close()
+
     @cached_property
     def spaces(self) -> Spaces:
         """What policies see and do in it.
@@ -315,13 +335,13 @@ class Environment:
             around = around.env
         if actions.dtype.kind != "f":
             raise InputError(
-                f"actions must be real numbers, and those of {self} are {actions}: choose an "
-                "environment with continuous actions."
+                f"actions must be real numbers, and those of {self} are {_in_a_line(actions)}: "
+                "choose an environment with continuous actions."
             )
         if not _bounded(actions):
             raise InputError(
                 f"actions must have finite bounds, the lower below the upper, and those of {self} "
-                f"are {actions}: choose an environment that bounds them."
+                f"are {_in_a_line(actions)}: choose an environment that bounds them."
             )
         low, high = actions.low.astype(np.float32), actions.high.astype(np.float32)
         return Spaces(observations.shape[0], low, high, clips)
@@ -330,7 +350,7 @@ class Environment:
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise InputError(
                 f"{what} must be vectors of real numbers (a Box of one axis), and those of "
-                f"{self} are {space}: choose an environment with continuous {what}."
+                f"{self} are {_in_a_line(space)}: choose an environment with continuous {what}."
             )
         return space
 
@@ -343,6 +363,11 @@ class Environment:
         if self.max_episode_steps != _usual_limit(self.id):
             text += f"&max_episode_steps={self.max_episode_steps}"
         return text
+
+    @property
+    def must_be_typed(self) -> bool:
+        """Whether no dataset may name it: a module is imported for it, or a file opened."""
+        return ":" in self.id or any(map(_names_a_file, self.kwargs.values()))
 
     def __str__(self) -> str:
         return self.typed + "".join(f" within {wrapper.name}" for wrapper in self.wrappers)
@@ -360,7 +385,8 @@ def _registered(identifier: str) -> EnvSpec:
     module, _, name = identifier.rpartition(":")
     if module:
         try:
-            importlib.import_module(module)
+            with quiet():
+                importlib.import_module(module)
         except Exception as error:  # a module of the user's may raise anything
             raise InputError(
                 f"the environment `{identifier}` is registered by the module `{module}`, which "
@@ -380,10 +406,9 @@ def _registered(identifier: str) -> EnvSpec:
     if name not in gymnasium.registry or identifier.startswith(":"):
         close = get_close_matches(name, gymnasium.registry, n=1)
         raise InputError(
-            f"unknown environment `{identifier}`: "
-            + (f"did you mean `{close[0]}`? " if close else "")
-            + "One of your own is named with the module that registers it, as in "
-            f"`my_module:{name}`."
+            f"unknown environment `{identifier}`: name one of your own with the module that "
+            f"registers it, as in `my_module:{name}`"
+            + (f"; or did you mean `{close[0]}`?" if close else ".")
         )
     return gymnasium.registry[name]
 
@@ -487,6 +512,10 @@ def _revived(value: Any) -> Any:
     return [*map(_revived, value)] if isinstance(value, list) else value
 
 
+def _in_a_line(space: gymnasium.Space[Any]) -> str:
+    return " ".join(str(space).split())
+
+
 def _bounded(actions: gymnasium.spaces.Box) -> bool:
     low, high = actions.low.astype(np.float32), actions.high.astype(np.float32)
     return bool((np.isfinite(low) & np.isfinite(high) & (low < high)).all())
@@ -521,11 +550,11 @@ def _ignored(message: str) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings and no logs of the libraries below."""
+    """No warnings and no logs of the libraries below, and nothing of theirs on stdout."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:

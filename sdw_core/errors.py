@@ -13,6 +13,10 @@ class InputError(SDWError):
     exit_code = 2
 
 
+class SourceChanged(InputError):
+    """A dataset, a checkpoint or the method is not what earlier runs were made of."""
+
+
 class DivergenceError(SDWError):
     """A loss, gradient or parameter became non-finite."""
 

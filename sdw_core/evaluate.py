@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.environment import Env, Environment
-from sdw_core.errors import DivergenceError, SDWError
+from sdw_core.errors import DivergenceError, InputError, SDWError
 from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, Parameters, clone
+from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
 
 Array = NDArray[np.float32]
@@ -21,6 +22,10 @@ Progress = Callable[[float], None]
 Record = Callable[[list[int], Array], None]
 """Told, before each step of a rollout, which of its K * M episodes go on, and what they observe
 [as many, O], in environment units."""
+ENVIRONMENT = 2_000_000
+"""Bytes of an environment, rounded up: MuJoCo's take a third of that to the whole."""
+MOST_OPERATIONS = 1e16
+"""Of one evaluation: a day on a GPU, and thousands of times what the papers' protocol takes."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Recipe:
     learning_rates: tuple[float, ...]
     architecture: Architecture = "mlp"
     optimizer: Optimizer = "sgd"
+
+    def __post_init__(self) -> None:
+        if len(self.learning_rates) != self.layers:
+            given = len(self.learning_rates)
+            raise ValueError(f"{self.layers} layers need as many learning rates, not {given}")
 
     @property
     def alike(self) -> tuple[object, ...]:
@@ -71,9 +81,21 @@ class Arena:
     reference_scores: tuple[float, float]
 
     def normalized(self, returns: NDArray[np.float64]) -> NDArray[np.float64]:
-        """100 (R - R_random) / (R_expert - R_random); may leave 0 to 100."""
+        """100 (R - R_random) / (R_expert - R_random); may leave 0 to 100.
+
+        Raises:
+            DivergenceError: one is not finite.
+        """
         low, high = self.reference_scores
-        return 100 * (returns - low) / (high - low)
+        with np.errstate(all="ignore"):
+            normalized = 100 * (returns - low) / (high - low)
+        if not np.isfinite(normalized).all():
+            raise DivergenceError(
+                f"{int((~np.isfinite(normalized)).sum())} of {normalized.size} normalised returns "
+                f"in {self.environment} are no finite numbers: their rewards are not, or the "
+                f"reference scores {low:g} and {high:g} lie too close."
+            )
+        return normalized
 
     def actor(self, policy: Callable[[Tensor], Tensor], device: torch.device | str) -> Act:
         """Let networks act here: `policy` maps states [K, M, O] to actions [K, M, A] in [-1, 1]."""
@@ -110,6 +132,51 @@ class Arena:
         return half * (low + high), half * (high - low)
 
 
+def require_feasible(
+    recipe: Recipe,
+    inputs: int,
+    outputs: int,
+    rows: int,
+    policies: int,
+    episodes: int,
+    ensemble: int,
+    where: str = "evaluation",
+) -> None:
+    """Refuse, before anything is allocated, an evaluation that cannot fit or would never end.
+
+    Args:
+        recipe: how each network is trained.
+        inputs, outputs: O and A.
+        rows: n.
+        policies, episodes, ensemble: K, M, E.
+        where: the section of settings that says how many, for the message.
+
+    Raises:
+        InputError: it needs more memory than is free, or more operations than anyone waits for.
+    """
+    networks, size = policies * ensemble, recipe.network(inputs, outputs).size
+    widest = max(inputs, outputs, recipe.width)
+    trained = 5 * size + rows * (inputs + outputs + 3 * recipe.layers * recipe.width)
+    run = episodes * (inputs + outputs + 2 * widest)
+    need = 4 * networks * (trained + run) + policies * episodes * ENVIRONMENT
+    free = available_memory()
+    if need > free:
+        raise InputError(
+            f"An evaluation by {policies} policies of {ensemble} networks ({recipe.layers} layers "
+            f"of {recipe.width} units) on {episodes} episodes each needs about {need / 1e9:.3g} GB "
+            f"of memory, and {free / 1e9:.3g} GB are free; lower `{where}.policies`, "
+            f"`{where}.episodes` or `{where}.ensemble`."
+        )
+    operations = 6 * recipe.steps * networks * rows * size
+    if operations > MOST_OPERATIONS:
+        raise InputError(
+            f"An evaluation by {networks} networks of {size} weights, each cloned from {rows} rows "
+            f"in {recipe.steps} steps, takes {operations:.1e} operations, and "
+            f"{MOST_OPERATIONS:.0e} at most are begun; lower `{where}.policies`, "
+            f"`{where}.ensemble` or `{where}.steps`."
+        )
+
+
 def evaluate_rows(
     observations: Tensor,
     actions: Tensor,
@@ -144,7 +211,8 @@ def evaluate_rows(
         ensemble: E.
 
     Raises:
-        DivergenceError: a network became non-finite while it was cloned.
+        InputError: that is more than memory holds; see `require_feasible`.
+        DivergenceError: a network became non-finite while it was cloned, or a normalised return is.
         SDWError: see `rollout`.
     """
     if len(recipes) != len(observations):
@@ -152,6 +220,10 @@ def evaluate_rows(
     together: dict[object, list[int]] = {}
     for index, recipe in enumerate(recipes):
         together.setdefault(recipe.alike, []).append(index)
+    size, inputs, outputs = *observations.shape[1:], actions.shape[2]
+    for first, *_ in together.values():
+        own, all_policies = recipes[first], len(recipes) * policies
+        require_feasible(own, inputs, outputs, size, all_policies, episodes, ensemble)
     networks = policies * ensemble
     packs = []
     for sets in together.values():

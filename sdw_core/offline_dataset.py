@@ -16,6 +16,8 @@ Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 Scores = tuple[float, float]
 
+MANY_NEGATIVE = 0.2
+"""Part of the returns-to-go; see `OfflineDataset.zero_is_arbitrary`."""
 ACTION_TOLERANCE = 1e-5  # of the width of the bounds: the rounding of stored float32 actions
 
 
@@ -57,12 +59,14 @@ class OfflineDataset:
     """Undiscounted returns of a random and of an expert policy."""
     reference_source: str | None = None
     """Where the reference scores come from."""
+    license: str | None = None
+    """As the dataset states it."""
 
     def __post_init__(self) -> None:
         _require_finite(self)
         _require_actions_in_bounds(self)
         if self.reference_scores is not None:
-            _require_ascending(*self.reference_scores)
+            require_ascending(*self.reference_scores)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -127,6 +131,15 @@ class OfflineDataset:
     def episode_returns(self) -> NDArray[np.float64]:
         """[E] undiscounted sums of rewards, environment units."""
         return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64)
+
+    @cached_property
+    def zero_is_arbitrary(self) -> bool:
+        """Whether 0 says nothing of what a state is worth: many returns-to-go lie below.
+
+        They are undiscounted, and many is `MANY_NEGATIVE` of them: all or most where each step
+        costs something, 16 % on the medium-replay data of HalfCheetah, less than 1 % on Hopper's.
+        """
+        return bool((self.returns_to_go(1.0) < 0).mean() >= MANY_NEGATIVE)
 
     def returns_to_go(self, discount: float) -> NDArray[np.float64]:
         """[N] G_t = r_t + discount * G_{t+1} within an episode, environment units.
@@ -241,7 +254,8 @@ def _require_actions_in_bounds(dataset: OfflineDataset) -> None:
         )
 
 
-def _require_ascending(low: float, high: float) -> None:
+def require_ascending(low: float, high: float) -> None:
+    """Refuse reference scores that normalise nothing."""
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(
             "the reference scores must be two finite returns, the random policy's below the "

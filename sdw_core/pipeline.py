@@ -9,6 +9,7 @@ tells one progress callback where it is, and keeps results in one stage cache.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -20,21 +21,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult, entry_name
-from sdw_core.config import CalQLConfig, CheckpointConfig, DistillConfig, PipelineConfig
+from sdw_core.config import (
+    CalQLConfig,
+    CheckpointConfig,
+    DistillConfig,
+    PipelineConfig,
+    identifying,
+)
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
 from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError, StopRequested
-from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
+from sdw_core.evaluate import Arena, Recipe, evaluate_rows, require_feasible, rollout
 from sdw_core.expert import Expert
 from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
-from sdw_core.expert.checkpoint import read_checkpoint
+from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
 from sdw_core.expert.networks import ActorCritic
 from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
 from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
+from sdw_core.files import sha256_of_json
+from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied
 from sdw_core.seeds import numpy_generator
@@ -57,6 +66,7 @@ class PipelineResult:
     Attributes:
         config: the settings.
         dataset: name, content hash and size of the source.
+        sources: what the run was made of beside its settings.
         arena: where policies are judged.
         recipes: what the rows of each distillation seed were distilled for.
         seeds: the S distillation seeds that did not diverge.
@@ -75,6 +85,7 @@ class PipelineResult:
 
     config: PipelineConfig
     dataset: dict[str, Any]
+    sources: Sources
     arena: Arena
     recipes: tuple[Recipe, ...]
     seeds: tuple[int, ...]
@@ -182,6 +193,10 @@ class Pipeline:
             episodes that are run on its way; True ends the run with `StopRequested`.
         rungs: where the run is judged on its way; None: nowhere.
         waiting: told while the run waits for another process, which its stages' seconds leave out.
+        sources: what the run must be made of, as far as that is known.
+
+    Attributes:
+        sources: what it is made of, once the dataset is loaded.
     """
 
     def __init__(
@@ -193,10 +208,12 @@ class Pipeline:
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
         waiting: Waiting = patiently,
+        sources: Sources = Sources(),  # noqa: B008 (frozen)
     ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
         self.seconds: dict[str, float] = {}
+        self.sources = sources
         self._cache = StageCache(cache, self._wait)
         self._progress = progress
         self._checkpoint = checkpoint
@@ -210,6 +227,7 @@ class Pipeline:
 
         Raises:
             InputError: the settings do not fit the dataset.
+            SourceChanged: the dataset, the checkpoint or the method is not what it must be.
             SDWError: a stage failed.
         """
         return self.finish(self.prepare())
@@ -234,7 +252,8 @@ class Pipeline:
             visiting += self._own_seconds() - start
             return torch.from_numpy(found)
 
-        visits = Visits(frozenset({*curve_at, *rungs_at}), visit)
+        depends_on = [self.sources.identity(config), _size_of(self._rungs)]
+        visits = Visits(frozenset({*curve_at, *rungs_at}), visit, sha256_of_json(depends_on))
         with self._stage("distill"):
             distilled = distill(
                 prepared.task,
@@ -262,6 +281,7 @@ class Pipeline:
                 "episodes": len(dataset.episode_ends),
                 "transitions": len(dataset),
             },
+            sources=self.sources,
             arena=arena,
             recipes=_recipes(config, distilled),
             seeds=tuple(sound),
@@ -329,6 +349,10 @@ class Pipeline:
         with self._stage("dataset"):
             dataset = load_dataset(self.config)
             check_fit(self.config, dataset)
+            checkpoint = self._expert_file
+            sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None)
+            self.sources.require_unchanged(sources, self.config)
+            self.sources = sources
             normalizer = Normalizer.fit(dataset.observations)
             arena = build_arena(dataset, normalizer)
             states = normalizer(dataset.observations)
@@ -347,6 +371,7 @@ class Pipeline:
                 actions,
                 values,
                 torch.as_tensor(weights.astype(np.float32)).to(self.device),
+                dataset.zero_is_arbitrary,
             )
             lengths = np.diff(dataset.episode_ends, prepend=0)
             task = replace(
@@ -426,7 +451,9 @@ class Pipeline:
 
         In units of reward: the reference scores are no part of what the key hashes.
         """
-        key = expert_key(self.config, dataset.content_hash)
+        checkpoint = self._expert_file
+        sha256 = checkpoint.sha256 if checkpoint else None
+        key = expert_key(self.config, dataset.content_hash, sha256)
         training = Training(
             lambda fraction: self._progress("expert", fraction),
             self._cache.checkpoint("expert", key),
@@ -460,7 +487,8 @@ class Pipeline:
             return torch.as_tensor(array).to(self.device)
 
         if isinstance(config, CheckpointConfig):
-            return read_checkpoint(config.path).expert(normalizer, self.device)
+            assert self._expert_file is not None
+            return self._expert_file.expert(normalizer, self.device)
         actions = here(dataset.unit_actions)
         returns_to_go = here(dataset.returns_to_go(config.discount).astype(np.float32))
         if isinstance(config, CalQLConfig):
@@ -478,6 +506,12 @@ class Pipeline:
             states, actions, here(selected), returns_to_go, config, seed, training
         )
 
+    @cached_property
+    def _expert_file(self) -> Checkpoint | None:
+        """The expert's checkpoint, read once: what is hashed is what is used."""
+        config = self.config.expert
+        return read_checkpoint(config.path) if isinstance(config, CheckpointConfig) else None
+
     def reseeded(self, seed: int) -> "Pipeline":
         """The same pipeline with another root seed; its stage times count for this one."""
         config = self.config.model_copy(update={"seed": seed})
@@ -487,6 +521,7 @@ class Pipeline:
             self._progress,
             should_stop=self._should_stop,
             waiting=self._waiting,
+            sources=self.sources,
         )
         other.seconds = self.seconds
         return other
@@ -528,21 +563,31 @@ def needs_density(config: PipelineConfig) -> bool:
 
 def density_key(config: PipelineConfig, content_hash: str) -> str:
     """What the density depends on, the dataset by its content."""
-    settings = config.density.model_dump()
-    return StageCache.key("density", 1, settings, content_hash, str(config.seed))
+    settings = identifying(config.density)
+    version = METHOD["density"]
+    return StageCache.key("density", version, settings, content_hash, str(config.seed))
 
 
-def expert_key(config: PipelineConfig, content_hash: str) -> str:
-    """What the expert depends on, the dataset and a checkpoint by their content."""
-    settings = config.expert.model_dump()
-    if isinstance(config.expert, CheckpointConfig):
-        settings["path"] = read_checkpoint(config.expert.path).sha256
-    return StageCache.key("expert", 2, settings, content_hash, str(config.seed))
+def expert_key(config: PipelineConfig, content_hash: str, checkpoint: str | None = None) -> str:
+    """What the expert depends on, the dataset and a checkpoint by their content.
+
+    Args:
+        config: the settings.
+        content_hash: of the dataset.
+        checkpoint: SHA-256 of the checkpoint; None where there is none.
+    """
+    settings = identifying(config.expert)
+    if checkpoint is not None:
+        settings["path"] = checkpoint
+    version = METHOD["expert"]
+    return StageCache.key("expert", version, settings, content_hash, str(config.seed))
 
 
-def cache_entries(config: PipelineConfig, content_hash: str) -> set[str]:
-    """Names of the files of a stage cache that a run uses."""
-    used = {entry_name("expert", expert_key(config, content_hash))}
+def cache_entries(
+    config: PipelineConfig, content_hash: str, checkpoint: str | None = None
+) -> set[str]:
+    """Names of the files of a stage cache that a run uses; see `expert_key`."""
+    used = {entry_name("expert", expert_key(config, content_hash, checkpoint))}
     if needs_density(config):
         used.add(entry_name("density", density_key(config, content_hash)))
     return used
@@ -552,6 +597,11 @@ def curve_steps(config: PipelineConfig) -> tuple[int, ...]:
     """Outer steps after which rows are evaluated, the last one included."""
     count, steps = config.evaluation.curve, config.distill.outer_steps
     return tuple(sorted({round(steps * (i + 1) / count) for i in range(count)}))
+
+
+def _size_of(rungs: Rungs | None) -> list[int] | None:
+    """What returns at rungs depend on beside the settings."""
+    return [rungs.policies, rungs.episodes, rungs.seed] if rungs else None
 
 
 def _sound(rows: Distilled) -> list[int]:
@@ -587,7 +637,16 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
             f"{dataset.name}{chosen}, and is {size}; lower it."
         )
     check_rewards(config.distill, dataset.rewards, dataset.name)
-    applied(config.evaluation, own_recipe(config.distill))
+    evaluation = config.evaluation
+    require_feasible(
+        applied(evaluation, own_recipe(config.distill)),
+        dataset.observations.shape[1],
+        dataset.actions.shape[1],
+        size,
+        config.distill.seeds * evaluation.policies,
+        evaluation.episodes,
+        evaluation.ensemble,
+    )
     _ = dataset.required_scores
     if isinstance(config.expert, CheckpointConfig):
         read_checkpoint(config.expert.path).require_fit(dataset)

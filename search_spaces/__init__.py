@@ -18,6 +18,7 @@ from search_spaces.spec import (
     load_spec,
     parse_spec,
     shipped_specs,
+    with_absolute_paths,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "parse_spec",
     "shipped_comparisons",
     "shipped_specs",
+    "with_absolute_paths",
 ]

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from sdw_core.config import Config, PipelineConfig, nearest, parse
+from sdw_core.config import Config, PipelineConfig, nearest, parse, shown
 from sdw_core.errors import InputError
+from search_spaces.paths import Document, absolute_paths
 from search_spaces.spec import (
     SHIPPED,
-    Document,
     Resources,
     StudyName,
     place_override,
@@ -64,7 +64,9 @@ class ComparisonSpec(Config):
 
     comparison: ComparisonConfig
     datasets: dict[str, Document | None] = Field(
-        min_length=1, description="datasets, each with what differs there from `pipeline`, or null"
+        min_length=1,
+        description="datasets, each with what differs there from `pipeline`, or null; a `dataset` "
+        "among it is what is loaded, and the key is then no more than a name for the tables",
     )
     pipeline: Document = Field(
         description="the settings that all cells share, without `dataset` and `seed`"
@@ -95,12 +97,38 @@ class ComparisonSpec(Config):
         document: Document = {"dataset": dataset}
         for part in (self.pipeline, self.datasets[dataset], settings.pipeline, chosen, last):
             document = _merged(document, part or {})
-        where = f"the pipeline of {method!r} on {dataset!r}"
+        where = f"the pipeline of {shown(method)} on {shown(dataset)}"
         try:
-            config = parse(PipelineConfig, document, "pipeline")
+            given = parse(PipelineConfig, document, "pipeline")
+            config = parse(PipelineConfig, absolute_paths(document), "pipeline")
         except InputError as error:
             raise InputError(f"In {where}: {error}") from None
-        return Cell(method, dataset, candidate, settings.judged, config)
+        return Cell(method, dataset, candidate, settings.judged, config, given)
+
+    def with_absolute_paths(self) -> "ComparisonSpec":
+        """The same comparison, readable from other folders: its tables name the same datasets."""
+        datasets = {
+            name: absolute_paths({"dataset": name, **(part or {})})
+            for name, part in self.datasets.items()
+        }
+        methods = {
+            name: method.model_copy(
+                update={
+                    "pipeline": absolute_paths(method.pipeline),
+                    "candidates": tuple(map(absolute_paths, method.candidates)),
+                }
+            )
+            for name, method in self.methods.items()
+        }
+        search = {"search": absolute_paths(self.comparison.search)}
+        return self.model_copy(
+            update={
+                "comparison": self.comparison.model_copy(update=search),
+                "datasets": datasets,
+                "pipeline": absolute_paths(self.pipeline),
+                "methods": methods,
+            }
+        )
 
     def all_cells(self) -> "Iterator[Cell]":
         """Every cell that could run, whatever the searches choose."""
@@ -119,7 +147,8 @@ class Cell:
         method, dataset: its row and its column.
         candidate: index of the method's candidate; None for a method without.
         judged: see `Method`.
-        config: all settings.
+        config: all settings, files by absolute paths.
+        given: the same with paths as the spec has them, by which the first version named cells.
     """
 
     method: str
@@ -127,6 +156,7 @@ class Cell:
     candidate: int | None
     judged: str
     config: PipelineConfig
+    given: PipelineConfig = field(compare=False)
 
 
 def shipped_comparisons() -> dict[str, Path]:
@@ -153,7 +183,7 @@ def load_comparison(reference: str, overrides: Sequence[str] = ()) -> Comparison
         name = getattr(spec.comparison, key)
         if name not in spec.methods:
             raise InputError(
-                f"`comparison.{key}` must be one of the methods, not {name!r}: "
+                f"`comparison.{key}` must be one of the methods, not {shown(name)}: "
                 f"{nearest(name, spec.methods)}"
             )
     for key in ("dataset", "seed"):

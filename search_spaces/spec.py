@@ -2,19 +2,31 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import product
 from math import pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
-from sdw_core.config import Config, PipelineConfig, nearest, parse, submodels
+from sdw_core.config import (
+    Config,
+    PipelineConfig,
+    as_key,
+    identifying,
+    nearest,
+    parse,
+    shown,
+    submodels,
+)
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
+from search_spaces.paths import Document, absolute_file, absolute_paths, absolute_reference
 
 SHIPPED = Path(__file__).parent
-Document = dict[str, Any]
+FILES = {"dataset": absolute_reference, "expert.path": absolute_file}
+"""Settings that may name files, and how each is made to do so from anywhere."""
 
 
 class FloatRange(Config):
@@ -31,8 +43,8 @@ class IntRange(Config):
     """A whole number in [low, high]."""
 
     type: Literal["int"]
-    low: int = Field(description="smallest value")
-    high: int = Field(description="largest value")
+    low: int = Field(ge=-(2**63), le=2**63 - 1, description="smallest value")
+    high: int = Field(ge=-(2**63), le=2**63 - 1, description="largest value")
     log: bool = Field(False, description="uniform in the logarithm")
     step: PositiveInt = Field(1, description="grid from low; not with `log`")
 
@@ -155,7 +167,7 @@ class StudySpec(Config):
     @property
     def identity(self) -> str:
         """Hash of all that makes trials comparable: not of how many there are, nor of where."""
-        document = self.model_dump(mode="json")
+        document: Document = identifying(self)
         running = (
             *("name", "trials", "concurrency", "resources", "database"),
             *("time_budget", "trial_timeout", "max_identical_failures"),
@@ -172,6 +184,14 @@ class StudySpec(Config):
         for path, distribution in self.search.items():
             for value in _probes(distribution)[1:]:
                 yield self.pipeline_with(first | {path: value})
+
+    def reaching(self) -> Iterator[PipelineConfig]:
+        """Settings that reach every dataset and checkpoint that a trial may be given, together."""
+        paths = "dataset", "clip_actions", "expert.path"
+        first = {path: _probes(distribution)[0] for path, distribution in self.search.items()}
+        searched = [path for path in paths if path in self.search]
+        for values in product(*(_probes(self.search[path]) for path in searched)):
+            yield self.pipeline_with(first | dict(zip(searched, values, strict=True)))
 
     def pipeline_with(self, params: Mapping[str, Any]) -> PipelineConfig:
         """The pipeline's settings of a trial: the defaults, with searched values in their place."""
@@ -190,7 +210,7 @@ def shipped_specs() -> dict[str, Path]:
 def load_spec(
     reference: str, overrides: Sequence[str] = (), *, searched_is_fixed: bool = False
 ) -> StudySpec:
-    """Read a spec, apply `key=value` overrides, and validate it.
+    """Read a spec, apply `key=value` overrides, and validate it; files are by absolute paths then.
 
     Args:
         reference: path of a YAML file, or the name of a shipped spec.
@@ -204,7 +224,23 @@ def load_spec(
     document = read_document(resolve_reference(reference, shipped_specs(), "spec"))
     for override in overrides:
         place_override(document, override, searched_is_fixed)
-    return parse_spec(document)
+    return with_absolute_paths(parse_spec(document))
+
+
+def with_absolute_paths(spec: StudySpec) -> StudySpec:
+    """A study whose datasets and checkpoints on disk are by absolute paths, the searched ones too.
+
+    Its trials may run elsewhere.
+    """
+    document = absolute_paths(spec.pipeline.model_dump(mode="json"))
+    search = dict(spec.search)
+    for path, absolute in FILES.items():
+        searched = search.get(path)
+        if isinstance(searched, Choice):
+            choices = tuple(absolute(choice) for choice in searched.choices)
+            search[path] = searched.model_copy(update={"choices": choices})
+    pipeline = parse(PipelineConfig, document, "pipeline")
+    return spec.model_copy(update={"pipeline": pipeline, "search": search})
 
 
 def parse_spec(document: Document) -> StudySpec:
@@ -220,7 +256,7 @@ def parse_spec(document: Document) -> StudySpec:
     spec = parse(StudySpec, document, "")
     metrics = [objective.metric for objective in spec.study.objectives]
     if len(set(metrics)) < len(metrics):
-        raise InputError(f"`study.objectives` must name each metric once, not {metrics}.")
+        raise InputError(f"`study.objectives` must name each metric once, not {shown(metrics)}.")
     if spec.study.early_stopping:
         _check_early_stopping(spec)
     for path, distribution in spec.search.items():
@@ -231,7 +267,7 @@ def parse_spec(document: Document) -> StudySpec:
                 spec.pipeline_with({path: value})
             except InputError as error:
                 raise InputError(
-                    f"`search.{path}` holds a value that is not valid: {error}"
+                    f"`search.{as_key(path)}` holds a value that is not valid: {error}"
                 ) from None
     return spec
 
@@ -240,10 +276,10 @@ def _check_early_stopping(spec: StudySpec) -> None:
     """Refuse what rungs cannot compare: returns are no proxy, or the rungs lie elsewhere."""
     objectives = [(objective.metric, objective.mode) for objective in spec.study.objectives]
     if objectives not in ([("normalized_return", "max")], [("iqm", "max")]):
-        shown = ", ".join(f"{metric} {mode}" for metric, mode in objectives)
+        asked = ", ".join(f"{metric} {mode}" for metric, mode in objectives)
         raise InputError(
             "`study.early_stopping` compares returns and needs `normalized_return` or `iqm`, "
-            f"maximised, as the only objective, not {shown}; set it to null."
+            f"maximised, as the only objective, not {asked}; set it to null."
         )
     if "distill.outer_steps" in spec.search:
         raise InputError(
@@ -263,7 +299,7 @@ def resolve_reference(reference: str, shipped: Mapping[str, Path], what: str) ->
         return path
     if reference not in shipped:
         raise InputError(
-            f"There is no {what} named {reference!r} and no such YAML file: "
+            f"There is no {what} named {shown(reference)} and no such YAML file: "
             f"{nearest(reference, shipped)}"
         )
     return shipped[reference]
@@ -309,8 +345,8 @@ def place_override(document: Document, override: str, searched_is_fixed: bool = 
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise InputError(f"`--set` takes key=value, not {override!r}.")
-    what = f"The value {text[:80]!r} of `--set {key}`"
+        raise InputError(f"`--set` takes key=value, not {shown(override)}.")
+    what = f"The value {text[:80]!r} of `--set {as_key(key)}`"
     value = read_yaml(text, what)
     if ends_in_comment(text):
         raise InputError(f"{what} ends in a comment; put what holds a # in quotes.")
@@ -366,11 +402,13 @@ def _check_path(path: str) -> None:
     below = [leaf for leaf in known if leaf.startswith(f"{path}.")]
     if below:
         raise InputError(
-            f"`search.{path}` is a section, and only single settings can be searched: "
+            f"`search.{as_key(path)}` is a section, and only single settings can be searched: "
             + ", ".join(f"`{leaf}`" for leaf in below)
             + "."
         )
-    raise InputError(f"`search.{path}` is no setting of the pipeline: {nearest(path, known)}")
+    raise InputError(
+        f"`search.{as_key(path)}` is no setting of the pipeline: {nearest(path, known)}"
+    )
 
 
 def _check_distribution(path: str, distribution: Distribution) -> None:

@@ -142,6 +142,9 @@ def coverage(
         typer.Argument(help="Exported sets; left out: sets that are distilled now."),
     ] = None,
     bins: Annotated[int, typer.Option(help="Bins of the histograms.", min=2)] = 20,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let a set name modules to import, and any arguments.")
+    ] = False,
     overrides: Set = None,
     cache: Cache = CACHE,
     as_json: AsJson = False,
@@ -151,7 +154,7 @@ def coverage(
     from sdw_core.analysis import report
     from sdw_core.artifact import read_artifact
 
-    artifacts = {str(folder): read_artifact(folder) for folder in folders or ()}
+    artifacts = {str(folder): read_artifact(folder, trust) for folder in folders or ()}
     with _telling() as tell:
         found = report.coverage(config, artifacts, bins, cache, tell)
     headings = ("distance", "source's", "entropy", "source's")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from sdw_core.errors import InputError
+from sdw_core.identity import Inventory
 from search_spaces import Choice, Distribution, FloatRange, StudySpec
 from study.outcomes import (
     COMPLETE,
@@ -73,15 +74,22 @@ class TrialBook:
         study: its Optuna study.
         storage: the storage that holds it.
         folders: the folder of the trials' folders.
+        inventory: asked for what the study's trials are made of.
     """
 
     def __init__(
-        self, spec: StudySpec, study: optuna.Study, storage: BaseStorage, folders: Path
+        self,
+        spec: StudySpec,
+        study: optuna.Study,
+        storage: BaseStorage,
+        folders: Path,
+        inventory: Callable[[], Inventory],
     ) -> None:
         self.spec = spec
         self.study = study
         self._storage = storage
         self._folders = folders
+        self._inventory = inventory
         self._final_rows: dict[int, TrialRow] = {}
 
     def asked(self, trial: optuna.Trial | FrozenTrial) -> None:
@@ -129,6 +137,7 @@ class TrialBook:
             self.study.tell(trial.number, values)
         else:  # `tell` would make a pruned trial's last low-budget value its value
             self._storage.set_trial_state_values(trial_id, STATES[outcome])
+        record["sources"] = document.get("sources")
         record["values"] = values if outcome == COMPLETE else None
         record["intermediate"] = self._storage.get_trial(trial_id).intermediate_values
         self._keep(trial, record)
@@ -151,7 +160,8 @@ class TrialBook:
         """
         for trial in self.trials(TrialState.RUNNING):
             config = self.spec.pipeline_with(trial.params)
-            result = finished_result(self._folders / str(trial.number), config)
+            folder, sources = self._folders / str(trial.number), self._inventory().sources(config)
+            result = finished_result(folder, config, sources)
             if result:
                 self.record(trial._trial_id, result)
             else:
@@ -316,7 +326,7 @@ def _trial(
 ) -> FrozenTrial:
     """A trial as its record says: `unfinished` without an outcome."""
     params = record["params"]
-    apart = ("number", "params", "values", "intermediate", "identity")
+    apart = ("number", "params", "values", "intermediate", "identity", "sources")
     kept = {key: value for key, value in record.items() if key not in apart}
     return optuna.trial.create_trial(
         state=STATES.get(record["outcome"], unfinished),

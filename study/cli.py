@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sdw_core.config import CheckpointConfig
 from sdw_core.errors import DivergenceError, InputError, SDWError, first_line
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
 from study.analyze_cli import analyze_app
 from study.console import Table, line, log, out, print_json
+from study.data_cli import data_app
 from study.signals import Ended, ending, going_on_with
 from study.startup import make_ready
 
@@ -45,7 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Datasets: list, describe, import.")
 app.add_typer(data_app, name="data")
 cache_app = typer.Typer(help="A study's stage cache: list, prune.")
 app.add_typer(cache_app, name="cache")
@@ -61,6 +60,14 @@ Set = Annotated[
     typer.Option("--set", help="A path from the spec's root; repeatable.", metavar="K=V"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+License = Annotated[
+    str | None,
+    typer.Option(help="Of the export, such as cc-by-4.0; default: the source's.", metavar="ID"),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Let a set name modules to import, and any arguments."),
+]
 STUDIES = Path("sdw-studies")
 
 
@@ -94,11 +101,14 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export the best synthetic dataset."""
+    from sdw_core.identity import Inventory
     from study.folder import StudyFolder
 
-    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
-    _require_launchable(loaded, storage, address)
-    with StudyFolder.launched(loaded, storage) as folder:
+    loaded = _load(spec, overrides, name, trials)
+    datasets, _ = _require_launchable(loaded, storage, address)
+    _warned(datasets.values())
+    inventory = Inventory.of(loaded.reaching(), datasets)
+    with StudyFolder.launched(loaded, storage, inventory) as folder:
         _drive(folder, address, as_json)
 
 
@@ -185,8 +195,9 @@ def validate(
     """Say what `launch` would run, or why it would refuse to; nothing is written."""
     from study.cluster import validate_cluster
 
-    loaded = with_absolute_paths(_load(spec, overrides, name, trials))
-    dataset, need = _require_launchable(loaded, storage, address)
+    loaded = _load(spec, overrides, name, trials)
+    datasets, need = _require_launchable(loaded, storage, address)
+    dataset = datasets[loaded.pipeline.source]
     if cluster:
         validate_cluster(cluster)
     document = {
@@ -201,6 +212,7 @@ def validate(
         "pipeline": loaded.pipeline.model_dump(mode="json"),
         "estimate": asdict(need),
         "cluster": str(cluster) if cluster else None,
+        "warnings": _warned(datasets.values()),
     }
     if as_json:
         print_json(document)
@@ -271,10 +283,12 @@ def export(
         bool, typer.Option(help="The whole Pareto front; so it is of two objectives anyway.")
     ] = False,
     to: Annotated[Path | None, typer.Option(help="Folder; default: exports in the study.")] = None,
+    license: License = None,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
 ) -> None:
     """Re-evaluate the best trials on fresh seeds and write their synthetic datasets."""
+    from sdw_core.card import require_license
     from study.export import export as write
 
     folder = _find(study, storage)
@@ -290,8 +304,9 @@ def export(
             "trial is the best; use `--pareto`."
         )
     numbers = book.best(top or 1)
+    license = license and require_license(license)
     with log.working("re-evaluating on fresh seeds"):
-        folders = write(folder, numbers, to)
+        folders = write(folder, numbers, to, license)
     if as_json:
         print_json({"study": folder.name, "folders": [str(path) for path in folders]})
     else:
@@ -304,6 +319,7 @@ def distill(
     spec: Spec,
     overrides: Set = None,
     to: Annotated[Path | None, typer.Option(help="Export folder; left out: no export.")] = None,
+    license: License = None,
     threads: Annotated[
         int, typer.Option(help="Torch threads; more than one pays from width 256 on.", min=1)
     ] = 1,
@@ -312,16 +328,17 @@ def distill(
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
-    from sdw_core.dataset import load_dataset
+    from sdw_core.card import require_license
     from sdw_core.pipeline import Pipeline, random_subset
     from study.export import confirmed_scores, evidence_of, source_states
     from study.preflight import check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
     loaded = loaded.model_copy(update={"search": {}})
+    license = license and require_license(license)
     if to:
         refuse_existing(to)
-    _check(loaded)
+    _warned(_check(loaded).values())
     check_writable(cache, "--cache")
     if to:
         check_writable(to.resolve().parent, "--to")
@@ -338,7 +355,7 @@ def distill(
         for sentence in prepared.warnings:
             log.print(f"warning: {sentence}")
         result = pipeline.finish(prepared)
-        dataset = load_dataset(loaded.pipeline)
+        dataset = prepared.dataset
         subset = random_subset(dataset, result.config, result.arena, "evaluate")
     document = result.to_json()
     seed = loaded.pipeline.seed
@@ -346,7 +363,8 @@ def distill(
     document["artifact"] = str(to) if to else None
     if to:
         best = result.best
-        evidence = evidence_of(result.config, result.dataset, result.seeds[best])
+        seed_of_rows = result.seeds[best]
+        evidence = evidence_of(result.config, result.dataset, seed_of_rows, dataset, license)
         artifact = Artifact.distilled(
             result.observations[best],
             result.actions[best],
@@ -380,6 +398,7 @@ def evaluate(
     protocols: Annotated[
         bool, typer.Option("--protocols", help="Other depths, optimisers, ...: a table of each.")
     ] = False,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Train fresh policies on an exported dataset and run them; checks every checksum first.
@@ -389,7 +408,7 @@ def evaluate(
     from sdw_core.artifact import read_artifact, score
     from sdw_core.config import EvaluationConfig, parse
 
-    artifact = read_artifact(folder)
+    artifact = read_artifact(folder, trust)
     stated = artifact.evidence["evaluation"]
     size = {key: stated[key] for key in ("policies", "episodes")}
     size |= {k: v for k, v in (("policies", policies), ("episodes", episodes)) if v is not None}
@@ -444,9 +463,10 @@ def compare(
 
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
     loaded = load_comparison(spec, [*(overrides or ()), *given])
-    check_comparison(loaded)
+    inventory, datasets = check_comparison(loaded)
+    _warned(datasets.values())
     with ComparisonFolder.opened(loaded, storage) as folder:
-        results = run_comparison(folder, loaded, address, log, retry_failed)
+        results = run_comparison(folder, loaded, inventory, address, log, retry_failed)
     finished = not any(ready(loaded, results))
     standings = Standings.of(loaded, results)
     if finished:
@@ -474,72 +494,6 @@ def dashboard(
     from study.dashboard import serve
 
     serve(_find(study, storage), port, log)
-
-
-@data_app.command("list")
-def data_list(as_json: AsJson = False) -> None:
-    """Datasets that can be used by name, without a network."""
-    from sdw_core.dataset import available
-
-    found = available()
-    if as_json:
-        print_json([asdict(dataset) for dataset in found])
-        return
-    table = Table("dataset", "where", "environment", "episodes", "transitions")
-    for dataset in found:
-        table.add_row(
-            dataset.id,
-            dataset.where,
-            dataset.environment or "?",
-            str(dataset.episodes),
-            str(dataset.transitions),
-        )
-    out.print(table)
-
-
-@data_app.command("describe")
-def data_describe(
-    reference: Annotated[str, typer.Argument(help="A dataset: id, folder or file.")],
-    as_json: AsJson = False,
-) -> None:
-    """Size, returns and reference scores of a dataset."""
-    from sdw_core.dataset import describe, load
-
-    document = describe(load(reference))
-    if as_json:
-        print_json(document)
-        return
-    table = Table(show_header=False)
-    for key, value in document.items():
-        table.add_row(key, json.dumps(value) if not isinstance(value, str) else value)
-    out.print(table)
-
-
-@data_app.command("import")
-def data_import(
-    source: Annotated[str, typer.Argument(help="A dataset: id, folder or file.")],
-    name: Annotated[str, typer.Option(help="Minari id of the result, like my/hopper-v0.")],
-    env: Annotated[
-        str | None,
-        typer.Option("--env", help="Like Hopper-v5 or Ant-v4&use_contact_forces=true."),
-    ] = None,
-    reference: Annotated[
-        tuple[float, float] | None,
-        typer.Option(help="Returns of a random and of an expert policy.", metavar="LOW HIGH"),
-    ] = None,
-    clip_actions: Annotated[
-        bool, typer.Option("--clip-actions", help="Clip actions to the environment's bounds.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Turn own data into a named local Minari dataset."""
-    from sdw_core.dataset import import_dataset
-
-    made = import_dataset(source, name, env, reference, clip_actions)
-    if as_json:
-        print_json({"dataset": made})
-    else:
-        out.print(f"imported as {made}; use it with `pipeline.dataset: {made}`")
 
 
 @cache_app.command("list")
@@ -610,8 +564,8 @@ def main() -> None:
         _fail(f"{error.strerror or error}: {error.filename or 'the disk or the network'}.", 1)
     except typer.TyperException as error:
         _fail(f"{error.format_message().rstrip('.')}; see `sdw --help`.", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted.", 1)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as Typer does of one within a command
     except Exception as error:
         _fail(
             f"internal error: {type(error).__name__}: {first_line(error).rstrip('.')}; run the "
@@ -664,20 +618,6 @@ def _load(
     return load_spec(spec, given)
 
 
-def with_absolute_paths(spec: StudySpec) -> StudySpec:
-    """A dataset or a checkpoint on disk, by its absolute path: trials may run elsewhere."""
-    pipeline = spec.pipeline
-    path, mark, environment = pipeline.dataset.partition("?env=")
-    if Path(path).exists():
-        dataset = f"{Path(path).resolve()}{mark}{environment}"
-        pipeline = pipeline.model_copy(update={"dataset": dataset})
-    if isinstance(pipeline.expert, CheckpointConfig):
-        resolved = str(Path(pipeline.expert.path).resolve())
-        expert = pipeline.expert.model_copy(update={"path": resolved})
-        pipeline = pipeline.model_copy(update={"expert": expert})
-    return spec.model_copy(update={"pipeline": pipeline})
-
-
 def _find(study: str, storage: Path) -> "StudyFolder":
     from study.folder import StudyFolder
 
@@ -693,24 +633,37 @@ def _find_to_write(study: str, storage: Path) -> "StudyFolder":
     return folder
 
 
-def _check(spec: StudySpec) -> "OfflineDataset":
-    """Refuse, before anything is written, what could not run."""
-    from sdw_core.dataset import load_dataset
+def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
+    """Refuse, before anything is written, what could not run.
+
+    Returns:
+        `PipelineConfig.source` -> dataset, of all that the search can reach.
+    """
+    from sdw_core.dataset import load_datasets
     from sdw_core.pipeline import check_fit, resolve_device
 
-    datasets = {spec.pipeline.dataset: load_dataset(spec.pipeline)}
-    for config in spec.extremes():
-        if config.dataset not in datasets:
-            datasets[config.dataset] = load_dataset(config)
-        check_fit(config, datasets[config.dataset])
+    reached = [*spec.reaching(), *spec.extremes()]
+    datasets = load_datasets([spec.pipeline, *reached])
+    for config in reached:
+        check_fit(config, datasets[config.source])
         if not spec.study.resources.gpu:
             resolve_device(config.device)
-    return datasets[spec.pipeline.dataset]
+    return datasets
+
+
+def _warned(datasets: "Iterable[OfflineDataset]") -> list[str]:
+    """Warn of datasets that seem to come from another environment; returns what was said."""
+    from sdw_core.dataset import check
+
+    found = [check(dataset).warning for dataset in datasets]
+    for sentence in filter(None, found):
+        log.print(f"warning: {sentence}")
+    return [sentence for sentence in found if sentence]
 
 
 def _require_launchable(
     spec: StudySpec, storage: Path, address: str | None
-) -> "tuple[OfflineDataset, Estimate]":
+) -> "tuple[dict[str, OfflineDataset], Estimate]":
     """Refuse, before anything is written, a new study that could not run."""
     from study.folder import StudyFolder
 
@@ -719,16 +672,24 @@ def _require_launchable(
             "`search` is empty, so that all trials would be the same; name what to search, or run "
             "the pipeline once with `sdw distill`."
         )
-    found = _preflight(spec, storage / spec.study.name, address)
+    datasets = _check(spec)
+    need = _preflight(spec, datasets, storage / spec.study.name, address)
     StudyFolder.require_free(spec, storage)
-    return found
+    return datasets, need
 
 
 def _require_runnable(folder: "StudyFolder", address: str | None, more: int = 0) -> None:
     """Refuse, before anything is written, a study that could not go on, or not with more trials."""
+    from sdw_core.identity import Inventory
+
     todo = folder.book(to_write=True).remaining() + more
-    if todo and not folder.driven():
-        _preflight(folder.spec(), folder.path, address, todo)
+    if not todo:
+        return
+    spec = folder.spec()
+    datasets = _check(spec)
+    folder.require_same_sources(Inventory.of(spec.reaching(), datasets))
+    if not folder.driven():
+        _preflight(spec, datasets, folder.path, address, todo)
 
 
 def _require_more(folder: "StudyFolder", address: str | None, trials: int) -> None:
@@ -756,19 +717,18 @@ def _drive_unless_driven(folder: "StudyFolder", address: str | None, as_json: bo
 
 
 def _preflight(
-    spec: StudySpec, folder: Path, address: str | None, trials: int | None = None
-) -> "tuple[OfflineDataset, Estimate]":
-    """Refuse, before anything is written, a study that could not run or does not fit.
-
-    Returns:
-        Its dataset, and what it needs.
-    """
+    spec: StudySpec,
+    datasets: "dict[str, OfflineDataset]",
+    folder: Path,
+    address: str | None,
+    trials: int | None = None,
+) -> "Estimate":
+    """Refuse, before anything is written, a study that does not fit; returns what it needs."""
     from study.preflight import estimate, require_room
 
-    dataset = _check(spec)
-    need = estimate(spec, dataset, trials)
+    need = estimate(spec, datasets[spec.pipeline.source], trials)
     require_room(spec, need, folder, on_this_machine=address is None)
-    return dataset, need
+    return need
 
 
 def _drive(folder: "StudyFolder", address: str | None, as_json: bool) -> None:

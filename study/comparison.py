@@ -3,11 +3,15 @@
 comparison.yaml    the resolved spec; no folder without it is taken for a comparison's
 driver.lock, driver.json, stop  as in a study
 cache/             stage results that cells share
-cells/             a folder a cell, named by a hash of its settings, as a study's trial has one
-results.csv, results.parquet, searches.csv, configs.json, table.md, returns.png, curves.png
+cells/             a folder a cell, as a study's trial has one, named by a hash of its settings, the
+                   content of its data, and the versions of the method
+results.csv, results.parquet, searches.csv, configs.json, identities.json, table.md, returns.png,
+curves.png
 
 A cell that has its result is not run again, so that the same command goes on after an interruption,
-and a method or a dataset that is added to the spec costs only its own cells.
+and a method or a dataset that is added to the spec costs only its own cells. After an edit of a
+dataset or a checkpoint, or by another version of the method, it is another cell: the old one is
+left alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,9 +24,10 @@ import numpy as np
 import yaml
 from filelock import Timeout
 
-from sdw_core.dataset import OfflineDataset, load_dataset
-from sdw_core.errors import InputError, SDWError
-from sdw_core.files import created_folder, made_folder, write_text
+from sdw_core.dataset import OfflineDataset, load_datasets
+from sdw_core.errors import InputError, SDWError, SourceChanged
+from sdw_core.files import created_folder, made_folder, read_json, write_text
+from sdw_core.identity import Inventory, Sources
 from sdw_core.pipeline import Pipeline, check_fit, resolve_device
 from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec
@@ -125,14 +130,44 @@ class ComparisonFolder:
         """Running cells end when this file appears."""
         return self.path / "stop"
 
-    def cell(self, cell: Cell) -> Path:
-        """The folder of a cell; equal settings share one."""
-        return self.path / "cells" / f"{cell.judged}-{config_hash(cell.config)[:16]}"
+    def cell(self, cell: Cell, sources: Sources) -> Path:
+        """The folder of a cell; equal settings on equal sources share one."""
+        return self.path / "cells" / f"{cell.judged}-{sources.identity(cell.config)[:16]}"
 
-    def results(self, spec: ComparisonSpec) -> Results:
+    def results(self, spec: ComparisonSpec, inventory: Inventory) -> Results:
         """What lies in the folders of the cells."""
-        found = ((c, finished_result(self.cell(c), c.config)) for c in spec.all_cells())
-        return {cell: result for cell, result in found if result is not None}
+        found: Results = {}
+        for cell in spec.all_cells():
+            sources = inventory.sources(cell.config)
+            folder = self.cell(cell, sources)
+            result = finished_result(folder, cell.config, sources)
+            result = result or self._of_first_version(cell, sources)
+            if result is not None:
+                found[cell] = result
+        return found
+
+    def _of_first_version(self, cell: Cell, sources: Sources) -> dict[str, Any] | None:
+        """What a cell named by its settings alone found, if it says that its data were these."""
+        folder = self.path / "cells" / f"{cell.judged}-{config_hash(cell.given)[:16]}"
+        result = finished_result(folder, cell.given, sources)
+        if result is None or Sources.stated_by(result).dataset is None:
+            return None
+        return result | {"sources": sources.to_json(), "identity": sources.identity(cell.config)}
+
+    def unused(self, spec: ComparisonSpec, inventory: Inventory) -> int:
+        """How many results of the very settings were made of something else, or do not say."""
+        cells = {
+            config_hash(c): cell for cell in spec.all_cells() for c in (cell.given, cell.config)
+        }
+        count = 0
+        for path in self.path.glob("cells/*/result.json"):
+            with suppress(FileNotFoundError, ValueError):
+                result = read_json(path)
+                cell, stated = cells.get(result.get("config_hash")), Sources.stated_by(result)
+                if cell is not None:
+                    now = inventory.sources(cell.config)
+                    count += stated.dataset is None or bool(stated.changed(now, cell.config))
+        return count
 
 
 def needed(spec: ComparisonSpec, results: Results) -> Iterator[Cell]:
@@ -165,23 +200,27 @@ def final_cell(spec: ComparisonSpec, method: str, dataset: str, results: Results
     return spec.cell(method, dataset, max(scores, key=lambda i: scores[i])) if scores else None
 
 
-def check_comparison(spec: ComparisonSpec) -> None:
+def check_comparison(spec: ComparisonSpec) -> tuple[Inventory, dict[str, OfflineDataset]]:
     """Refuse, before any work, what could not run.
+
+    Returns:
+        What the cells are made of, and `PipelineConfig.source` -> dataset.
 
     Raises:
         InputError: a dataset is not there, or a cell's settings do not fit it.
     """
-    datasets: dict[str, OfflineDataset] = {}
-    for cell in spec.all_cells():
-        if cell.dataset not in datasets:
-            datasets[cell.dataset] = load_dataset(cell.config)
-        check_fit(cell.config, datasets[cell.dataset])
-    resolve_device(next(spec.all_cells()).config.device)
+    configs = [cell.config for cell in spec.all_cells()]
+    datasets = load_datasets(configs)
+    for config in configs:
+        check_fit(config, datasets[config.source])
+    resolve_device(configs[0].device)
+    return Inventory.of(configs, datasets), datasets
 
 
 def run_comparison(
     folder: ComparisonFolder,
     spec: ComparisonSpec,
+    inventory: Inventory,
     address: str | None,
     console: Console,
     retry_failed: bool = False,
@@ -191,6 +230,7 @@ def run_comparison(
     Args:
         folder: where results are, and go.
         spec: what to compare.
+        inventory: what its cells are made of; see `check_comparison`.
         address: of a Ray cluster; None starts Ray on this machine.
         console: told when a cell ends.
         retry_failed: forget the results of cells that failed.
@@ -201,6 +241,7 @@ def run_comparison(
     Raises:
         InputError: another process runs it, the cluster cannot be reached, or this machine holds
             no cell.
+        SourceChanged: a cell found that its dataset, checkpoint or method changed meanwhile.
         SDWError: a cell could not write, Ray cannot be started, its node died, or another process
             took the comparison over.
     """
@@ -208,17 +249,22 @@ def run_comparison(
         require_resources(spec.comparison.resources, "comparison")
     with folder.seat.taken() as heartbeat:
         folder.stop_flag.unlink(missing_ok=True)
-        results = folder.results(spec)
+        results = folder.results(spec, inventory)
+        if unused := folder.unused(spec, inventory):
+            line = f"{unused} results of these settings lie unused: they were made of other "
+            line += "data, of another checkpoint or by another version, or do not say"
+            console.print(line)
         if retry_failed:
             results = {c: r for c, r in results.items() if r["outcome"] != FAILED}
             for cell in spec.all_cells():
                 if cell not in results:
-                    (folder.cell(cell) / "result.json").unlink(missing_ok=True)
+                    sources = inventory.sources(cell.config)
+                    (folder.cell(cell, sources) / "result.json").unlink(missing_ok=True)
         if any(ready(spec, results)):
             with stopping(folder.stop_flag), ray_session(address):
                 write_spec(folder.path, spec)
                 try:
-                    _run(folder, spec, results, console, heartbeat)
+                    _run(folder, spec, inventory, results, console, heartbeat)
                 except NodeDied as error:
                     if not folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
                         raise SDWError(f"{error} give the same command again.") from error
@@ -227,13 +273,14 @@ def run_comparison(
 
 def write_spec(folder: Path, spec: ComparisonSpec) -> None:
     """Keep what is compared."""
-    text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
-    write_text(folder / "comparison.yaml", text)
+    resolved = spec.with_absolute_paths().model_dump(mode="json")
+    write_text(folder / "comparison.yaml", yaml.safe_dump(resolved, sort_keys=False))
 
 
 def _run(
     folder: ComparisonFolder,
     spec: ComparisonSpec,
+    inventory: Inventory,
     results: Results,
     console: Console,
     heartbeat: Heartbeat,
@@ -247,13 +294,17 @@ def _run(
     )
     running: dict[Any, Cell] = {}
     stopped: str | None = None
+    changed: str | None = None
     while True:
         heartbeat.require()
-        under_way = {folder.cell(cell) for cell in running.values()}
+        homes = [folder.cell(cell, inventory.sources(cell.config)) for cell in running.values()]
         for cell in ready(spec, results):
-            if folder.cell(cell) not in under_way and not stopped:
-                under_way.add(folder.cell(cell))
-                running[task.remote(str(folder.path), cell, resources.cpu, resources.gpu)] = cell
+            sources = inventory.sources(cell.config)
+            home = folder.cell(cell, sources)
+            if home not in homes and not stopped:
+                homes.append(home)
+                given = (str(folder.path), cell, sources, resources.cpu, resources.gpu)
+                running[task.remote(*given)] = cell
         if not running:
             break
         ended, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_FOR_NODE)
@@ -270,11 +321,15 @@ def _run(
             result = {"outcome": FAILED, "reason": "infrastructure: the worker died"}
         if result["outcome"] == STOPPED:
             stopped = result["reason"]
+            if result.get("sources_changed"):
+                changed = stopped
             continue
         results[cell] = result
         done = sum(each in results for each in needed(spec, results))
         line = f"{done} of {spec.size} {describe(spec, cell)}: {_told(result)}"
         console.print(line)
+    if changed:
+        raise SourceChanged(changed)
     if stopped and not folder.stop_flag.exists():  # nobody asked: a cell could not write
         raise SDWError(
             f"The storage {str(folder.path)!r} cannot be written ({stopped}); what is done is "
@@ -282,17 +337,18 @@ def _run(
         )
 
 
-def run_cell(path: str, cell: Cell, threads: int, gpu: float) -> dict[str, Any]:
+def run_cell(path: str, cell: Cell, sources: Sources, threads: int, gpu: float) -> dict[str, Any]:
     """What a Ray worker runs."""
     folder = ComparisonFolder(Path(path))
     work = judge_experts if cell.judged == "expert" else distil_rows
     return run_trial(
         number=0,
         config=placed(cell.config, gpu),
-        folder=folder.cell(cell),
+        folder=folder.cell(cell, sources),
         cache=folder.cache,
         stop_flag=folder.stop_flag,
         threads=threads,
+        sources=sources,
         work=work,
     )
 

@@ -1,7 +1,7 @@
 """From a finished trial to an exported dataset, judged on seeds that the search never used."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from sdw_core.artifact import (
     score,
     write_artifact,
 )
-from sdw_core.config import EvaluationConfig, PipelineConfig
+from sdw_core.config import EvaluationConfig, PipelineConfig, parse
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
-from sdw_core.files import read_json, write_json
+from sdw_core.files import read_json, sha256_of_file, write_json
+from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import build_arena, own_recipe, random_subset
 from sdw_core.seeds import numpy_generator
 from study.folder import StudyFolder
-from study.outcomes import finished_result
+from study.outcomes import UNITS, config_hash, finished_result
 from study.preflight import check_writable
 
 PICTURED_STATES = 4000
@@ -41,39 +42,66 @@ class Confirmed:
     source_states: NDArray[np.float32]
 
 
-def confirm(folder: StudyFolder, number: int) -> Confirmed:
+def confirm(
+    folder: StudyFolder, number: int, dataset: OfflineDataset, license: str | None = None
+) -> Confirmed:
     """Re-evaluate a trial's best rows on fresh seeds, beside random rows and the expert.
 
     The scores are kept in the trial's folder, if it can be written, so that asking again costs
-    nothing; they count for the settings that they were found with.
+    nothing; they count for the settings, the rows and the method that they were found with.
 
     Args:
         folder: the study.
         number: a COMPLETE trial.
+        dataset: what its rows were distilled from.
+        license: as for `evidence_of`.
 
     Raises:
-        InputError: its folder does not hold its result any more.
+        InputError: its folder does not hold its result any more, or the dataset is another.
     """
     trial = folder.trial(number)
     config, result = found_by(folder, number)
-    dataset = load_dataset(config)
-    arena = build_arena(dataset, Normalizer.fit(dataset.observations))
+    _require_source_of(result, dataset, config, number)
     rows = load_file(trial / "rows.safetensors")
+    units: dict[str, Any] = {name: rows[name].numpy() for name in UNITS if name in rows}
+    arena = replace(build_arena(dataset, Normalizer.fit(dataset.observations)), **units)
     best = result["best"]
     recipe = own_recipe(config.distill, result["learning_rates"][best])
-    evidence = evidence_of(config, result["dataset"], result["distillation_seeds"][best])
+    seed = result["distillation_seeds"][best]
+    evidence = evidence_of(config, result["dataset"], seed, dataset, license)
     artifact = Artifact.distilled(
         rows["observations"][best], rows["actions"][best], arena, recipe, evidence
     )
     kept = trial / "confirmed.json"
-    settings = result["config_hash"]
-    scores = read_json(kept) if kept.exists() else {}
-    if scores.pop("config_hash", None) != settings:
-        scores = confirmed_scores(artifact, dataset, config, result)
+    of = {
+        "config_hash": result["config_hash"],
+        "rows": sha256_of_file(trial / "rows.safetensors"),
+        "scores": dataset.reference_scores and list(dataset.reference_scores),
+        "method": METHOD["evaluate"],
+    }
+    document = read_json(kept) if kept.exists() else {}
+    if {key: document.pop(key, None) for key in of} != of:
+        document = confirmed_scores(artifact, dataset, config, result)
         if os.access(trial, os.W_OK):
-            write_json(kept, {"config_hash": settings} | scores)
-    evidence["scores"] = scores
+            write_json(kept, of | document)
+    evidence["scores"] = document
     return Confirmed(artifact, source_states(dataset, config.seed))
+
+
+def _require_source_of(
+    result: dict[str, Any], dataset: OfflineDataset, config: PipelineConfig, number: int
+) -> None:
+    """Refuse a dataset that is not the one that a trial's rows were distilled from.
+
+    Raises:
+        InputError: its content or its reference scores changed.
+    """
+    now = Sources(dataset.content_hash, dataset.reference_scores)
+    if what := Sources.stated_by(result).changed(now, config):
+        raise InputError(
+            f"{what[0].upper()}{what[1:]} changed since trial {number} was distilled from it, so "
+            "that its rows cannot be judged beside it; put back what was there, and export again."
+        )
 
 
 def found_by(folder: StudyFolder, number: int) -> tuple[PipelineConfig, dict[str, Any]]:
@@ -85,7 +113,7 @@ def found_by(folder: StudyFolder, number: int) -> tuple[PipelineConfig, dict[str
     book, trial = folder.book(), folder.trial(number)
     row = next(row for row in book.rows() if row.number == number)
     config = book.spec.pipeline_with(row.params)
-    result = finished_result(trial, config)
+    result = finished_result(trial, config, folder.inventory().sources(config))
     if result is None or not (trial / "rows.safetensors").exists():
         raise InputError(
             f"{str(trial)!r} does not hold the result of trial {number} any more; put it back, or "
@@ -95,16 +123,28 @@ def found_by(folder: StudyFolder, number: int) -> tuple[PipelineConfig, dict[str
     return config, result
 
 
-def evidence_of(config: PipelineConfig, source: dict[str, Any], seed: int) -> dict[str, Any]:
+def evidence_of(
+    config: PipelineConfig,
+    source: dict[str, Any],
+    seed: int,
+    dataset: OfflineDataset,
+    license: str | None = None,
+) -> dict[str, Any]:
     """An export's evidence, but for its scores: where its rows come from and how they are judged.
 
     Args:
         config: the settings that the rows were distilled with.
         source: name, content hash and size of the dataset.
         seed: the distillation seed of the rows.
+        dataset: the source itself.
+        license: the export's, where it is chosen; None: the source's, if that states one.
     """
     return {
-        "source": source,
+        "source": source
+        | {
+            "reference_source": dataset.reference_source,
+            "license": license or dataset.license,
+        },
         "config": config.model_dump(mode="json"),
         "distillation_seed": seed,
         "evaluation": config.evaluation.model_dump(include={"policies", "episodes"})
@@ -142,6 +182,36 @@ def confirmed_scores(
     }
 
 
+def _require_rows_of(
+    artifact: Artifact,
+    target: Path,
+    trial: Path,
+    config: PipelineConfig,
+    result: dict[str, Any],
+) -> None:
+    """Refuse an export that was not made of a trial's result.
+
+    Raises:
+        InputError: its source, settings or rows are others.
+    """
+    rows, best = load_file(trial / "rows.safetensors"), result["best"]
+    stated = artifact.evidence
+    made = Artifact.distilled(
+        rows["observations"][best], rows["actions"][best], artifact.arena, artifact.recipe, stated
+    )
+    same = (
+        config_hash(parse(PipelineConfig, stated["config"], "config")) == config_hash(config)
+        and result["dataset"].items() <= stated["source"].items()
+        and np.array_equal(made.observations, artifact.observations)
+        and np.array_equal(made.actions, artifact.actions)
+    )
+    if not same:
+        raise InputError(
+            f"{str(target)!r} holds other rows than {str(trial)!r}, as if the trial had been run "
+            "again since; move it away, or choose another folder with `--to`."
+        )
+
+
 def source_states(dataset: OfflineDataset, seed: int) -> NDArray[np.float32]:
     """Some of the dataset's normalised states [*, O], for a card's picture."""
     count = min(PICTURED_STATES, len(dataset))
@@ -150,15 +220,23 @@ def source_states(dataset: OfflineDataset, seed: int) -> NDArray[np.float32]:
     return normalize(dataset.observations[np.sort(picks)]).astype(np.float32, copy=False)
 
 
-def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> list[Path]:
+def export(
+    folder: StudyFolder, numbers: list[int], to: Path | None = None, license: str | None = None
+) -> list[Path]:
     """Write one folder a trial, `to/trial-N`.
 
     A folder that exists is refused before any is written; but in the study's own `exports`, the
-    default, one that was written before is verified and left as it is.
+    default, one that was written before is verified, compared with the trial, and left as it is.
+
+    Args:
+        folder: the study.
+        numbers: COMPLETE trials.
+        to: where; None: the study's own `exports`.
+        license: as for `evidence_of`.
 
     Raises:
-        InputError: there is nothing to export, or a folder exists, or cannot be written, or a trial
-            left nothing.
+        InputError: there is nothing to export, or a folder exists, or cannot be written, or holds
+            something else than the trial's rows, or a trial left nothing, or its dataset changed.
     """
     if not numbers:
         raise InputError(
@@ -167,18 +245,24 @@ def export(folder: StudyFolder, numbers: list[int], to: Path | None = None) -> l
         )
     targets = [(to or folder.exports) / f"trial-{number}" for number in numbers]
     for target in targets:
-        if target.exists() and to is None:
-            read_artifact(target)
-        else:
+        if not (target.exists() and to is None and license is None):
             refuse_existing(target)
-    wanted = [
-        (n, target) for n, target in zip(numbers, targets, strict=True) if not target.exists()
-    ]
-    for number, _ in wanted:
-        found_by(folder, number)
+    datasets: dict[str, OfflineDataset] = {}
+    wanted: list[tuple[int, Path, OfflineDataset]] = []
+    for number, target in zip(numbers, targets, strict=True):
+        config, result = found_by(folder, number)
+        if target.exists():
+            _require_rows_of(
+                read_artifact(target, trust=True), target, folder.trial(number), config, result
+            )
+            continue
+        if config.source not in datasets:
+            datasets[config.source] = load_dataset(config)
+        _require_source_of(result, datasets[config.source], config, number)
+        wanted.append((number, target, datasets[config.source]))
     if wanted:
         check_writable(to or folder.exports, "--to")
-    for number, target in wanted:
-        confirmed = confirm(folder, number)
+    for number, target, dataset in wanted:
+        confirmed = confirm(folder, number, dataset, license)
         write_artifact(confirmed.artifact, target, confirmed.source_states)
     return targets

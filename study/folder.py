@@ -1,6 +1,7 @@
 """The folder of a study: what lies where, and who works on it.
 
 study.yaml         the resolved spec
+sources.json       what its datasets and checkpoints held at the launch, and the method's versions
 study.db           Optuna's storage; or study.journal; neither if `study.database` is a URL
 driver.lock        held by the process that drives the study
 driver.json        that process: host, pid, Ray dashboard; touched while it lives
@@ -26,14 +27,16 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
-from sdw_core.config import nearest
+from sdw_core.config import PipelineConfig, nearest
 from sdw_core.errors import InputError, SDWError, first_line
-from sdw_core.files import created_folder, made_folder, write_text
+from sdw_core.files import created_folder, made_folder, read_json, write_json, write_text
+from sdw_core.identity import Inventory, Sources
 from search_spaces import StudySpec, parse_spec
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.book import TrialBook, recorded_trials
 from study.driver import Heartbeat, Seat
+from study.outcomes import read_record
 from study.storage import (
     begun_on_server,
     lies_in_folder,
@@ -44,7 +47,7 @@ from study.storage import (
 )
 
 UNBEGUN = (
-    *("study.yaml", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
+    *("study.yaml", "sources.json", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
     *("stop", "driver.json", "driver.lock", "edit.lock"),
 )
 """What lies in the folder of a study of which no trial was begun."""
@@ -58,14 +61,16 @@ class StudyFolder:
 
     @classmethod
     @contextmanager
-    def launched(cls, spec: StudySpec, storage: Path) -> Iterator["StudyFolder"]:
+    def launched(
+        cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
+    ) -> Iterator["StudyFolder"]:
         """A new study, of which nothing stays if bad input ends it before a trial was begun.
 
         Raises:
             InputError: as for `create`.
         """
         with made_folder(storage):
-            folder = cls.create(spec, storage)
+            folder = cls.create(spec, storage, inventory)
             try:
                 yield folder
             except InputError:
@@ -73,8 +78,15 @@ class StudyFolder:
                 raise
 
     @classmethod
-    def create(cls, spec: StudySpec, storage: Path) -> "StudyFolder":
+    def create(
+        cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
+    ) -> "StudyFolder":
         """Make the folder of a new study, and its place in a database on a server.
+
+        Args:
+            spec: the study.
+            storage: the folder to make it in.
+            inventory: what its trials are to be made of; None: what the first ones will state.
 
         Raises:
             InputError: the storage cannot be written, or the study exists; the message says how to
@@ -87,6 +99,8 @@ class StudyFolder:
         try:
             with created_folder(folder.path) as scratch:
                 _write_spec(scratch, spec)
+                if inventory:
+                    write_json(scratch / "sources.json", inventory.to_json())
                 if not lies_in_folder(database):
                     begun = begun_on_server(database, folder.name, _directions(spec))
                     begun.set_user_attr("identity", spec.identity)
@@ -205,6 +219,45 @@ class StudyFolder:
         """
         return parse_spec(read_document(self.path / "study.yaml", loader=StrictLoader))
 
+    def inventory(self) -> Inventory:
+        """What the study's trials are made of: as the launch found it, or as their results say.
+
+        A study of the first version has no `sources.json`.
+        """
+        try:
+            return Inventory.from_json(read_json(self.path / "sources.json"))
+        except FileNotFoundError:
+            return Inventory.stated_by(self._stated())
+
+    def _stated(self) -> Iterator[tuple[PipelineConfig, Sources]]:
+        """What results state, until each dataset that the search can reach is among them."""
+        spec = self.spec()
+        missing = {config.source for config in spec.reaching()}
+        for result in sorted(self.path.glob("trials/*/result.json")):
+            record = read_record(result.parents[1], int(result.parent.name))
+            if record is None:
+                continue
+            with suppress(FileNotFoundError, ValueError):
+                config = spec.pipeline_with(record["params"])
+                stated = Sources.stated_by(read_json(result))
+                yield config, stated
+                missing -= {config.source} if stated.dataset else set()
+            if not missing:
+                return
+
+    def require_same_sources(self, now: Inventory) -> None:
+        """Refuse to go on with a study whose data, checkpoints or method are not what they were.
+
+        Args:
+            now: what all that the search can reach is made of now.
+
+        Raises:
+            SourceChanged: they changed.
+        """
+        begun = self.inventory()
+        for config in self.spec().reaching():
+            begun.sources(config).require_unchanged(now.sources(config), config)
+
     def extend(self, trials: int) -> int:
         """Raise the study's number of trials; a driver that lives takes it up.
 
@@ -285,7 +338,7 @@ class StudyFolder:
                 f"The trials of {self.name!r} were made with another spec than its study.yaml now "
                 "holds; put the old one back, or launch the new one under another `--name`."
             )
-        book = TrialBook(spec, study, storage, self.path / "trials")
+        book = TrialBook(spec, study, storage, self.path / "trials", self.inventory)
         book.trials()
         return book
 

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sdw_core.config import PipelineConfig
+from sdw_core.config import PipelineConfig, identifying
 from sdw_core.files import read_json, sha256_of_json, write_json
+from sdw_core.identity import Sources
 
 COMPLETE, PRUNED, FAILED, STOPPED = "COMPLETE", "PRUNED", "FAILED", "STOPPED"
 """Of a trial's result; a STOPPED trial leaves none and goes back to the queue."""
@@ -14,18 +15,35 @@ WORKER_DEATHS = 3
 """How often a trial whose process died is started again before it counts as failed."""
 
 
+UNITS = ("observation_mean", "observation_scale", "action_low", "action_high")
+"""Of `rows.safetensors`: what its observations and actions are in units of; the first version wrote
+none."""
+
+
 def config_hash(config: PipelineConfig) -> str:
-    """Hash of a trial's settings, without the device that they run on."""
-    return sha256_of_json(config.model_dump(mode="json", exclude={"device"}))
+    """Hash of a trial's settings as they are written, without the device that they run on."""
+    document = identifying(config)
+    del document["device"]
+    return sha256_of_json(document)
 
 
-def finished_result(folder: Path, config: PipelineConfig) -> dict[str, Any] | None:
-    """What a trial left as its result, if it was computed with these settings."""
+def finished_result(
+    folder: Path, config: PipelineConfig, sources: Sources
+) -> dict[str, Any] | None:
+    """What a trial left as its result, if it was computed with these settings, from these sources.
+
+    What is not known of the sources, on either side, is not held against the result.
+    """
     try:
         document: dict[str, Any] = read_json(folder / "result.json")
     except (FileNotFoundError, ValueError):
         return None
-    return document if document.get("config_hash") == config_hash(config) else None
+    stated = Sources.stated_by(document)
+    if "identity" in document:
+        same = document["identity"] == stated.identity(config)
+    else:  # of the first version
+        same = document.get("config_hash") == config_hash(config)
+    return document if same and not stated.changed(sources, config) else None
 
 
 def without_numbers(sentence: str) -> str:

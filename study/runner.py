@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import signal
 import socket
 import sys
 import threading
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdw_core.errors import InputError, SDWError, first_line
+from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from study.book import TrialBook
@@ -25,7 +24,7 @@ from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
 from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
-from study.signals import Ended, kept, stopping
+from study.signals import children_deaf, handlers_kept, stopping
 from study.startup import keep_ray_token, make_room_for_sockets
 from study.trial import placed, run_trial, throttled
 
@@ -60,9 +59,10 @@ def _outcome(
         reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
         return {"outcome": FAILED, "reason": reason + "on storage that all nodes share"}
     spec = study.spec()
+    config = spec.pipeline_with(params)
     return run_trial(
         number,
-        placed(spec.pipeline_with(params), spec.study.resources.gpu),
+        placed(config, spec.study.resources.gpu),
         study.trial(number),
         study.cache,
         study.stop_flag,
@@ -73,6 +73,7 @@ def _outcome(
             study.trial(number),
             lambda step, value: report({"rung": step, "return": value}),
         ),
+        study.inventory().sources(config),
     )
 
 
@@ -98,6 +99,7 @@ def drive(
     Raises:
         Driven: another driver runs the study.
         InputError: the cluster cannot be reached.
+        SourceChanged: a trial found that its dataset, checkpoint or method changed meanwhile.
         SDWError: Ray cannot be started, its node died, the storage cannot be written, or another
             driver took the study over.
     """
@@ -150,7 +152,6 @@ def _tune(
     require_light(bound)
     flag = folder.stop_flag
     search = StudySearch(book, flag.exists, flag.touch, folder.trial)
-    starting = ExitStack()
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
@@ -164,13 +165,12 @@ def _tune(
             name="tune",
             storage_path=str(folder.path),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            callbacks=[_watch(search, heartbeat, starting.close)],
+            callbacks=[_watch(search, heartbeat)],
             verbose=0,
         ),
     )
     try:
-        with starting:
-            starting.enter_context(kept())
+        with handlers_kept():
             tuner.fit()
     except NodeDied as error:
         if flag.exists():  # whoever asked the study to stop ended Ray's processes as well
@@ -183,6 +183,8 @@ def _tune(
         if trouble is None:
             raise
         raise _interrupted(folder, trouble) from error
+    if search.changed:
+        raise SourceChanged(search.changed)
     if search.trouble:
         raise _interrupted(folder, storage_trouble(folder.path) or search.trouble)
     return search.given_up
@@ -227,22 +229,18 @@ def own_node() -> dict[str, Any]:
     return node
 
 
-def _watch(search: "StudySearch", heartbeat: Heartbeat, begun: Callable[[], None]) -> Any:
+def _watch(search: "StudySearch", heartbeat: Heartbeat) -> Any:
     """Looks for the driver's node and its seat, and tells the search of workers that died.
 
     Args:
         search: of the study.
         heartbeat: of its driver.
-        begun: called once Tune has begun, and set a handler of SIGUSR1.
     """
     from ray import tune
 
     look_for_node = throttled(require_node, LOOK_FOR_NODE)
 
     class Watch(tune.Callback):  # type: ignore[misc]
-        def setup(self, **told: Any) -> None:
-            begun()
-
         def on_step_begin(self, iteration: int, trials: list[Any], **told: Any) -> None:
             """Tune takes several steps a second, whether anything happens or not."""
             heartbeat.require()
@@ -307,15 +305,13 @@ def ray_session(address: str | None) -> Iterator[Any]:
             "num_cpus": usable_cpus(),
             "object_store_memory": OBJECT_STORE,
         }
-        with kept():
+        with handlers_kept(), children_deaf():
             context = ray.init(
                 address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 **({} if address else own),
             )
-    except SystemExit as left:  # of Ray's handler of SIGTERM, while it starts
-        raise Ended(signal.SIGTERM) from left
     except Exception as error:  # whatever Ray raises, and a port that nobody listens at
         why = (first_line(error) or type(error).__name__).rstrip(".")
         if address is None:

@@ -95,6 +95,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
     Attributes:
         given_up: that reason; None until then.
         trouble: why the storage cannot be written: nothing more is proposed then.
+        changed: what a trial says that changed of its sources: nothing more is proposed then.
     """
 
     def __init__(
@@ -120,11 +121,12 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._in_a_row: list[str] = []
         self.given_up: str | None = None
         self.trouble: str | None = None
+        self.changed: str | None = None
         self._deaths: dict[str, list[str]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next waiting trial, or a new one: its number and the searched values."""
-        if not self._stopping() and not self.trouble:
+        if not (self._stopping() or self.trouble or self.changed):
             with self._noting_trouble():
                 trial = self._ot_study.ask(fixed_distributions=self._space)
                 self._book.asked(trial)
@@ -159,7 +161,9 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         if not document and len(deaths) >= WORKER_DEATHS:
             document = {"outcome": FAILED, "reason": deaths[-1]}
         outcome = document.get("outcome")
-        if outcome == STOPPED and not self._stopping():
+        if outcome == STOPPED and document.get("sources_changed"):
+            self.changed = self.changed or document["reason"]
+        elif outcome == STOPPED and not self._stopping():
             self.trouble = self.trouble or document["reason"]
         with self._noting_trouble():
             if outcome in (None, STOPPED):

@@ -6,7 +6,8 @@ from typing import Any
 from optuna.trial import TrialState
 
 from sdw_core.cache import Entry, StageCache
-from sdw_core.dataset import load_dataset
+from sdw_core.dataset import load_datasets
+from sdw_core.identity import Inventory
 from sdw_core.pipeline import cache_entries
 from study.folder import StudyFolder
 
@@ -55,14 +56,17 @@ def contents(folder: StudyFolder) -> list[CacheEntry]:
 
 def _users(folder: StudyFolder) -> dict[str, list[int]]:
     """Name of an entry -> numbers of the trials that use it."""
-    spec, hashes = folder.spec(), dict[str, str]()
+    spec, inventory = folder.spec(), folder.inventory()
+    configs = {t.number: spec.pipeline_with(t.params) for t in folder.book().trials()}
+    unknown = [c for c in configs.values() if c.source not in inventory.datasets]
+    if unknown:  # of a study of the first version, in which no trial has ended
+        inventory = inventory.completed(Inventory.of(unknown, load_datasets(unknown)))
     users: dict[str, list[int]] = {}
-    for trial in folder.book().trials():
-        config = spec.pipeline_with(trial.params)
-        if config.dataset not in hashes:
-            hashes[config.dataset] = load_dataset(config).content_hash
-        for name in cache_entries(config, hashes[config.dataset]):
-            users.setdefault(name, []).append(trial.number)
+    for number, config in configs.items():
+        sources = inventory.sources(config)
+        assert sources.dataset is not None
+        for name in cache_entries(config, sources.dataset, sources.checkpoint):
+            users.setdefault(name, []).append(number)
     return users
 
 

@@ -25,7 +25,7 @@ from study.outcomes import COMPLETE, config_hash
 
 COLUMNS = [
     *("method", "dataset", "seed", "policy"),
-    *("normalized_return", "outer_steps", "config_hash"),
+    *("normalized_return", "outer_steps", "config_hash", "identity"),
 ]
 
 
@@ -46,6 +46,8 @@ class Standings:
         chosen: (method, dataset) -> the candidate that a search chose.
         warnings: (method, dataset) -> what its run was warned of.
         configs: config hash -> settings of the cells of the table.
+        identities: identity of a cell of the table -> `config_hash`, and `sources`: the content of
+            its data and the versions of the method.
         searches: one row a candidate that was tried: method, dataset, candidate, settings,
             normalized_return, low, high.
     """
@@ -56,13 +58,14 @@ class Standings:
     chosen: dict[tuple[str, str], dict[str, Any]]
     warnings: dict[tuple[str, str], list[str]]
     configs: dict[str, Any]
+    identities: dict[str, Any]
     searches: pd.DataFrame
 
     @classmethod
     def of(cls, spec: ComparisonSpec, results: Results) -> "Standings":
         """Gather what the cells of the table found, as far as they have run."""
         rows: list[dict[str, Any]] = []
-        failed, chosen, warnings, configs = {}, {}, {}, {}
+        failed, chosen, warnings, configs, identities = {}, {}, {}, {}, {}
         for method, settings in spec.methods.items():
             for dataset in spec.datasets:
                 cell = final_cell(spec, method, dataset, results)
@@ -82,11 +85,14 @@ class Standings:
                     continue
                 if result.get("warnings"):
                     warnings[method, dataset] = result["warnings"]
-                configs[config_hash(cell.config)] = cell.config.model_dump(mode="json")
-                rows += _rows(method, dataset, config_hash(cell.config), result)
+                made_with = config_hash(cell.config)
+                configs[made_with] = cell.config.model_dump(mode="json")
+                made_of = {"config_hash": made_with, "sources": result["sources"]}
+                identities[result["identity"]] = made_of
+                rows += _rows(method, dataset, made_with, result)
         searches = pd.DataFrame(_searches(spec, results), columns=SEARCH_COLUMNS)
         frame = pd.DataFrame(rows, columns=COLUMNS)
-        return cls(spec, frame, failed, chosen, warnings, configs, searches)
+        return cls(spec, frame, failed, chosen, warnings, configs, identities, searches)
 
     def scores(self, method: str, dataset: str, which: str = "last") -> NDArray[np.float64]:
         """A method's return on a dataset, seed by seed: after the `last` outer step, or the `best`.
@@ -99,6 +105,11 @@ class Standings:
             return np.zeros(0)
         values = by_step.iloc[:, -1] if which == "last" else by_step.max(axis=1)
         return values.to_numpy(np.float64)
+
+    def identity(self, method: str, dataset: str) -> str | None:
+        """The identity of a cell of the table; None where it has no result."""
+        rows = self.frame[(self.frame.method == method) & (self.frame.dataset == dataset)]
+        return None if rows.empty else str(rows.identity.iloc[0])
 
     def common(self, *methods: str) -> list[str]:
         """The datasets on which each of the methods has the same, whole number of seeds."""
@@ -144,7 +155,7 @@ class Standings:
         }
 
     def write(self, folder: Path) -> None:
-        """Write results.csv, results.parquet, searches.csv, configs.json, table.md and figures."""
+        """Write the results as tables, what they were made with and of, table.md and figures."""
         with replaced_atomically(folder / "results.csv") as scratch:
             self.frame.to_csv(scratch, index=False)
         with replaced_atomically(folder / "results.parquet") as scratch:
@@ -152,6 +163,7 @@ class Standings:
         with replaced_atomically(folder / "searches.csv") as scratch:
             self.searches.to_csv(scratch, index=False)
         write_json(folder / "configs.json", self.configs)
+        write_json(folder / "identities.json", self.identities)
         write_text(folder / "table.md", self.markdown())
         for name, figure in (("returns.png", _returns_figure), ("curves.png", _curves_figure)):
             with replaced_atomically(folder / name) as scratch:
@@ -168,6 +180,7 @@ class Standings:
                     "dataset": dataset,
                     "failed": self.failed.get((method, dataset)),
                     "chosen": self.chosen.get((method, dataset)),
+                    "identity": self.identity(method, dataset),
                     "warnings": self.warnings.get((method, dataset), []),
                     "last": self.scores(method, dataset).tolist(),
                     "best": self.scores(method, dataset, "best").tolist(),
@@ -258,8 +271,8 @@ def _rows(
     for step, returns in result["curve"].items():
         policies = len(returns) // len(seeds)
         for index, value in enumerate(returns):
-            row = (method, dataset, seeds[index // policies], index % policies)
-            yield dict(zip(COLUMNS, (*row, value, int(step), config_hash), strict=True))
+            row = (method, dataset, seeds[index // policies], index % policies, value, int(step))
+            yield dict(zip(COLUMNS, (*row, config_hash, result["identity"]), strict=True))
 
 
 def _searches(spec: ComparisonSpec, results: Results) -> Iterator[dict[str, Any]]:

@@ -26,10 +26,12 @@ from sdw_core.errors import (
     DivergenceError,
     InputError,
     SDWError,
+    SourceChanged,
     StopRequested,
     first_line,
 )
 from sdw_core.files import replaced_atomically, write_json, write_text
+from sdw_core.identity import Sources
 from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
 from sdw_core.waiting import GoOn, Waiting, holding
 from study.clock import TrialClock
@@ -39,6 +41,7 @@ from study.outcomes import (
     FAILED,
     PRUNED,
     STOPPED,
+    UNITS,
     config_hash,
     finished_result,
     returns_at_rungs,
@@ -101,12 +104,14 @@ def run_trial(
     threads: int,
     timeout: float | None = None,
     rungs: Rungs | None = None,
+    sources: Sources = Sources(),  # noqa: B008 (frozen)
     work: Work = distil_rows,
 ) -> dict[str, Any]:
     """Run a trial to an outcome.
 
-    Whatever goes wrong inside the trial is an outcome; a folder that cannot be written is no fault
-    of the trial, which is STOPPED then with the reason.
+    Whatever goes wrong inside the trial is an outcome; a folder that cannot be written, or a
+    dataset that is not what earlier trials were made of, is no fault of the trial, which is STOPPED
+    then with the reason.
     A trial that still runs elsewhere, because its driver died, keeps the folder's lock: this one
     waits, and then finds its result. What a trial waits for another process is none of its time.
 
@@ -119,6 +124,7 @@ def run_trial(
         threads: torch threads.
         timeout: seconds over all attempts, after which the trial has failed.
         rungs: where the trial is judged on its way.
+        sources: what the trial must be made of, as far as that is known.
         work: what is done with the pipeline.
 
     Returns:
@@ -135,7 +141,7 @@ def run_trial(
             held.enter_context(holding(FileLock(folder / "lock"), _unless(stop_flag)))
         except StopRequested as stop:
             return {**common, "outcome": STOPPED, "reason": str(stop)}
-        finished = finished_result(folder, config)
+        finished = finished_result(folder, config, sources)
         if finished is not None:
             return finished
         torch.set_num_threads(threads)
@@ -143,10 +149,18 @@ def run_trial(
         clock = TrialClock(folder, timeout)
         stopping = throttled(lambda: stop_flag.exists() or clock.over())
         progress = _Progress(folder, stopping, clock)
+        pipeline: Pipeline | None = None
         try:
             with clock:
                 pipeline = Pipeline(
-                    config, cache, progress, checkpoint, stopping, rungs, progress.waiting
+                    config,
+                    cache,
+                    progress,
+                    checkpoint,
+                    stopping,
+                    rungs,
+                    progress.waiting,
+                    sources,
                 )
                 found = work(pipeline, folder, progress)
             if not math.isfinite(found["metrics"]["normalized_return"]):
@@ -161,6 +175,9 @@ def run_trial(
             if not clock.over():
                 return {**common, "outcome": STOPPED, "reason": str(stop)}
             outcome = _failed(_timeout_reason(clock), clock)
+        except SourceChanged as changed:  # not this trial's fault either
+            reason = {"reason": str(changed), "sources_changed": True}
+            return {**common, "outcome": STOPPED, **reason}
         except TrialPruned as pruned:
             outcome = {
                 "outcome": PRUNED,
@@ -177,6 +194,9 @@ def run_trial(
             outcome = _failed(f"{_reason_class(error)}: {first_line(error)}", clock)
         outcome["warnings"] = progress.warnings
         outcome["rungs"] = returns_at_rungs(folder)
+        made_of = pipeline.sources if pipeline else sources
+        outcome["sources"] = made_of.to_json()
+        outcome["identity"] = made_of.identity(config)
         write_json(folder / "result.json", common | outcome)
         checkpoint.unlink(missing_ok=True)
         return common | outcome
@@ -192,7 +212,14 @@ def _timeout_reason(clock: TrialClock) -> str:
 
 
 def _write_rows(result: PipelineResult, path: Path) -> None:
-    rows = {"observations": result.observations, "actions": result.actions, "losses": result.losses}
+    """Rows as they were distilled, with the units that they are to be read in."""
+    arena = result.arena
+    rows = {
+        "observations": result.observations,
+        "actions": result.actions,
+        "losses": result.losses,
+        **{name: torch.as_tensor(getattr(arena, name)) for name in UNITS},
+    }
     with replaced_atomically(path) as scratch:
         save_file({name: tensor.contiguous() for name, tensor in rows.items()}, scratch)
 

@@ -27,6 +27,7 @@ from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError
 from sdw_core.expert.percent_bc import best_rows
 from sdw_core.files import created_folder, write_json
+from sdw_core.identity import Sources
 from sdw_core.pipeline import Pipeline, Prepared
 from sdw_core.policy import MLP
 from sdw_core.seeds import numpy_generator
@@ -261,7 +262,8 @@ def coverage(
         returns[name] = float(artifact.evidence["scores"]["synthetic"]["mean"])
     if not artifacts:
         for temperature in dict.fromkeys((0.0, config.weighting.temperature)):
-            result = _pipeline(_weighted(config, temperature), cache, tell).run()
+            weighted = _weighted(config, temperature)
+            result = _pipeline(weighted, cache, tell, pipeline.sources).run()
             name = f"temperature {temperature:g}"
             sets[name] = result.observations[result.best].numpy()
             of_each = result.returns.reshape(len(result.seeds), -1).mean(axis=1)
@@ -297,9 +299,18 @@ def coverage(
     )
 
 
-def _pipeline(config: PipelineConfig, cache: Path | None, tell: Tell) -> Pipeline:
+def _pipeline(
+    config: PipelineConfig,
+    cache: Path | None,
+    tell: Tell,
+    sources: Sources = Sources(),  # noqa: B008 (frozen)
+) -> Pipeline:
     where = config.dataset
-    return Pipeline(config, cache, lambda stage, done: tell(f"{where}, {stage}: {done:.0%}"))
+
+    def progress(stage: str, done: float) -> None:
+        tell(f"{where}, {stage}: {done:.0%}")
+
+    return Pipeline(config, cache, progress, sources=sources)
 
 
 def _weighted(config: PipelineConfig, temperature: float) -> PipelineConfig:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,8 @@ D4RL_SCORES: dict[str, Scores] = {
     "Walker2d": (1.629008, 4592.3),
     "Ant": (-325.6, 3879.7),
 }
+OF_OBSERVATIONS = {"use_contact_forces", "exclude_current_positions_from_observation"}
+"""Arguments of these environments' makers that no reward depends on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +68,19 @@ def assemble(
     asked: Asked,
     stated: Scores | None = None,
     source: str = "stated with the dataset",
+    license: str | None = None,
 ) -> OfflineDataset:
     """The dataset of steps: unfinished episodes are truncated, actions clipped where that is right.
 
     Reference scores are those that were asked for, else the `stated` ones, else D4RL's for the
-    environment as D4RL has it: with its own time limit, and no wrapper of its rewards.
+    environment as D4RL has it: with its own time limit and rewards.
 
     Raises:
         InputError: it is no valid dataset of the environment.
     """
-    require_two_episodes(name, len(steps.ends))
+    _require_ends(name, steps)
     _require_length(name, environment, steps.ends)
+    require_two_episodes(name, len(steps.ends))
     steps.truncated[steps.ends - 1] |= ~steps.terminated[steps.ends - 1]
     scores = asked.reference_scores or stated
     if asked.reference_scores:
@@ -100,6 +105,7 @@ def assemble(
         action_high=spaces.action_high,
         reference_scores=scores,
         reference_source=source if scores else None,
+        license=license,
     )
 
 
@@ -109,7 +115,7 @@ def floats(
     """An array of real numbers of that shape, as float32."""
     values = _shaped(arrays[key], shape, key, where, hint)
     with np.errstate(over="ignore"):  # becomes infinite, which is reported with its place
-        return np.asarray(values, np.float32)
+        return np.ascontiguousarray(values, np.float32)
 
 
 def flags(arrays: Mapping[str, Any], key: str, shape: tuple[int, ...], where: str) -> Flags:
@@ -144,6 +150,12 @@ def _shaped(
     return np.asarray(values.reshape(shape))
 
 
+def stated_license(stated: Any) -> str | None:
+    """The licence in a dataset's metadata, where it is text."""
+    text = stated.decode(errors="replace") if isinstance(stated, bytes) else stated
+    return text.strip() or None if isinstance(text, str) else None
+
+
 def require_two_episodes(where: str, episodes: int) -> None:
     """Refuse what no expert can be chosen from."""
     if episodes < 2:
@@ -153,21 +165,58 @@ def require_two_episodes(where: str, episodes: int) -> None:
         )
 
 
-def _require_length(where: str, environment: Environment, ends: NDArray[np.int64]) -> None:
-    lengths = np.diff(ends, prepend=0)
-    longest, limit = int(lengths.argmax()), environment.longest_episode
-    if lengths[longest] > limit:
+def _require_ends(where: str, steps: Steps) -> None:
+    ended = steps.terminated | steps.truncated
+    ended[steps.ends - 1] = False
+    if ended.any():
+        row = int(ended.argmax())
+        episode = int(np.searchsorted(steps.ends, row, side="right"))
+        step = row - (int(steps.ends[episode - 1]) if episode else 0)
         raise InputError(
-            f"an episode must end within the {limit} steps of {environment}, and episode {longest} "
-            f"of {where} has {lengths[longest]}: mark where each episode ends (`timeouts` in "
+            f"an episode must end where it is terminated or truncated, and episode {episode} of "
+            f"{where} goes on after step {step}, which is: divide it there, or correct the flag."
+        )
+
+
+def _require_length(where: str, environment: Environment, ends: NDArray[np.int64]) -> None:
+    lengths, limit = np.diff(ends, prepend=0), environment.longest_episode
+    if (long := np.flatnonzero(lengths > limit)).size:
+        raise InputError(
+            f"an episode must end within the {limit} steps of {environment}, and episode {long[0]} "
+            f"of {where} has {lengths[long[0]]}: mark where each episode ends (`timeouts` in "
             "D4RL's layout), or, if the data were collected under a longer limit, name that as in "
             f"`?env={environment.id}&max_episode_steps=STEPS`."
         )
 
 
+def require_self_contained(file: h5py.File, where: Path) -> None:
+    """Refuse HDF5 whose arrays lie in other files: it would decide what is opened."""
+    names: list[bytes] = []
+    outside: list[bytes] = []
+
+    def look(name: bytes, link: Any) -> None:
+        (outside if link.type == h5py.h5l.TYPE_EXTERNAL else names).append(name)
+
+    file.id.links.visit(look, info=True)
+    for name in () if outside else names:
+        with contextlib.suppress(KeyError):  # a link to nothing, which reading it will say
+            found = h5py.h5o.open(file.id, name)
+            if isinstance(found, h5py.h5d.DatasetID):
+                stored = found.get_create_plist()
+                if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
+                    outside.append(name)
+    if outside:
+        raise InputError(
+            f"a dataset must hold its data itself, and `{outside[0].decode()}` of {where} lies in "
+            "another file: copy it into this one."
+        )
+
+
 def _scored_as_in_d4rl(environment: Environment) -> bool:
-    plain = dataclasses.replace(environment, wrappers=())
-    return plain.plain and not any("Reward" in w.name for w in environment.wrappers)
+    others = environment.kwargs.keys() - OF_OBSERVATIONS
+    names = [wrapper.name for wrapper in environment.wrappers]
+    bare = dataclasses.replace(environment, wrappers=())
+    return bare.plain and not others and not any("Reward" in n or n == "TimeLimit" for n in names)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ the environment's limit, which is what D4RL does with its own files.
 """
 
 import contextlib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sdw_core.dataset.arrays import Asked, Steps, assemble, flags, floats, reading
+from sdw_core.dataset.arrays import (
+    Asked,
+    Steps,
+    assemble,
+    flags,
+    floats,
+    reading,
+    require_self_contained,
+    stated_license,
+)
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError
 from sdw_core.offline_dataset import Flags, Floats, OfflineDataset
@@ -42,7 +52,7 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
     if not path.is_file():
         raise InputError(f"there is no file {where}: check the path.")
     environment = asked.environment
-    stated = ""
+    stated, license = "", None
     with reading(path, "D4RL-layout HDF5 or .npz file"), _opened(path) as file:
         if all(key in file for key in D3RLPY_2):
             raise InputError(
@@ -58,6 +68,7 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
         if isinstance(file, h5py.File):
             attribute = file.attrs.get("env_id", "")
             stated = attribute.decode() if isinstance(attribute, bytes) else str(attribute)
+            license = stated_license(file.attrs.get("license"))
     if environment is None and not stated:
         raise InputError(
             f"a dataset must name its environment, and {where} does not: name it as in "
@@ -91,16 +102,18 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
             ends=ends.astype(np.int64),
         ),
         asked,
+        license=license,
     )
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    if path.suffix == ".npz":
+    if zipfile.is_zipfile(path):
         with path.open("rb") as stream, np.load(stream) as file:
             yield file
     else:
         with h5py.File(path) as file:
+            require_self_contained(file, path)
             yield file
 
 

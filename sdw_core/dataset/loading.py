@@ -6,7 +6,7 @@ import json
 import os
 import re
 import socket
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -16,9 +16,9 @@ import minari
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 
 from sdw_core.config import PipelineConfig, nearest
-from sdw_core.dataset.arrays import Asked
+from sdw_core.dataset.arrays import Asked, reading
 from sdw_core.dataset.flat_files import SUFFIXES, read_flat
-from sdw_core.dataset.minari_files import read_minari
+from sdw_core.dataset.minari_files import MAIN_FILE, read_minari, stated_spec
 from sdw_core.environment import Environment, quiet
 from sdw_core.errors import InputError, described
 from sdw_core.offline_dataset import OfflineDataset, Scores
@@ -43,6 +43,15 @@ def load_dataset(config: PipelineConfig) -> OfflineDataset:
     return load(config.dataset, config.reference_scores, config.clip_actions)
 
 
+def load_datasets(configs: Iterable[PipelineConfig]) -> dict[str, OfflineDataset]:
+    """The datasets of several pipelines, by `PipelineConfig.source`; each is loaded once."""
+    datasets: dict[str, OfflineDataset] = {}
+    for config in configs:
+        if config.source not in datasets:
+            datasets[config.source] = load_dataset(config)
+    return datasets
+
+
 def load(
     reference: str, reference_scores: Scores | None = None, clip_actions: bool = False
 ) -> OfflineDataset:
@@ -58,23 +67,24 @@ def load(
         InputError: the reference is unknown, or what it names is not a readable dataset of two or
             more episodes whose finite values fit a Gymnasium environment with Box spaces.
     """
-    where, environment = split_reference(reference)
+    with reading(Path(reference), "dataset"):
+        where, environment = split_reference(reference)
+        path = Path(where)
+        folder, is_file, is_folder = folder_of(where), path.is_file(), path.is_dir()
     asked = Asked(
         Environment.named(environment) if environment else None, reference_scores, clip_actions
     )
-    path = Path(where)
-    folder = folder_of(where)
     if folder:
         return read_minari(folder, where, asked)
-    if path.is_file() or path.suffix in SUFFIXES:
+    if is_file or path.suffix.lower() in SUFFIXES:
         return read_flat(path, reference, asked)
-    if path.is_dir():
+    if is_folder:
         raise InputError(
             f"a dataset's folder must hold data/{METADATA_FILE_NAME}, and {path} does not: give "
             "the folder of a Minari dataset."
         )
     _download(where)
-    return read_minari(datasets_folder() / where, where, asked)
+    return read_minari(datasets_folder() / where / "data", where, asked)
 
 
 def split_reference(reference: str) -> tuple[str, str]:
@@ -86,15 +96,27 @@ def split_reference(reference: str) -> tuple[str, str]:
 
 
 def folder_of(where: str) -> Path | None:
-    """The folder of a Minari dataset that is here: bundled, local, or at that path."""
+    """The folder of a Minari dataset's data that is here: bundled, local, or at that path.
+
+    An id comes before a folder of that name. A path may be that of the dataset, of its data, or of
+    what lies in these.
+    """
     path = Path(where)
-    if DATASET_ID.fullmatch(where) and (BUNDLED / where / "data").is_dir():
-        return BUNDLED / where
-    if DATASET_ID.fullmatch(where) and (datasets_folder() / where / "data").is_dir():
-        return datasets_folder() / where
-    if path.with_name(METADATA_FILE_NAME).is_file():  # what Minari keeps beside it
-        return path.absolute().parents[1]
-    return path if (path / "data").is_dir() else None
+    if named := folder_of_id(where):
+        return named
+    if (path / "data").is_dir():
+        return path / "data"
+    folder = path.parent if path.name in (METADATA_FILE_NAME, MAIN_FILE) else path
+    return folder if (folder / METADATA_FILE_NAME).is_file() else None
+
+
+def folder_of_id(where: str) -> Path | None:
+    """The folder of the data of the bundled or local dataset of an id; None if there is none."""
+    if DATASET_ID.fullmatch(where):
+        for root in (BUNDLED, datasets_folder()):
+            if (root / where / "data").is_dir():
+                return root / where / "data"
+    return None
 
 
 def available() -> list[AvailableDataset]:
@@ -113,7 +135,7 @@ def available() -> list[AvailableDataset]:
                 continue
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 metadata = json.loads(file.read_text(encoding="utf-8"))
-                environment = json.loads(metadata.get("env_spec", "{}")).get("id")
+                environment = json.loads(stated_spec(metadata) or "{}").get("id")
                 counts = int(metadata["total_episodes"]), int(metadata["total_steps"])
                 found[identifier] = AvailableDataset(identifier, where, *counts, environment)
     return sorted(found.values(), key=lambda entry: entry.id)
@@ -139,7 +161,7 @@ def _download(reference: str) -> None:
     reason = "not an id that could be downloaded"
     if DATASET_ID.fullmatch(reference):
         try:
-            with quiet(), contextlib.redirect_stdout(sys.stderr):
+            with quiet():
                 _require_route()
                 return minari.download_dataset(reference)  # type: ignore[no-any-return]
         except Exception as error:  # no network, no client, no such dataset: all the same here

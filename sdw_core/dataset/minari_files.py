@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
@@ -18,23 +19,27 @@ from sdw_core.dataset.arrays import (
     flags,
     floats,
     reading,
+    require_self_contained,
     require_two_episodes,
+    stated_license,
 )
-from sdw_core.environment import Environment, quiet
+from sdw_core.environment import Environment
 from sdw_core.errors import InputError
 from sdw_core.offline_dataset import OfflineDataset, Scores
 
 SOURCE_KEY = "reference_source"
 """Of a dataset's metadata: where its reference scores come from."""
-IMPORTED = "imported_by"
+IMPORTED = {"imported_by": "sdw-obd"}
 """Of the metadata of a dataset that this package wrote."""
+MAIN_FILE = "main_data.hdf5"
+"""Of a dataset in Minari's HDF5 format, beside its metadata."""
 
 
 def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
     """The Minari dataset in a folder.
 
     Args:
-        folder: holds `data/metadata.json`.
+        folder: holds `metadata.json`.
         reference: what the user calls it.
         asked: what the user says of it.
 
@@ -42,7 +47,7 @@ def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
         InputError: it is damaged, no environment is known for it, or it does not fit that.
     """
     with reading(folder, "Minari dataset"):
-        metadata = MinariStorage.read_raw_metadata(folder / "data")
+        metadata = MinariStorage.read_raw_metadata(folder)
         name = str(metadata["dataset_id"])
         episodes, total = int(metadata["total_episodes"]), int(metadata["total_steps"])
         source = str(metadata.get(SOURCE_KEY, "stated with the dataset"))
@@ -57,8 +62,11 @@ def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
                 f"{reference} was written by Minari {version}, which Minari {minari.__version__} "
                 "does not read: fetch or write it again."
             )
-        storage = MinariStorage.read(folder / "data")
-    environment, scores = asked.environment, _stated_scores(metadata, reference)
+        storage = MinariStorage.read(folder)
+        if storage.FORMAT == "hdf5":
+            with h5py.File(folder / MAIN_FILE) as file:
+                require_self_contained(file, folder / MAIN_FILE)
+    environment, scores = asked.environment, stated_scores(metadata, reference)
     if environment is None:
         environment = stated_environment(metadata, reference)
     spaces = environment.spaces
@@ -80,10 +88,10 @@ def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
             )
     ends = np.cumsum([len(rewards) for _, _, rewards, *_ in parts], dtype=np.int64)
     if len(parts) != episodes or (episodes and ends[-1] != total):
-        found = f"{len(parts)} episodes of {ends[-1] if parts else 0} steps"
+        found = f"{len(parts)} of {ends[-1] if parts else 0}"
         raise InputError(
-            f"{name} states {episodes} episodes of {total} steps and holds {found}: fetch or write "
-            "the data again."
+            f"{name} states {episodes} episodes of {total} steps, and Minari reads {found}: fetch "
+            "or write the data again, in Minari's HDF5 format where an episode is very long."
         )
     require_two_episodes(name, len(parts))
     states, actions, rewards, terminated, truncated = zip(*parts, strict=True)
@@ -102,6 +110,7 @@ def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
         asked,
         scores,
         source,
+        stated_license(metadata.get("license")),
     )
 
 
@@ -111,7 +120,7 @@ def stated_environment(metadata: Mapping[str, Any], reference: str) -> Environme
     Raises:
         InputError: it states none, or one that cannot be made again.
     """
-    text = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    text = stated_spec(metadata)
     if not text:
         raise InputError(
             f"a dataset must name the environment that it is evaluated in, and {reference} names "
@@ -124,7 +133,13 @@ def stated_environment(metadata: Mapping[str, Any], reference: str) -> Environme
     return Environment.of_dataset(document, reference)
 
 
-def _stated_scores(metadata: Mapping[str, Any], reference: str) -> Scores | None:
+def stated_spec(metadata: Mapping[str, Any]) -> Any:
+    """Gymnasium's JSON of the environment that a Minari dataset is judged in; empty: none."""
+    return metadata.get("eval_env_spec") or metadata.get("env_spec")
+
+
+def stated_scores(metadata: Mapping[str, Any], reference: str) -> Scores | None:
+    """The reference scores that a Minari dataset states, if it states any."""
     stated = [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
     if None in stated:
         return None
@@ -148,23 +163,22 @@ def write_minari(dataset: OfflineDataset, name: str, folder: Path, description: 
         description: of where it comes from.
     """
     env = dataset.environment.make()
-    with quiet():
-        storage = MinariStorage.new(
-            folder,
-            observation_space=env.observation_space,
-            action_space=env.action_space,
-            env_spec=dataset.environment.spec(),
-        )
     env.close()
+    storage = MinariStorage.new(
+        folder, observation_space=env.observation_space, action_space=env.action_space
+    )
     metadata: dict[str, Any] = {
         "dataset_id": name,
+        "env_spec": dataset.environment.spec_json(),
         "minari_version": minari.__version__,
         "description": description,
-        IMPORTED: "sdw-obd",
+        **IMPORTED,
     }
     if dataset.reference_scores:
         metadata["ref_min_score"], metadata["ref_max_score"] = dataset.reference_scores
         metadata[SOURCE_KEY] = dataset.reference_source
+    if dataset.license:
+        metadata["license"] = dataset.license
     storage.update_metadata(metadata)
     bounds = zip(dataset.episode_starts, dataset.episode_ends, strict=True)
     storage.update_episodes(

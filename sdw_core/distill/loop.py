@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from sdw_core.checkpoint import read_checkpoint, write_checkpoint
-from sdw_core.config import DistillConfig
+from sdw_core.config import DistillConfig, identifying
 from sdw_core.distill.capture import Captured
 from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import Program, Shape, memory_bytes
 from sdw_core.distill.selection import select_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
+from sdw_core.files import sha256_of_json
+from sdw_core.identity import METHOD
 from sdw_core.policy import MLP
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
@@ -76,10 +78,13 @@ class Visits:
         steps: numbers of outer steps that are done when the rows are visited.
         find: called with that number and the rows as they would be returned then; what it finds is
             kept in the checkpoint, so that no visit is made twice.
+        key: a hash of all that what is found depends on beside the rows; a checkpoint of another
+            key, or of other steps, is not used.
     """
 
     steps: frozenset[int]
     find: Callable[[int, Distilled], Tensor]
+    key: str = ""
 
 
 @torch.inference_mode(False)
@@ -119,7 +124,7 @@ def distill(
     state = _State.start(task, config, seed)
     if not config.outer_steps:
         return state.distilled()
-    key = _key(task, config, seed) if checkpoint else ""
+    key = _key(task, config, seed, visits) if checkpoint else ""
     first = state.restore(checkpoint, key)
 
     with closing(_OuterStep(task, config, seed, policy, state)) as outer_step:
@@ -346,9 +351,11 @@ _TENSORS = (
 )
 
 
-def _key(task: Task, config: DistillConfig, seed: int) -> str:
-    """Hash of all that a checkpoint depends on."""
-    digest = hashlib.sha256(f"{config.model_dump_json()} {seed}".encode())
+def _key(task: Task, config: DistillConfig, seed: int, visits: Visits | None) -> str:
+    """Hash of all that a checkpoint depends on, with what was found on the way."""
+    visited = [sorted(visits.steps), visits.key] if visits and visits.steps else None
+    settings = sha256_of_json([METHOD["distill"], identifying(config), seed, visited])
+    digest = hashlib.sha256(settings.encode())
     for tensor in filter(torch.is_tensor, vars(task).values()):
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)

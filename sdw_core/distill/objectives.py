@@ -10,12 +10,13 @@
 
 `value_scale` chooses between the last two. Its `mean` has the origin
 
-    q0 = 0                               where fewer than a tenth of the values are negative
-    q0 = min_{s in D} q*(s, pi*(s))      elsewhere
+    q0 = min_{s in D} q*(s, pi*(s))      where many of D's returns-to-go are negative
+    q0 = 0                               elsewhere
 
-so that there the zero of the reward, which says nothing of what a state is worth (all rewards of a
-pendulum are negative), takes no state's weight away: c(s) is the advantage over the worst state,
-whatever is added to all values.
+so that in the first case the zero of the reward, which says nothing of what a state is worth (all
+rewards of a pendulum are negative), takes no state's weight away: c(s) is the advantage over the
+worst state, whatever is added to all values. The data decide which case it is
+(`OfflineDataset.zero_is_arbitrary`), and not the fitted values, whose errors differ with the seed.
 
 DBC, PBC and Av-PBC: arXiv 2410.22728. With density weights w(s), each is its SDW form:
 arXiv 2512.06692.
@@ -29,8 +30,8 @@ from sdw_core.config import DistillConfig
 from sdw_core.distill.loop import Task
 from sdw_core.errors import InputError, SDWError
 
-FEW = 0.1
-"""Part of the states below which those without weight are an exception."""
+TOLD = 0.1
+"""Part of the states without weight from which on a run says so."""
 
 
 def build_task(
@@ -40,6 +41,7 @@ def build_task(
     expert_actions: Tensor,
     expert_values: Tensor,
     density_weights: Tensor,
+    zero_is_arbitrary: bool,
 ) -> Task:
     """Targets and weights of the configured objective over the whole dataset.
 
@@ -50,6 +52,7 @@ def build_task(
         expert_actions: pi*(s) [N, A].
         expert_values: q*(s, pi*(s)) [N].
         density_weights: w(s) [N], mean one.
+        zero_is_arbitrary: see `OfflineDataset`.
 
     Raises:
         SDWError: the action value makes no weight positive.
@@ -57,19 +60,19 @@ def build_task(
     targets = actions if config.objective == "dbc" else expert_actions
     weights = density_weights
     if config.objective == "av_pbc":
-        weights = weights * _action_value_weights(config, expert_values)
+        weights = weights * _action_value_weights(config, expert_values, zero_is_arbitrary)
     return Task(states, actions, targets, weights)
 
 
-def _action_value_weights(config: DistillConfig, values: Tensor) -> Tensor:
+def _action_value_weights(config: DistillConfig, values: Tensor, zero_is_arbitrary: bool) -> Tensor:
     paper = config.value_scale == "paper"
-    origin = 0.0 if (values < 0).double().mean() < FEW else values.min()
+    origin = values.min() if zero_is_arbitrary else 0.0
     weights = config.beta * values if paper else (values - origin).clamp_min(0)
     if not (weights > 0).any():
-        lacking = "positive at no state" if paper else "the same at every state"
         raise SDWError(
-            f"The expert's action value is {lacking}, so that every weight of `av_pbc` is 0 or "
-            "less; choose `pipeline.distill.objective: pbc`, which does without it."
+            "The expert's action value is positive at no state, or the same at each, so that every "
+            "weight of `av_pbc` is 0 or less; choose `pipeline.distill.objective: pbc`, which does "
+            "without it."
         )
     return weights if paper else weights / weights.mean()
 
@@ -103,7 +106,7 @@ def check_rewards(config: DistillConfig, rewards: NDArray[np.float32], name: str
 def warnings_of(config: DistillConfig, weights: Tensor) -> list[str]:
     """What a person should know of the final weights w(s) c(s) [N]."""
     nothing = float((weights <= 0).double().mean())
-    if nothing < FEW:
+    if nothing < TOLD:
         return []
     return [
         f"{nothing:.0%} of the states have a weight of 0 or less in the distillation, by "

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from huggingface_hub import DatasetCard
 from safetensors.numpy import load_file
 
 from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
+from sdw_core.card import front_matter, require_license
 from sdw_core.config import EvaluationConfig, PipelineConfig
-from sdw_core.environment import Environment
+from sdw_core.dataset import load
+from sdw_core.environment import Environment, Wrapper
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe
 from sdw_core.files import sha256_of_file, sha256_of_json
@@ -129,11 +133,15 @@ def test_parquet_holds_the_same_rows(written: tuple[Artifact, Path]) -> None:
     rows = load_file(written[1] / "synthetic.safetensors")
     table = pd.read_parquet(written[1] / "synthetic.parquet")
     states, actions = rows["observations"].shape[1], rows["actions"].shape[1]
-    assert list(table.columns) == [f"observation_{i}" for i in range(states)] + [
-        f"action_{i}" for i in range(actions)
+    assert list(table.columns) == [
+        *(f"observation_{i}" for i in range(states)),
+        *(f"action_{i}" for i in range(actions)),
+        *(f"action_clipped_{i}" for i in range(actions)),
     ]
+    arena = written[0].arena
+    clipped = np.clip(rows["actions"], arena.action_low, arena.action_high)
     np.testing.assert_array_equal(
-        table.to_numpy(), np.concatenate([rows["observations"], rows["actions"]], axis=1)
+        table.to_numpy(), np.concatenate([rows["observations"], rows["actions"], clipped], axis=1)
     )
 
 
@@ -142,7 +150,7 @@ def test_the_manifest_says_all_that_is_needed_to_use_and_to_judge_it(
 ) -> None:
     artifact, folder = written
     manifest = manifest_of(folder)
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     assert manifest["rows"] == ROWS
     assert manifest["environment"]["id"] == artifact.arena.environment.id
     assert manifest["environment"]["reference_scores"] == [-20.5, 3000.25]
@@ -197,7 +205,7 @@ def test_the_card_begins_with_the_front_matter_of_dataset_hubs(
 ) -> None:
     _, front, text = (written[1] / "README.md").read_text().split("---\n", 2)
     metadata = yaml.safe_load(front)
-    assert metadata["license"] == "apache-2.0"
+    assert metadata["license"] == "unknown"
     assert metadata["size_categories"] == ["n<1K"]
     assert metadata["configs"] == [{"config_name": "default", "data_files": "synthetic.parquet"}]
     assert written[0].arena.environment.id in metadata["pretty_name"]
@@ -239,6 +247,134 @@ def test_the_cards_code_trains_the_policy_that_the_recipe_trains(
     assert (network(trained, x) - network(initial, x)).abs().max() > 0.05
     for mine, cards in zip(trained, torch.load(tmp_path / "policy"), strict=True):
         torch.testing.assert_close(mine[0].T.reshape(cards.shape), cards, rtol=1e-4, atol=1e-6)
+
+
+NAMES = [
+    'my "own": data\n---\nlicense: mit',
+    "Läufer|`code`|<b>\x1b[31m",
+    "x" * 500,
+    "``",
+    "# [a](b)",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_leaves_the_card_whole(
+    written: tuple[Artifact, Path], tmp_path: Path, name: str
+) -> None:
+    """Front matter that hubs read, and a text whose markup is the card's own."""
+    artifact = written[0]
+    source = artifact.evidence["source"] | {"name": name, "license": name, "reference_source": name}
+    named = dataclasses.replace(artifact, evidence=artifact.evidence | {"source": source})
+    write_artifact(named, tmp_path / "a", SOURCE_STATES[:, : artifact.observations.shape[1]])
+    content = (tmp_path / "a/README.md").read_text()
+    data = DatasetCard(content).data
+    assert (data.license, data["license_name"]) == ("other", name)
+    text = content.split("---\n", 2)[2]
+    plain = (written[1] / "README.md").read_text().split("---\n", 2)[2]
+    lines = [line for line in text.splitlines() if line.startswith(("#", "|", "!", "```"))]
+    usual = [line for line in plain.splitlines() if line.startswith(("#", "|", "!", "```"))]
+    assert lines == usual
+    assert all(line.isprintable() for line in text.splitlines())
+    assert read_artifact(tmp_path / "a").evidence["source"]["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("rows", "category"),
+    [
+        (1, "n<1K"),
+        (999, "n<1K"),
+        (1000, "1K<n<10K"),
+        (9999, "1K<n<10K"),
+        (10_000, "10K<n<100K"),
+        (100_000, "100K<n<1M"),
+        (5_000_000, "1M<n<10M"),
+        (10**12, "n>1T"),
+    ],
+)
+def test_the_size_is_one_of_the_hubs_classes(rows: int, category: str) -> None:
+    front = yaml.safe_load(front_matter(rows, "Hopper-v5", None))
+    assert front["size_categories"] == [category]
+
+
+@pytest.mark.parametrize(
+    ("stated", "front"),
+    [
+        (None, {"license": "unknown"}),
+        ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("as is, ask me", {"license": "other", "license_name": "as is, ask me"}),
+    ],
+)
+def test_the_licence_is_the_sources_or_none_is_chosen(
+    stated: str | None, front: dict[str, str]
+) -> None:
+    found = yaml.safe_load(front_matter(5, "Hopper-v5", stated))
+    assert {key: found[key] for key in found if key.startswith("license")} == front
+
+
+def test_a_licence_is_chosen_by_its_id() -> None:
+    assert require_license("CC-BY-4.0") == "cc-by-4.0"
+    with pytest.raises(InputError, match=r"a licence is chosen by its id.*not 'do what you"):
+        require_license("do what you like")
+
+
+def test_the_card_tells_the_whole_environment_and_whose_scores_the_reference_is(
+    written: tuple[Artifact, Path], tmp_path: Path
+) -> None:
+    artifact = written[0]
+    limit = Wrapper("gymnasium.wrappers.common:TimeLimit", {"max_episode_steps": 7})
+    environment = dataclasses.replace(
+        artifact.arena.environment, max_episode_steps=33, wrappers=(limit,)
+    )
+    source = artifact.evidence["source"] | {"reference_source": "measured by me", "license": "mit"}
+    changed = dataclasses.replace(
+        artifact,
+        arena=dataclasses.replace(artifact.arena, environment=environment),
+        evidence=artifact.evidence | {"source": source},
+    )
+    write_artifact(changed, tmp_path / "a", SOURCE_STATES[:, : artifact.observations.shape[1]])
+    text = (tmp_path / "a/README.md").read_text()
+    assert "an episode ends after 33 steps at most; within" in text
+    assert f'`{limit.entry_point}` with `{{"max_episode_steps": 7}}`' in text
+    assert "an expert's (3000.2): `measured by me`." in text
+    assert "The licence is `mit`." in text
+    assert read_artifact(tmp_path / "a").arena.environment == environment
+    assert "No licence is chosen" in (written[1] / "README.md").read_text()
+
+
+# Actions outside of the bounds
+
+
+def test_what_lies_outside_of_the_bounds_is_said_and_clipped_beside(
+    written: tuple[Artifact, Path], tmp_path: Path
+) -> None:
+    """By the rule of datasets: the clipped ones can be imported, the others cannot."""
+    artifact = written[0]
+    high = artifact.arena.action_high
+    actions = np.zeros_like(artifact.actions)
+    actions[0] = 2.5 * high
+    actions[1] = high * (1 + 1e-6)  # rounding
+    outside = dataclasses.replace(artifact, actions=actions)
+    write_artifact(outside, tmp_path / "a", SOURCE_STATES[:, : artifact.observations.shape[1]])
+    said = manifest_of(tmp_path / "a")["actions_outside_bounds"]
+    assert said == pytest.approx({"share": 1 / ROWS, "largest": 2.5})
+    assert "8.3 % of the action values lie outside" in (tmp_path / "a/README.md").read_text()
+    assert "All actions lie within" in (written[1] / "README.md").read_text()
+    np.testing.assert_array_equal(read_artifact(tmp_path / "a").actions, actions)
+    table = pd.read_parquet(tmp_path / "a/synthetic.parquet")
+    for name, refused in (("action_clipped", False), ("action", True)):
+        columns = [f"{name}_{i}" for i in range(len(high))]
+        file = tmp_path / f"{name}.npz"
+        np.savez(
+            file,
+            observations=artifact.observations,
+            actions=table[columns].to_numpy(),
+            rewards=np.zeros(ROWS),
+            terminals=np.zeros(ROWS),
+            timeouts=np.arange(ROWS) % 6 == 5,
+        )
+        with pytest.raises(InputError, match="actions") if refused else nullcontext():
+            load(f"{file}?env={artifact.arena.environment.id}", (0, 1))
 
 
 # What is refused
@@ -303,7 +439,7 @@ def test_a_manifest_that_was_edited_is_refused(copy: Path) -> None:
         read_artifact(copy)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema_version": 2}', "\udcff"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema_version": 3}', "\udcff"])
 def test_what_is_no_export_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_bytes(content.encode(errors="surrogateescape"))

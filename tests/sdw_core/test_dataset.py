@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
-from sdw_core.dataset import available, describe, import_dataset, load
+from sdw_core.dataset import (
+    available,
+    describe,
+    import_dataset,
+    load,
+    reference_scores_of,
+    remove,
+    set_reference,
+)
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError, SDWError
 from sdw_core.offline_dataset import OfflineDataset
@@ -85,7 +93,7 @@ def write_d4rl(arrays, path="data.hdf5", env_id=None):
     return path
 
 
-def write_minari(folder, environment="Hopper-v5", lengths=(3, 2), **metadata):
+def write_minari(folder, environment="Hopper-v5", lengths=(3, 2), data_format="hdf5", **metadata):
     """A Minari dataset by Minari's own writer, with random numbers."""
     rng = np.random.default_rng(0)
     width, actions = HOPPER
@@ -95,13 +103,14 @@ def write_minari(folder, environment="Hopper-v5", lengths=(3, 2), **metadata):
         observation_space=box(-np.inf, np.inf, (width,)),
         action_space=box(-1, 1, (actions,)),
         env_spec=gymnasium.spec(environment) if environment else None,
+        data_format=data_format,
     )
     identity = {"dataset_id": "my/made-v0", "minari_version": minari.__version__}
     storage.update_metadata(identity | metadata)
     storage.update_episodes(
         EpisodeBuffer(
-            observations=rng.standard_normal((steps + 1, width)),
-            actions=rng.uniform(-1, 1, (steps, actions)),
+            observations=np.float32(rng.standard_normal((steps + 1, width))),
+            actions=np.float32(rng.uniform(-1, 1, (steps, actions))),
             rewards=rng.standard_normal(steps),
             terminations=np.zeros(steps, bool),
             truncations=np.zeros(steps, bool),
@@ -302,6 +311,20 @@ class TestD4RL:
         assert dataset.reference_scores == (1.629008, 4592.3)
         assert "Walker2d" in dataset.reference_source
 
+    @pytest.mark.parametrize(
+        ("environment", "scored"),
+        [
+            ("Hopper-v4", True),
+            ("Hopper-v5&exclude_current_positions_from_observation=true", True),
+            ("Hopper-v5&forward_reward_weight=2.0", False),
+            ("Hopper-v5&terminate_when_unhealthy=false", False),
+            ("Hopper-v5&max_episode_steps=500", False),
+        ],
+    )
+    def test_published_scores_are_of_published_environments(self, environment, scored):
+        dataset = load(f"{write_d4rl(transitions())}?env={environment}")
+        assert dataset.reference_scores == ((-20.272305, 3234.3) if scored else None)
+
     def test_no_scores_no_normalisation(self):
         dataset = load(f"{write_d4rl(transitions(dimensions=PENDULUM))}?env=Pendulum-v1")
         assert dataset.reference_scores is dataset.reference_source is None
@@ -400,6 +423,92 @@ class TestMinari:
         assert_refused(folder, "not a readable Minari dataset")
         metadata.unlink()
         assert_refused(folder, "not a readable Minari dataset")
+
+    @pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+    def test_counts_that_are_wrong(self, tmp_path, data_format):
+        folder = write_minari(tmp_path / "made", data_format=data_format, lengths=(3, 2, 4))
+        assert len(load(str(folder))) == 9
+        file = folder / "data/metadata.json"
+        right = json.loads(file.read_text())
+        for wrong, words in (
+            ({"total_episodes": 4}, ["not a readable"]),
+            ({"total_episodes": 2}, ["states 2 episodes of 9 steps", "2 of 5"]),
+            ({"total_steps": 10}, ["states 3 episodes of 10 steps", "3 of 9"]),
+            ({"total_steps": None}, ["not a readable"]),
+            ({"total_steps": float("inf")}, ["not a readable"]),
+        ):
+            file.write_text(json.dumps(right | wrong))
+            assert_refused(folder, *words)
+
+    @pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+    def test_an_episode_that_minari_reads_in_parts_is_refused(self, tmp_path, data_format):
+        folder = write_minari(tmp_path / "made", data_format=data_format, lengths=(140_000, 3, 5))
+        reference = f"{folder}?env=Hopper-v5&max_episode_steps=200000"
+        assert_refused(reference, "3 episodes of 140008 steps", "HDF5 format")
+
+    @pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+    def test_infos_are_no_part_of_it(self, tmp_path, data_format):
+        folder = write_minari(tmp_path / "made", data_format=data_format)
+        plain = load(str(folder))
+        for file in (folder / "data").rglob("*"):
+            if file.is_file():
+                file.unlink()
+        storage = MinariStorage.new(
+            folder / "data",
+            gymnasium.spaces.Box(-np.inf, np.inf, (11,)),
+            gymnasium.spaces.Box(-1, 1, (3,)),
+            gymnasium.spec("Hopper-v5"),
+            data_format,
+        )
+        storage.update_metadata({"dataset_id": "a-v0", "minari_version": minari.__version__})
+        starts, ends = plain.episode_starts, plain.episode_ends
+        infos = {"image": np.zeros((4, 8, 8, 3)), "deep": {"x": np.arange(4)}}
+        for start, end, final in zip(starts, ends, plain.final_observations, strict=True):
+            cut = {
+                "image": infos["image"][: end - start + 1],
+                "deep": {"x": np.arange(end - start + 1)},
+            }
+            storage.update_episodes(
+                [
+                    EpisodeBuffer(
+                        observations=np.append(plain.observations[start:end], [final], axis=0),
+                        actions=plain.actions[start:end],
+                        rewards=plain.rewards[start:end],
+                        terminations=plain.terminated[start:end],
+                        truncations=plain.truncated[start:end],
+                        infos=cut,
+                    )
+                ]
+            )
+        assert_equal(load(str(folder)), plain)
+
+    def test_combined_datasets(self, tmp_path, monkeypatch):
+        for name in ("a-v0", "b-v0"):
+            write_minari(tmp_path / "minari" / name, dataset_id=name)
+        parts = [minari.load_dataset(name) for name in ("a-v0", "b-v0")]
+        minari.combine_datasets(parts, "both-v0")
+        assert np.diff(load("both-v0").episode_ends, prepend=0).tolist() == [3, 2, 3, 2]
+
+    @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+    def test_the_evaluations_environment_is_the_one(self, tmp_path, data_format):
+        folder = write_minari(
+            tmp_path / "minari/my/made-v0",
+            data_format=data_format,
+            eval_env_spec=gymnasium.make("Hopper-v5", max_episode_steps=77).spec.to_json(),
+        )
+        assert load(str(folder)).environment == Environment("Hopper-v5", {}, 77)
+        (entry,) = (entry for entry in available() if entry.where == "local")
+        assert (entry.id, entry.environment, entry.transitions) == ("my/made-v0", "Hopper-v5", 5)
+
+    @pytest.mark.parametrize("flag", ["terminations", "truncations"])
+    def test_an_episode_does_not_go_on_after_its_end(self, tmp_path, flag):
+        folder = write_minari(tmp_path / "made", lengths=(3, 4))
+        with h5py.File(folder / "data/main_data.hdf5", "a") as file:
+            file[f"episode_1/{flag}"][3] = True
+        assert len(load(str(folder))) == 7
+        with h5py.File(folder / "data/main_data.hdf5", "a") as file:
+            file[f"episode_1/{flag}"][2] = True
+        assert_refused(folder, "episode 1 of my/made-v0", "after step 2")
 
     def test_an_unregistered_environment(self, tmp_path):
         folder = write_minari(tmp_path / "made")
@@ -564,7 +673,245 @@ class TestBadReferences:
         assert_refused(f"{path}?env=Unbounded-v0", "finite bounds", "Unbounded-v0")
 
 
+class TestPlaces:
+    """Where a reference leads."""
+
+    def test_a_dataset_by_any_of_its_paths(self, tmp_path):
+        folder = write_minari(tmp_path / "minari/my/made-v0")
+        dataset = load("my/made-v0")
+        for path in ("", "/", "/data", "/data/", "/data/main_data.hdf5", "/data/metadata.json"):
+            assert_equal(load(f"{folder}{path}"), dataset)
+            assert_equal(load(f"{folder}{path}?env=Hopper-v5"), dataset)
+        Path("linked").symlink_to(folder)
+        Path("data-alone").symlink_to(folder / "data")
+        for path in ("linked", "data-alone", "./linked/"):
+            assert_equal(load(path), dataset)
+        assert_refused("my/made-v0/", "did you mean `my/made-v0`?")
+
+    def test_an_id_comes_before_a_folder_of_its_name(self, tmp_path):
+        write_minari(tmp_path / "minari/made-v0")
+        write_minari(tmp_path / "made-v0", lengths=(7, 7))
+        assert len(load("made-v0")) == 5
+        assert len(load("./made-v0")) == 14
+
+    def test_a_file_beside_a_minari_dataset_is_read_itself(self, tmp_path):
+        write_minari(tmp_path / "data")  # its metadata lie in data/data
+        (tmp_path / "metadata.json").write_text("{}")
+        assert len(load(f"{write_d4rl(transitions())}?env=Hopper-v5")) == 9
+
+    @pytest.mark.parametrize(
+        "name", ["d.HDF5", "d.H5", "d.Npz", "d", "really?", "a&b=c.hdf5", "?env="]
+    )
+    def test_the_content_says_what_a_file_is(self, name):
+        plain = "plain.npz" if "z" in name.lower() else "plain.hdf5"
+        Path(write_d4rl(transitions(), plain)).rename(name)
+        Path("link").symlink_to(name)
+        for reference in (f"{name}?env=Hopper-v5", "link?env=Hopper-v5"):
+            assert len(load(reference)) == 9
+
+    @pytest.mark.parametrize(
+        "reference", ["", ".", "/", "..", "a\0b", "x" * 5000, "?env=Hopper-v5"]
+    )
+    def test_what_is_no_dataset(self, reference):
+        with pytest.raises(InputError) as error:
+            load(reference)
+        assert "\n" not in str(error.value)
+
+    def test_arrays_that_lie_in_other_files(self, tmp_path):
+        secret = write_d4rl(transitions(), "secret.hdf5")
+        path = tmp_path / "data.hdf5"
+        for key in ("rewards", "unused"):
+            write_d4rl({k: v for k, v in transitions().items() if k != key}, path)
+            with h5py.File(path, "a") as file:
+                file[key] = h5py.ExternalLink(secret, "rewards")
+            assert_refused(f"{path}?env=Hopper-v5", "hold its data itself", f"`{key}`")
+        write_d4rl({k: v for k, v in transitions().items() if k != "rewards"}, path)
+        with h5py.File(path, "a") as file:
+            layout = h5py.VirtualLayout((9,), np.float32)
+            layout[:] = h5py.VirtualSource(secret, "rewards", (9,))
+            file.create_virtual_dataset("rewards", layout)
+        assert_refused(f"{path}?env=Hopper-v5", "hold its data itself", "`rewards`")
+        (tmp_path / "raw").write_bytes(bytes(36))
+        write_d4rl({k: v for k, v in transitions().items() if k != "rewards"}, path)
+        with h5py.File(path, "a") as file:
+            file.create_dataset("rewards", (9,), np.float32, external=[("raw", 0, 36)])
+        assert_refused(f"{path}?env=Hopper-v5", "hold its data itself", "`rewards`")
+
+    def test_minari_data_that_lie_in_other_files(self, tmp_path):
+        folder, other = write_minari(tmp_path / "made"), write_minari(tmp_path / "other")
+        with h5py.File(folder / "data/main_data.hdf5", "a") as file:
+            del file["episode_1"]
+            file["episode_1"] = h5py.ExternalLink(other / "data/main_data.hdf5", "episode_1")
+        assert_refused(folder, "hold its data itself", "`episode_1`")
+
+    def test_links_within_a_file_and_filters(self):
+        arrays = transitions()
+        with h5py.File("data.hdf5", "w") as file:
+            for key, values in arrays.items():
+                file.create_dataset(
+                    f"kept/{key}", data=values, compression="gzip", fletcher32=True, shuffle=True
+                )
+                file[key] = h5py.SoftLink(f"/kept/{key}")
+        assert_equal(
+            load("data.hdf5?env=Hopper-v5"), load(f"{write_d4rl(arrays, 'd.h5')}?env=Hopper-v5")
+        )
+        with h5py.File("data.hdf5", "a") as file:
+            del file["kept/rewards"]
+        assert_refused("data.hdf5?env=Hopper-v5", "not a readable", "not found")
+
+    @pytest.mark.parametrize("dtype", [">f4", ">f8", np.float16, np.int64, np.uint8, np.longdouble])
+    @pytest.mark.parametrize("order", ["C", "F"])
+    def test_numbers_of_any_type_and_order(self, dtype, order):
+        arrays = transitions()
+        whole = np.round(20 * np.abs(arrays["observations"]))
+        arrays = {key: arrays[key] for key in ("actions", "rewards", "terminals", "timeouts")}
+        arrays["observations"] = np.array(whole, dtype, order=order)
+        np.savez_compressed("data.npz", **arrays)
+        dataset = load("data.npz?env=Hopper-v5")
+        assert (dataset.observations == whole).all()
+        assert dataset.observations.dtype == np.float32
+        assert dataset.observations.flags.c_contiguous
+
+    @pytest.mark.parametrize("dtype", [np.complex64, object, "datetime64[s]", "U4"])
+    def test_what_is_no_number(self, dtype):
+        arrays = transitions() | {"rewards": np.zeros(9).astype(dtype)}
+        arrays.pop("next_observations")
+        np.savez("data.npz", **arrays)
+        with pytest.raises(InputError) as error:
+            load("data.npz?env=Hopper-v5")
+        assert_one_sentence(error)
+
+
+class TestOwn:
+    """Reference scores of a local dataset, and its end."""
+
+    @pytest.fixture
+    def made(self, tmp_path):
+        return import_dataset(
+            write_d4rl(transitions()), "me/deep/hopper-v0", "Hopper-v5", (1.0, 2.0)
+        )
+
+    def test_scores_are_stated_anew(self, made, tmp_path):
+        before = load(made)
+        assert set_reference(made, (-5.5, 10.0)) == [1.0, 2.0]
+        assert reference_scores_of(made) == load(made).reference_scores == (-5.5, 10.0)
+        assert load(made).reference_source == "given with `sdw data set-reference`"
+        assert_equal(load(made), before)
+
+    def test_scores_where_there_were_none_or_none_that_make_sense(self, tmp_path):
+        folder = write_minari(tmp_path / "minari/my/made-v0", environment="Pendulum-v1")
+        assert set_reference("my/made-v0", (0.0, 1.0)) is None
+        file = folder / "data/metadata.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"ref_min_score": "x"}))
+        assert set_reference("my/made-v0", (0.0, 1.0)) == ["x", 1.0]
+        assert reference_scores_of("my/made-v0") == (0, 1)
+
+    @pytest.mark.parametrize("scores", [(5.0, 1.0), (1.0, 1.0), (np.nan, 1.0), (0.0, np.inf)])
+    def test_scores_that_normalise_nothing(self, made, scores):
+        with pytest.raises(InputError, match="reference scores"):
+            set_reference(made, scores)
+        assert reference_scores_of(made) == (1, 2)
+
+    def test_it_goes_with_the_namespaces_that_it_made(self, made, tmp_path):
+        beside = import_dataset(made, "me/other-v0")
+        assert remove(made) == tmp_path / "minari/me/deep/hopper-v0"
+        assert sorted(path.name for path in (tmp_path / "minari/me").iterdir()) == [
+            "namespace_metadata.json",
+            "other-v0",
+        ]
+        remove(beside)
+        assert list((tmp_path / "minari").iterdir()) == []
+
+    def test_a_namespace_of_anothers_stays(self, tmp_path):
+        minari.namespace.create_namespace("theirs", description="kept")
+        remove(import_dataset(write_d4rl(transitions()), "theirs/hopper-v0", "Hopper-v5"))
+        assert [path.name for path in (tmp_path / "minari/theirs").iterdir()] == [
+            "namespace_metadata.json"
+        ]
+
+    @pytest.mark.parametrize("action", [remove, lambda name: set_reference(name, (0.0, 1.0))])
+    @pytest.mark.parametrize(
+        "name", [BUNDLED, "me/gone-v0", "../minari/me/deep/hopper-v0", "me", "", "/", "me/deep"]
+    )
+    def test_only_local_datasets_by_name(self, made, action, name):
+        with pytest.raises(InputError) as error:
+            action(name)
+        assert_one_sentence(error, f"`{name}`")
+        assert BUNDLED_FOLDER.is_dir()
+        assert len(load(made)) == 9
+
+    def test_what_the_import_did_not_make_stays(self, made, tmp_path):
+        write_minari(tmp_path / "minari/my/made-v0")
+        with pytest.raises(InputError, match="did not make"):
+            remove("my/made-v0")
+        folder = tmp_path / "minari" / made
+        (folder / "data/notes.txt").write_text("mine")
+        with pytest.raises(InputError, match=r"notes\.txt"):
+            remove(made)
+        (folder / "data/notes.txt").unlink()
+        (folder / "more").mkdir()
+        with pytest.raises(InputError, match="more"):
+            remove(made)
+        (folder / "more").rmdir()
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(InputError, match="did not make"):
+            remove(made)
+        assert len(load(made)) == 9
+        folder.unlink()
+        folder.mkdir()
+        (folder / "data").symlink_to(tmp_path / "elsewhere/data")
+        with pytest.raises(InputError, match="did not make"):
+            remove(made)
+        assert (tmp_path / "elsewhere/data/main_data.hdf5").is_file()
+
+    def test_a_dataset_never_lies_within_another(self, made):
+        with pytest.raises(InputError, match="within another"):
+            import_dataset(made, f"{made}/inner-v0")
+
+
 class TestImport:
+    def test_an_environment_that_opens_a_file(self, tmp_path):
+        from gymnasium.envs.mujoco import hopper_v5
+
+        model = Path(hopper_v5.__file__).parent / "assets/hopper.xml"
+        (tmp_path / "m&m.xml").write_bytes(model.read_bytes())
+        env = f"Hopper-v5&xml_file={tmp_path}/m&m.xml".replace("m&m", r"m\u0026m")
+        env = env.replace("=/", '="/') + '"'
+        made = import_dataset(write_d4rl(transitions()), "my/hopper-v0", env)
+        assert made == f"my/hopper-v0?env={env}"
+        assert load(made).environment.kwargs == {"xml_file": f"{tmp_path}/m&m.xml"}
+        assert_refused("my/hopper-v0", "which files are opened", "?env=Hopper-v5&xml_file=")
+
+    def test_an_environment_that_its_module_registers_by_class(self, tmp_path, monkeypatch, capsys):
+        (tmp_path / "my_swing.py").write_text(
+            "import gymnasium\n"
+            "print('my robot greets you')\n"
+            "from gymnasium.envs.classic_control.pendulum import PendulumEnv\n"
+            "from gymnasium.envs.registration import WrapperSpec\n"
+            "class Swing(PendulumEnv):\n"
+            "    def __init__(self, g=10.0, shape=None, label=''): super().__init__(g=g)\n"
+            "clip = WrapperSpec('ClipReward', 'gymnasium.wrappers.transform_reward:ClipReward',\n"
+            "                   {'min_reward': -5.0})\n"
+            "gymnasium.register('Swing-v0', entry_point=Swing, max_episode_steps=50,\n"
+            "                   kwargs={'shape': len}, additional_wrappers=(clip,))\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        path = write_d4rl(transitions(dimensions=PENDULUM))
+        env = r'my_swing:Swing-v0&g=5.0&label="a\u0026b"&max_episode_steps=40'
+        try:
+            made = import_dataset(path, "my/swing-v0", env, (0.0, 1.0))
+            assert made == f"my/swing-v0?env={env}"
+            dataset = load(made)
+            assert_equal(dataset, load(f"{path}?env={env}"))
+            assert dataset.environment.kwargs == {"g": 5, "label": "a&b"}
+            assert [wrapper.name for wrapper in dataset.environment.wrappers] == ["ClipReward"]
+            assert capsys.readouterr().out == ""
+            assert load("my/swing-v0").environment.max_episode_steps == 40
+        finally:
+            del gymnasium.registry["Swing-v0"]
+        assert_refused("my/swing-v0", "`Swing-v0`", "?env=my_module:Swing-v0")
+
     def test_gives_a_dataset_that_minari_knows(self, tmp_path):
         path = write_d4rl(transitions())
         name = "my/own/hopper-v0"
@@ -619,7 +966,7 @@ class TestImport:
             with pytest.raises(SDWError, match=r"could not be written.*No space left") as error:
                 import_dataset(path, "my/hopper-v0", "Hopper-v5")
         assert error.value.exit_code == 1
-        assert list((tmp_path / "minari/my").iterdir()) == []
+        assert not (tmp_path / "minari").exists()
         import_dataset(path, "my/hopper-v0", "Hopper-v5")
 
 
@@ -649,3 +996,17 @@ def test_a_dataset_can_be_made_by_hand():
     assert dataset.episode_returns().tolist() == [3, 7]
     assert dataset.returns_to_go(0.5).tolist() == [2, 2, 5, 4]
     assert dataset.unit_actions.tolist() == [[-0.5]] * 4
+
+
+def test_the_licence_that_a_dataset_states_goes_where_its_data_go(monkeypatch, tmp_path):
+    """From metadata or an attribute, through an import; the bundled dataset is this project's."""
+    assert load("sdw/hopper-replay-mini-v0").license == "apache-2.0"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    file = tmp_path / "a.hdf5"
+    with h5py.File(file, "w") as stored:
+        for key, shape in (("observations", (4, 3)), ("actions", (4, 1)), ("rewards", (4,))):
+            stored[key] = np.zeros(shape, np.float32)
+        stored["terminals"] = np.array([0, 1, 0, 1], np.bool_)
+        stored.attrs["license"] = "cc-by-4.0"
+    import_dataset(f"{file}?env=Pendulum-v1", "own/licensed-v0", reference_scores=(0, 1))
+    assert load("own/licensed-v0").license == "cc-by-4.0"

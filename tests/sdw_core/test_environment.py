@@ -1,4 +1,4 @@
-"""The one place that makes environments: what a spec says is made, and what cannot be is refused."""
+"""The one place that makes environments: what a spec says is made, what cannot be is refused."""
 
 import json
 import os
@@ -367,7 +367,7 @@ class TestRendering:
 
 
 class TestJudged:
-    """A controller that is perfect in the environment gets its return, and so does the rescaled one."""
+    """A controller that is perfect in the environment, as its wrappers show it, gets its return."""
 
     def test_rescaled_actions(self):
         bare = gymnasium.make("InvertedPendulum-v5", max_episode_steps=300)

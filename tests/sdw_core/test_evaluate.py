@@ -272,6 +272,12 @@ def test_each_set_is_judged_by_its_own_recipe(what: str, ensemble: int) -> None:
     assert not np.isclose(mixed[2:4], of_the_first[2:4], rtol=1e-3).any()
 
 
+def test_as_many_learning_rates_as_layers_are_needed() -> None:
+    for rates in ((0.1, 0.2), (0.1, 0.2, 0.3, 0.4)):
+        with pytest.raises(ValueError, match="3 layers need as many learning rates, not"):
+            Recipe(3, 16, 25, rates)
+
+
 def test_as_many_recipes_as_sets_are_needed() -> None:
     with pytest.raises(ValueError, match="2 sets of rows need as many recipes: 1"):
         evaluate_rows(*rows(2), [RECIPE], HOPPER, 1, 1, 0, "evaluate")
@@ -281,7 +287,7 @@ def test_a_return_that_is_not_finite_is_an_error_and_no_score() -> None:
     boundless = arena("SdwTest/Countdown-v0", kwargs={"bonus": float("nan")})
     x, y = torch.zeros(1, 8, 2), torch.zeros(1, 8, 2)
     recipe = Recipe(2, 4, 1, (0.1, 0.1))
-    with pytest.raises(SDWError, match="4 of 4 episodes in .* have a return"):
+    with pytest.raises(SDWError, match=r"4 of 4 episodes in .* have a return"):
         evaluate_rows(x, y, [recipe], boundless, 2, 2, 0, "evaluate")
 
 

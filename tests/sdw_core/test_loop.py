@@ -294,6 +294,25 @@ def test_a_resumed_run_keeps_what_its_visits_found(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("steps", "key"), [({2, 9}, "Adam"), ({1, 2, 9}, "SGD")])
+def test_a_checkpoint_whose_visits_were_others_is_not_gone_on_from(
+    tmp_path: Path, steps: set[int], key: str
+) -> None:
+    """It holds what was found at other steps, or in another way: stale points, or too few."""
+
+    def visits(steps: set[int], key: str, found: float) -> Visits:
+        return Visits(frozenset(steps), lambda step, rows: torch.tensor([found]), key)
+
+    before = visits({2, 9}, "SGD", 1.0)
+    answers = iter([False, False, False, True])
+    with pytest.raises(StopRequested):
+        distill(small_task(), SMALL, 0, None, tmp_path / "c", lambda: next(answers), before)
+    now = visits(steps, key, 2.0)
+    distilled = distill(small_task(), SMALL, 0, checkpoint=tmp_path / "c", visits=now)
+    found = {step: float(found) for step, found in distilled.visited.items()}
+    assert found == dict.fromkeys(steps, 2.0)
+
+
 # Divergence
 
 

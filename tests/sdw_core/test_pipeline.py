@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from sdw_core.artifact import Artifact, read_artifact, write_artifact
 from sdw_core.cache import StageResult
 from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig, parse
 from sdw_core.dataset import load
-from sdw_core.errors import InputError, StopRequested
+from sdw_core.errors import InputError, SourceChanged, StopRequested
 from sdw_core.evaluate import Recipe, evaluate_rows
+from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import (
     Pipeline,
@@ -49,6 +51,9 @@ TINY = {
     },
     "evaluation": {"policies": 2, "episodes": 2},
 }
+
+
+EVALUATION = TINY["evaluation"]
 
 
 def tiny(**changes: Any) -> PipelineConfig:
@@ -505,7 +510,9 @@ def test_a_residual_network_without_a_layer_to_skip_is_refused_before_the_work()
 
 def test_a_dataset_without_reference_scores_is_refused() -> None:
     dataset = dataclasses.replace(load(BUNDLED), reference_scores=None)
-    with pytest.raises(InputError, match=r"has no reference scores: give .* --reference LOW HIGH"):
+    with pytest.raises(
+        InputError, match=r"no reference scores: give .* as `pipeline.reference_scores"
+    ):
         check_fit(tiny(), dataset)
     with pytest.raises(InputError, match="has no reference scores"):
         build_arena(dataset, Normalizer.fit(dataset.observations))
@@ -537,3 +544,78 @@ def test_the_method_loads_neither_ray_nor_optuna() -> None:
     count, names = loaded.split(maxsplit=1)
     assert int(count) > 15
     assert names.strip() == "[]"
+
+
+# What a run is made of
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [{"curve": 3}, {"curve": 2, "optimizer": "adam"}, {"curve": 2, "policies": 3}],
+    ids=["other points", "another optimiser", "another number"],
+)
+def test_a_checkpoint_is_of_the_evaluation_that_it_holds_points_of(
+    cache: Path, tmp_path: Path, evaluation: dict[str, Any]
+) -> None:
+    checkpoint, steps = tmp_path / "checkpoint", list[float]()
+
+    def story(stage: str, fraction: float) -> None:
+        if stage == "distill" and fraction:
+            steps.append(fraction)
+
+    before = tiny(evaluation={**EVALUATION, "curve": 2})
+    with pytest.raises(StopRequested):
+        Pipeline(before, cache, story, checkpoint, lambda: len(steps) >= 4).run()
+    assert checkpoint.exists()
+    now = tiny(evaluation={**EVALUATION, **evaluation})
+    went_on = Pipeline(now, cache, checkpoint=checkpoint).run()
+    alone = Pipeline(now, cache).run()
+    assert went_on.curve.keys() == alone.curve.keys()
+    for step, returns in alone.curve.items():
+        assert np.array_equal(went_on.curve[step], returns)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset": "of other content"}, f"The content of the dataset '{BUNDLED}' changed"),
+        ({"scores": (0.0, 1.0)}, f"The reference scores of the dataset '{BUNDLED}' changed"),
+        ({"method": {"distill": 0}}, "The method (its stage `distill` is of version"),
+    ],
+)
+def test_sources_that_are_not_those_of_earlier_runs_are_refused(
+    cache: Path, change: dict[str, Any], said: str
+) -> None:
+    now = Sources.of(load(BUNDLED), None)
+    assert Pipeline(tiny(), cache, sources=now).prepare()
+    story = Story()
+    with pytest.raises(SourceChanged, match=re.escape(said)) as error:
+        Pipeline(tiny(), cache, story, sources=dataclasses.replace(now, **change)).prepare()
+    assert "begin anew under another `--name`" in str(error.value)
+    assert {stage for stage, _ in story} == {"dataset"}
+
+
+def test_what_is_not_known_of_earlier_runs_is_not_held_against_one(cache: Path) -> None:
+    prepared = Pipeline(tiny(), cache, sources=Sources(load(BUNDLED).content_hash)).prepare()
+    assert prepared.dataset.content_hash == load(BUNDLED).content_hash
+
+
+def test_an_identity_is_of_what_paths_name_and_not_of_their_names() -> None:
+    sources = Sources("content", (0.0, 1.0), "sha", METHOD)
+    at = {
+        name: tiny(dataset=name, expert={"method": "checkpoint", "path": f"{name}.pt"})
+        for name in ("data/a.hdf5", "/home/me/data/a.hdf5")
+    }
+    assert len({sources.identity(config) for config in at.values()}) == 1
+    config = at["data/a.hdf5"]
+    others = [
+        dataclasses.replace(sources, **change)
+        for change in (
+            {"dataset": "edited"},
+            {"scores": (0.0, 2.0)},
+            {"checkpoint": "trained on"},
+            {"method": {**METHOD, "weights": METHOD["weights"] + 1}},
+        )
+    ]
+    assert len({each.identity(config) for each in (sources, *others)}) == 5
+    assert sources.identity(tiny()) != sources.identity(tiny(seed=1))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from sdw_core.files import write_json
-from search_spaces import load_spec
+from sdw_core.files import sha256_of_json, write_json
+from search_spaces import load_spec, with_absolute_paths
 from study.book import TrialBook
-from study.cli import main, with_absolute_paths
+from study.cli import main
 from study.display import Display
 from study.folder import StudyFolder
 from study.runner import drive
@@ -352,7 +353,9 @@ def test_help_loads_neither_ray_nor_torch():
 def test_data_can_be_imported_listed_and_described(capsys, tmp_path):
     path = write_d4rl(tmp_path / "data.hdf5")
     command = ["data", "import", str(path), "--env", "Hopper-v5", "--name", "my/hopper-v0"]
-    assert sdw(capsys, *command, "--json")[:2] == (0, '{\n  "dataset": "my/hopper-v0"\n}\n')
+    status, out, _ = sdw(capsys, *command, "--json")
+    scores = [-20.272305, 3234.3]
+    assert json.loads(out) == {"dataset": "my/hopper-v0", "reference_scores": scores}
     status, out, _ = sdw(capsys, "data", "list", "--json")
     assert status == 0
     assert {d["id"]: d["where"] for d in json.loads(out)}["my/hopper-v0"] == "local"
@@ -374,9 +377,10 @@ def test_distill_exports_and_evaluate_finds_the_same_score(capsys, tmp_path):
         "density_effective_sample_size_percent", "log_likelihood", "seconds", "outer_steps",
         "seconds_per_outer_step", "artifact", "confirmed", "warnings",
     }  # fmt: skip
-    (warning,) = document["warnings"]
-    assert f"warning: {warning}\n" in err
-    assert "far below the" in warning
+    assert [line for line in err.splitlines() if line.startswith("warning: ")] == [
+        f"warning: {sentence}" for sentence in document["warnings"]
+    ]
+    assert "far below the" in document["warnings"][-1]
     for scores in ("normalized_return", "random_subset", "expert"):
         assert set(document[scores]) == {"mean", "iqm", "low", "high", "per_policy"}
     assert (document["outer_steps"], document["artifact"]) == (6, "rows")
@@ -473,6 +477,37 @@ def test_an_evaluation_that_cannot_be_is_refused(capsys, baseline, options, word
     status, out, err = sdw(capsys, "evaluate", str(baseline), *options)
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert word in err
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["--policies", "1000000000"], "`policies` must be at most 10000, not 1000000000"),
+        (["--layers", "1000000"], "`layers` must be at most 100"),
+        (["--policies", "10000", "--episodes", "10000"], "GB of memory, and"),
+        (["--steps", "1000000000000"], "`steps` must be at most 1000000"),
+    ],
+)
+def test_an_evaluation_that_no_machine_holds_is_refused_at_once(capsys, baseline, options, rule):
+    status, _, log = sdw(capsys, "evaluate", str(baseline), *options)
+    assert status == 2
+    assert rule in log
+    assert log.count("\n") == 1
+
+
+def test_an_export_that_names_a_module_is_evaluated_by_who_trusts_it(capsys, baseline, tmp_path):
+    folder = Path(shutil.copytree(baseline, tmp_path / "copy"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]
+    manifest["environment"]["id"] = "gymnasium.envs.mujoco:" + manifest["environment"]["id"]
+    manifest["checksum"] = sha256_of_json(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    status, _, log = sdw(capsys, "evaluate", str(folder))
+    assert (status, log.count("\n")) == (2, 1)
+    assert "import a module" in log
+    status, out, _ = sdw(capsys, "evaluate", str(folder), "--trust", "--json")
+    assert status == 0
+    assert json.loads(out) == manifest["scores"]["synthetic"]
 
 
 def test_a_cloning_that_diverges_is_a_failure_of_the_work(capsys, baseline):
@@ -675,3 +710,80 @@ def test_a_rebuild_says_what_it_did(capsys, tmp_path):
     assert Path(document["rebuilt"]["kept"]).read_bytes() == b"\x00" * 10_000
     assert "1 COMPLETE, 1 WAITING" in err
     assert document["rebuilt"]["kept"] in err
+
+
+ODD = "[old] \x1b[31m\n:smile: [/]"
+SHOWN = r"[old] \x1b[31m\n:smile: [/]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", ODD],
+        ["data", "describe", ODD],
+        ["validate", f"{ODD}.yaml"],
+        ["validate", "quickstart", "--set", f"study.name='{ODD}'"],
+        ["validate", "quickstart", "--set", ODD],
+        ["evaluate", ODD],
+        [ODD],
+        ["status", f"--{ODD}"],
+        ["status", "a", ODD],
+    ],
+)
+def test_what_was_typed_is_told_as_it_is_and_in_one_line(capsys, arguments):
+    status, out, err = sdw(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "\x1b" not in err
+    assert "[old] " in err
+    assert "31m" in err
+
+
+def test_a_dataset_and_a_study_of_any_name_are_printed_as_they_are(capsys, tmp_path):
+    path = tmp_path / "[old] :smile: x.hdf5"
+    status, out, _ = sdw(capsys, "data", "describe", str(write_d4rl(path)))
+    assert (status, str(path) in out) == (0, True)
+    storage = tmp_path / "[red]" / f"{'long-' * 20}"
+    folder = StudyFolder.create(small_spec(), storage)
+    search = StudySearch(folder.book())
+    search.suggest("a")
+    search.on_trial_complete("a", report("FAILED") | {"document": json.dumps(reasoned(ODD))})
+    for command in (["status", str(folder.path)], ["status", str(folder.path), "--rebuild"]):
+        status, out, err = sdw(capsys, *command)
+        assert (status, SHOWN in out) == (0, True), out
+    assert f"kept as {folder.path}" in err
+
+
+def reasoned(reason: str) -> dict[str, object]:
+    return {"outcome": "FAILED", "reason": reason, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (TypeError("bad [x]\nmore"), "internal error: TypeError: bad [x]; run the command again"),
+        (KeyError(), "internal error: KeyError: "),
+        (OSError(28, "No space left on device", "/a/[b]"), "No space left on device: /a/[b]."),
+    ],
+)
+def test_whatever_goes_wrong_is_one_sentence_and_its_traceback_on_demand(
+    capsys, monkeypatch, error, word
+):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr("sdw_core.dataset.available", fails)
+    status, out, err = sdw(capsys, "data", "list")
+    assert (status, out, err.count("\n")) == (1, "", 1), err
+    assert word in err
+    monkeypatch.setenv("SDW_DEBUG", "1")
+    status, out, err = sdw(capsys, "data", "list")
+    assert (status, "Traceback" in err, word in err.splitlines()[-1]) == (1, True, True)
+
+
+def test_ctrl_c_is_no_error_of_ours(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    for place in ("sdw_core.dataset.available", "study.cli.make_ready"):
+        monkeypatch.setattr(place, interrupted)
+        assert sdw(capsys, "data", "list") == (130, "", "")

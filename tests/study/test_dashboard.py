@@ -1,6 +1,7 @@
 """`sdw dashboard`: two servers in one process, on loopback, gone when it is told to go."""
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import pytest
 from sdw_core.files import write_json
 from study.folder import StudyFolder
 from study.search import StudySearch
-from study.signals import ENDING
 from tests.study.conftest import small_spec
 
 SDW = Path(sys.executable).with_name("sdw")
@@ -81,7 +81,7 @@ def test_while_the_study_runs_the_ray_dashboard_is_named(folder):
         assert addresses(said)[2] == "http://127.0.0.1:4321/"
 
 
-@pytest.mark.parametrize("number", ENDING)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_it_and_all_that_it_started(folder, number):
     with dashboard(folder, "--port", "0") as (process, said):
         children = psutil.Process(process.pid).children(recursive=True)

@@ -1,5 +1,6 @@
 """Signals end a command in one line, or ask a study to stop; nothing half-written is left."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,8 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from study.signals import ENDING, TO_THE_GROUP, Ended, ending, going_on_with, kept, stopping
+from study.folder import StudyFolder
+from study.search import StudySearch
+from study.signals import (
+    ENDING,
+    TO_THE_GROUP,
+    Ended,
+    children_deaf,
+    ending,
+    going_on_with,
+    handlers_kept,
+    stopping,
+)
+from study.trial import run_trial
 from tests.sdw_core.processes import ROOT
+from tests.study.conftest import small_spec
+from tests.study.test_cli import sdw
 
 COMMAND = """
 import sys, time
@@ -114,20 +129,66 @@ def test_the_innermost_says_how_to_go_on():
 
 
 def test_a_library_that_sets_handlers_takes_no_signal_away(tmp_path):
-    """As Ray and Tune do; what the library starts hears no signal of the group."""
+    """As Ray and Tune do."""
     flag = tmp_path / "stop"
-    code = "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     with stopping(flag):
-        with kept():
+        with handlers_kept():
             for number in ENDING:
                 signal.signal(number, signal.SIG_IGN)
-            started = subprocess.run(
-                [sys.executable, "-c", code], check=True, capture_output=True, text=True
-            )
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
             signal.raise_signal(signal.SIGUSR1)
-            assert not flag.exists()
-        assert flag.exists()
+            assert flag.exists()
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
         flag.unlink()
         signal.raise_signal(signal.SIGTERM)
         assert flag.exists()
-    assert {int(number) for number in started.stdout.split()} >= TO_THE_GROUP
+
+
+def test_what_is_started_to_be_deaf_hears_no_signal_of_the_group(tmp_path):
+    flag = tmp_path / "stop"
+    code = "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with stopping(flag):
+        with children_deaf():
+            started = subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            )
+            signal.raise_signal(signal.SIGHUP)
+        assert flag.exists()
+    assert {int(number) for number in started.stdout.split()} == TO_THE_GROUP
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+# A study's command, outside the study's own rounds
+
+
+def test_a_signal_during_the_preflight_leaves_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("study.cli._check", lambda spec: signal.raise_signal(signal.SIGTERM))
+    status, out, err = sdw(capsys, "launch", "quickstart")
+    assert (status, out, err.count("\n")) == (128 + signal.SIGTERM, "", 1)
+    assert "the same command can be given again" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_signal_during_the_export_leaves_no_half_of_it_and_resume_goes_on(
+    capsys, tmp_path, monkeypatch
+):
+    """All trials are done: only the winner's confirmation and export are left."""
+    folder = StudyFolder.create(small_spec("study.trials=1"), tmp_path)
+    search = StudySearch(folder.book())
+    config = folder.spec().pipeline_with(search.suggest("a")["params"])
+    document = run_trial(0, config, folder.trial(0), folder.cache, folder.stop_flag, 1)
+    search.on_trial_complete("a", {"document": json.dumps(document)})
+    with monkeypatch.context() as ended:
+        ended.setattr(
+            "sdw_core.artifact.write_card", lambda *given: signal.raise_signal(signal.SIGUSR1)
+        )
+        status, out, err = sdw(capsys, "resume", str(folder.path))
+    assert (status, out) == (128 + signal.SIGUSR1, "")
+    assert err == f"sdw: Ended by SIGUSR1; go on with `sdw resume {folder.path}`.\n"
+    assert not folder.exports.exists() or list(folder.exports.iterdir()) == []
+    status, out, err = sdw(capsys, "resume", str(folder.path), "--json")
+    assert status == 0, err
+    assert [Path(path).name for path in json.loads(out)["exports"]] == ["trial-0"]

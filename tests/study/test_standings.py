@@ -40,6 +40,8 @@ def result(*curve: list[float], seeds: tuple[int, ...] = (0, 1)) -> dict[str, An
         "normalized_return": {"mean": float(np.mean(curve[-1])), "low": 0.0, "high": 99.0},
         "curve": {str(step): returns for step, returns in zip(steps, curve, strict=True)},
         "distillation_seeds": list(seeds),
+        "sources": {"dataset": "cd" * 32},
+        "identity": "ab" * 32,
     }
 
 
@@ -130,6 +132,9 @@ def test_rows_are_written_one_a_policy(
     ]  # fmt: skip
     configs = read_json(tmp_path / "configs.json")
     assert set(frame.config_hash) == set(configs)
+    identities = read_json(tmp_path / "identities.json")
+    assert set(frame.identity) == set(identities)
+    assert identities["ab" * 32]["sources"] == {"dataset": "cd" * 32}
     assert configs[last.config_hash.iloc[0]]["weighting"]["temperature"] == 0.5
     searches = pd.read_csv(tmp_path / "searches.csv")
     assert searches.candidate.tolist() == [0, 1, 0, 1]

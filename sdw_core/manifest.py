@@ -1,0 +1,390 @@
+"""The manifest of an export: what it may say, whoever wrote it.
+
+An exported folder may come from anyone, and its checksums prove nothing against whoever edits it.
+So a manifest is read as a spec is: key by key, within bounds, before anything that it names is
+opened, imported, made or trained. What only those who trust its author should let it do (import a
+module, give an environment's maker other arguments than known, harmless ones) takes `trust`.
+"""
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from sdw_core.config import (
+    CloningSteps,
+    Config,
+    Layers,
+    LearningRate,
+    Rows,
+    Runs,
+    Width,
+    parse,
+    shown,
+)
+from sdw_core.environment import OWN_WRAPPERS
+from sdw_core.errors import InputError
+from sdw_core.evaluate import Recipe
+from sdw_core.policy import Architecture, Optimizer
+
+NAME = "manifest.json"
+SCHEMA_VERSION = 2
+"""1 had neither an environment's time limit nor its wrappers."""
+FILES = ("README.md", "card.png", "synthetic.parquet", "synthetic.safetensors")
+MOST_BYTES = 10_000_000
+"""Of the manifest, the card or the picture: each is a hundredth of it."""
+MOST_WIDTH = 10_000
+"""Dimensions of an observation or of an action."""
+
+HARMLESS = frozenset(
+    {
+        *("ctrl_cost_weight", "contact_cost_weight", "forward_reward_weight", "healthy_reward"),
+        *("reset_noise_scale", "healthy_z_range", "healthy_angle_range", "healthy_state_range"),
+        *("terminate_when_unhealthy", "exclude_current_positions_from_observation"),
+        *("contact_force_range", "contact_cost_range", "impact_cost_range", "impact_cost_weight"),
+        *("include_cfrc_ext_in_observation", "include_cinert_in_observation"),
+        *("include_cvel_in_observation", "include_qfrc_actuator_in_observation"),
+        *("use_contact_forces", "main_body", "frame_skip", "uph_cost_weight"),
+        *("reward_control_weight", "reward_dist_weight", "reward_near_weight"),
+        *("g", "goal_velocity", "continuous", "gravity", "enable_wind", "wind_power"),
+        *("turbulence_power", "hardcore"),
+    }
+)
+"""Arguments of Gymnasium's environments that change its numbers, and reach for nothing else."""
+HARMLESS_WRAPPERS: dict[str, frozenset[str]] = {
+    "ClipAction": frozenset(),
+    "RescaleAction": frozenset({"min_action", "max_action"}),
+    "StickyAction": frozenset({"repeat_action_probability", "repeat_action_duration"}),
+    "RepeatAction": frozenset({"num_repeats"}),
+    "ClipReward": frozenset({"min_reward", "max_reward"}),
+    "RescaleObservation": frozenset({"min_obs", "max_obs"}),
+    "FlattenObservation": frozenset(),
+    "FrameStackObservation": frozenset({"stack_size"}),
+    "MaxAndSkipObservation": frozenset({"skip"}),
+    "DelayObservation": frozenset({"delay"}),
+    "TimeAwareObservation": frozenset({"flatten", "normalize_time"}),
+    "TimeLimit": frozenset({"max_episode_steps"}),
+}
+"""Gymnasium's wrappers that need nothing but numbers, and their arguments."""
+MOST = {"frame_skip": 100, "stack_size": 100, "skip": 100, "num_repeats": 100, "delay": 1000}
+"""Of what makes a step, or an observation, so many times as large."""
+MOST_NUMBER = 1e6
+"""Of any other argument; also the longest time limit."""
+ARGUMENT = "a number of at most 1e6, true, false, null, or a list of at most 1000 such numbers"
+
+STRICT: Any = Field(strict=True)
+"""Numbers are numbers: no text that looks like one, no `true`."""
+Number = Annotated[float, STRICT]
+Whole = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+Name = Annotated[str, Field(min_length=1, max_length=300)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256, in hex")]
+Bounds = Annotated[tuple[Number, ...], Field(min_length=1, max_length=MOST_WIDTH)]
+
+
+class Open(Config):
+    """A section that later versions may add keys to: they change nothing of what is read here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class WrapperSection(Config):
+    """A wrapper of the environment."""
+
+    entry_point: Name
+    kwargs: dict[Name, Any] = Field(max_length=50)
+
+
+class FirstEnvironmentSection(Config):
+    """The environment, in manifests of schema 1."""
+
+    id: str = Field(
+        pattern=r"^([\w.]+:)?[\w./-]+$",
+        max_length=300,
+        description="an id of Gymnasium's, or `module:id`",
+    )
+    kwargs: dict[Name, Any] = Field(max_length=50)
+    action_low: Bounds
+    action_high: Bounds
+    reference_scores: tuple[Number, Number]
+
+
+class EnvironmentSection(FirstEnvironmentSection):
+    """The environment that policies are judged in."""
+
+    max_episode_steps: Annotated[int, Field(strict=True, ge=1, le=int(MOST_NUMBER))]
+    wrappers: tuple[WrapperSection, ...] = Field(max_length=20)
+
+
+class RecipeSection(Config):
+    """How policies are cloned from the rows."""
+
+    layers: Layers = STRICT
+    width: Width = STRICT
+    steps: CloningSteps = STRICT
+    learning_rates: tuple[Annotated[LearningRate, STRICT], ...] = Field(max_length=100)
+    architecture: Architecture = "mlp"
+    optimizer: Optimizer = "sgd"
+
+    def recipe(self) -> Recipe:
+        """The same, as the evaluation takes it."""
+        return Recipe(**dict(self))
+
+
+class SourceSection(Open):
+    """The dataset that the rows were distilled from."""
+
+    name: str = Field(max_length=10_000)
+    content_hash: str = Field(max_length=200)
+    episodes: Whole
+    transitions: Whole
+
+
+class EvaluationSection(Open):
+    """How the stated scores were found."""
+
+    policies: Runs = STRICT
+    episodes: Runs = STRICT
+    seed: Whole
+    stage: str = Field(pattern=r"^[a-z_]{1,50}$", description="the name of a random stream")
+
+
+class ScoreSection(Open):
+    """Normalised returns: their mean, interquartile mean and interval, and each policy's."""
+
+    mean: Number
+    iqm: Number
+    low: Number
+    high: Number
+    per_policy: tuple[Number, ...] = Field(min_length=1, max_length=1_000_000)
+
+
+class ScoresSection(Open):
+    """Scores on fresh seeds, and what the search had found."""
+
+    synthetic: ScoreSection
+    random_subset: ScoreSection | None = None
+    expert: ScoreSection | None = None
+    search: ScoreSection | None = None
+
+
+class FirstManifest(Open):
+    """A manifest of schema 1."""
+
+    schema_version: Literal[1]
+    environment: FirstEnvironmentSection
+    rows: Rows = STRICT
+    recipe: RecipeSection
+    source: SourceSection
+    config: dict[str, Any]
+    distillation_seed: Whole
+    evaluation: EvaluationSection
+    scores: ScoresSection
+    files: dict[str, Hash]
+    checksum: Hash
+
+
+class Manifest(FirstManifest):
+    """A manifest as it is written now."""
+
+    schema_version: Literal[2]  # type: ignore[assignment]
+    environment: EnvironmentSection
+
+
+MODELS: dict[Any, type[FirstManifest]] = {1: FirstManifest, SCHEMA_VERSION: Manifest}
+
+
+def read_manifest(folder: Path, trust: bool = False) -> tuple[dict[str, Any], FirstManifest]:
+    """The manifest of a folder, as it stands and as it was checked; nothing else is opened.
+
+    Args:
+        folder: the exported dataset.
+        trust: let it name a module to import, and any arguments and wrappers.
+
+    Raises:
+        InputError: it is no manifest that this version reads, or holds what must not be.
+    """
+    document = parsed_json(read_regular(folder, NAME, MOST_BYTES), folder)
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if not isinstance(version, int) or version not in MODELS or isinstance(version, bool):
+        raise InputError(
+            f"{str(folder)!r} has manifest schema {shown(version)}, and this version reads "
+            f"{' and '.join(map(str, MODELS))}; export it again."
+        )
+    try:
+        manifest = parse(MODELS[version], document, "")
+        _require_sound(manifest)
+    except InputError as error:
+        refuse(folder, str(error))
+    if not trust:
+        _require_harmless(manifest.environment, folder)
+    return document, manifest
+
+
+def refuse(folder: Path, sentence: str) -> NoReturn:
+    """Refuse a manifest for what the sentence says of it."""
+    raise InputError(
+        f"{NAME} of {str(folder)!r} is damaged; export the dataset again, or fetch it again from "
+        f"where it came: {sentence}"
+    )
+
+
+def read_regular(folder: Path, name: str, most: int) -> bytes:
+    """A plain file of an exported folder; no link is followed, and nothing is waited for.
+
+    Raises:
+        InputError: there is none, or it is larger than it may be.
+    """
+    try:
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        state = "missing" if not os.path.lexists(folder / name) else "no plain file"
+        _refuse_file(folder, name, state)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            _refuse_file(folder, name, "no plain file")
+        if status.st_size > most:
+            raise InputError(
+                f"{name} of {str(folder)!r} may have {most} bytes at most, and has "
+                f"{status.st_size}; export the dataset again."
+            )
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_file(folder: Path, name: str, state: str) -> NoReturn:
+    if name == NAME:
+        why = f"it has no readable {NAME}"
+        if state != "missing":
+            why = f"its {NAME} is {state} that can be read (`cp -rL` copies what links lead to)"
+        raise InputError(
+            f"{str(folder)!r} is not an exported synthetic dataset: {why}; give a folder that "
+            "`sdw export` or `sdw distill --to` wrote."
+        )
+    if state != "missing":
+        state += " that can be read (`cp -rL` copies what links lead to)"
+    raise InputError(f"{name} of {str(folder)!r} is {state}; export the dataset again.")
+
+
+def parsed_json(content: bytes, folder: Path) -> Any:
+    """The document in a manifest's bytes: no key twice, numbers finite, text in Unicode.
+
+    Raises:
+        InputError: it is no such document.
+    """
+    try:
+        document = json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
+        json.dumps(document, ensure_ascii=False).encode("utf-8")  # half a surrogate pair
+    except (ValueError, RecursionError) as error:
+        why = str(error) if isinstance(error, _Refused) else "it is no JSON in UTF-8"
+        raise InputError(
+            f"{str(folder)!r} is not an exported synthetic dataset: it has no readable {NAME} "
+            f"({why}); give a folder that `sdw export` or `sdw distill --to` wrote."
+        ) from None
+    return document
+
+
+class _Refused(ValueError):
+    """What is wrong with JSON."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in document if keys.count(key) > 1)
+        raise _Refused(f"the key {twice[:80]!r} stands twice in it")
+    return document
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _Refused(f"{text[:40]} in it is no finite number")
+    return number
+
+
+def _require_sound(manifest: FirstManifest) -> None:
+    """What the parts of a manifest must be to one another."""
+    environment, recipe = manifest.environment, manifest.recipe
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        low = np.asarray(environment.action_low).astype(np.float32)
+        high = np.asarray(environment.action_high).astype(np.float32)
+    if low.shape != high.shape or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
+        raise InputError(
+            "`environment.action_low` must lie below `environment.action_high`, both as long and "
+            f"finite in 32 bits, not {shown(environment.action_low)} and "
+            f"{shown(environment.action_high)}."
+        )
+    random, expert = environment.reference_scores
+    if not (random < expert and math.isfinite(expert - random)):
+        raise InputError(
+            "`environment.reference_scores` must be a random policy's return and a larger one of "
+            f"an expert, not {random:g} and {expert:g}."
+        )
+    if len(recipe.learning_rates) != recipe.layers:
+        raise InputError(
+            f"`recipe.learning_rates` must be one for each of the {recipe.layers} layers, not "
+            f"{len(recipe.learning_rates)}."
+        )
+    if recipe.architecture == "residual" and recipe.layers < 3:
+        raise InputError(
+            f"`recipe.layers` of a residual network must be at least 3, not {recipe.layers}."
+        )
+    if set(manifest.files) != set(FILES):
+        odd = sorted(set(manifest.files) ^ set(FILES))[0]
+        raise InputError(f"`files` must be {', '.join(FILES)}, and differs by {shown(odd)}.")
+
+
+def _require_harmless(environment: FirstEnvironmentSection, folder: Path) -> None:
+    """Refuse what only someone who trusts the manifest's author should let it do."""
+
+    def untrusted(what: str) -> NoReturn:
+        raise InputError(
+            f"{NAME} of {str(folder)!r} may not by itself {what}; look at it, and if you trust "
+            "whoever made it, read it with `--trust`."
+        )
+
+    if ":" in environment.id:
+        untrusted(f"import a module, and its environment is {environment.id!r}")
+    for key, value in environment.kwargs.items():
+        if key not in HARMLESS:
+            untrusted(f"give an environment the argument {shown(key)}")
+        if not _harmless(key, value):
+            untrusted(f"give an environment's {key!r} {shown(value)}, which is not {ARGUMENT}")
+    if not isinstance(environment, EnvironmentSection):
+        return
+    for wrapper in environment.wrappers:
+        module, _, name = wrapper.entry_point.rpartition(":")
+        own = module + "." == OWN_WRAPPERS or module.startswith(OWN_WRAPPERS)
+        if not (own and re.fullmatch(r"[\w.]+", module) and name in HARMLESS_WRAPPERS):
+            untrusted(f"wrap an environment in {shown(wrapper.entry_point)}")
+        for key, value in wrapper.kwargs.items():
+            if key not in HARMLESS_WRAPPERS[name] or not _harmless(key, value):
+                untrusted(f"give the wrapper {name!r} the argument {shown(key)} as {shown(value)}")
+
+
+def _harmless(key: str, value: Any) -> bool:
+    most = MOST.get(key, MOST_NUMBER)
+    values: Sequence[Any] = value if isinstance(value, list) else [value]
+    if len(values) > 1000 or (key in MOST and not isinstance(value, int)):
+        return False
+    return all(
+        each in (None, "Infinity", "-Infinity")  # as `Environment.to_json` writes them
+        or (isinstance(each, int | float) and -MOST_NUMBER <= each <= most)
+        for each in values
+    )

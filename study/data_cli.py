@@ -1,0 +1,162 @@
+"""`sdw data`: the datasets that can be used, and what is done with one's own.
+
+A dataset of one's own is imported under a Minari id, checked, given reference scores, removed.
+"""
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from sdw_core.errors import InputError
+from study.console import Table, out, print_json
+
+data_app = typer.Typer(
+    help="Datasets: list, describe, check; import, set-reference, remove one's own."
+)
+
+Reference = Annotated[
+    str, typer.Argument(help="A dataset: id, folder or file; `?env=ENVIRONMENT` behind it.")
+]
+Name = Annotated[str, typer.Argument(help="The Minari id of a local dataset.")]
+Scores = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--reference", help="Returns of a random and of an expert policy.", metavar="LOW HIGH"
+    ),
+]
+ClipActions = Annotated[
+    bool, typer.Option("--clip-actions", help="Clip actions to the environment's bounds.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@data_app.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """Datasets that can be used by name, without a network."""
+    from sdw_core.dataset import available
+
+    found = available()
+    if as_json:
+        print_json([asdict(dataset) for dataset in found])
+        return
+    table = Table("dataset", "where", "environment", "episodes", "transitions")
+    for dataset in found:
+        table.add_row(
+            dataset.id,
+            dataset.where,
+            dataset.environment or "?",
+            str(dataset.episodes),
+            str(dataset.transitions),
+        )
+    out.print(table)
+
+
+@data_app.command("describe")
+def data_describe(
+    dataset: Reference,
+    reference: Scores = None,
+    clip_actions: ClipActions = False,
+    as_json: AsJson = False,
+) -> None:
+    """Size, returns and reference scores of a dataset."""
+    from sdw_core.dataset import describe, load
+
+    _print(describe(load(dataset, reference, clip_actions)), as_json)
+
+
+@data_app.command("check")
+def data_check(
+    dataset: Reference,
+    clip_actions: ClipActions = False,
+    seed: Annotated[int, typer.Option(help="Of the transitions that are drawn.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a dataset comes from the environment that its policies are judged in."""
+    from sdw_core.dataset import check, load
+
+    found = check(load(dataset, clip_actions=clip_actions), seed)
+    if as_json:
+        print_json(found.to_json())
+        return
+    out.print(found.sentence)
+    _print(found.numbers, as_json)
+
+
+@data_app.command("import")
+def data_import(
+    source: Reference,
+    name: Annotated[str, typer.Option(help="Minari id of the result, like my/hopper-v0.")],
+    env: Annotated[
+        str | None,
+        typer.Option("--env", help="Like Hopper-v5 or Ant-v4&use_contact_forces=true."),
+    ] = None,
+    reference: Scores = None,
+    clip_actions: ClipActions = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn own data into a named local Minari dataset."""
+    from sdw_core.dataset import import_dataset, reference_scores_of
+
+    made = import_dataset(source, name, env, reference, clip_actions)
+    scores = reference_scores_of(name)
+    if as_json:
+        print_json({"dataset": made, "reference_scores": scores})
+        return
+    out.print(f"imported as {made}")
+    if not scores:
+        out.print(
+            "it has no reference scores, without which no return is normalised: state the returns "
+            f"of a random and of an expert policy with `sdw data set-reference {name} LOW HIGH`"
+        )
+    out.print(f"use it with `pipeline.dataset: {made}`")
+
+
+@data_app.command("set-reference", context_settings={"ignore_unknown_options": True})
+def data_set_reference(
+    name: Name,
+    low: Annotated[float, typer.Argument(help="Return of a random policy.")],
+    high: Annotated[float, typer.Argument(help="Return of an expert policy.")],
+    as_json: AsJson = False,
+) -> None:
+    """State the reference scores of a local dataset anew."""
+    from sdw_core.dataset import set_reference
+
+    before = set_reference(name, (low, high))
+    if as_json:
+        print_json({"dataset": name, "reference_scores": [low, high], "before": before})
+        return
+    stood = f"before: {before[0]} and {before[1]}" if before else "it had none before"
+    out.print(f"the reference scores of {name} are {low:g} and {high:g} now; {stood}")
+
+
+@data_app.command("remove")
+def data_remove(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it indeed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a local dataset that `sdw data import` made."""
+    from sdw_core.dataset import remove
+
+    if not yes:
+        raise InputError(
+            f"what is removed cannot be brought back: say `sdw data remove {name} --yes`, if you "
+            "mean it."
+        )
+    folder = remove(name)
+    if as_json:
+        print_json({"dataset": name, "folder": str(folder)})
+    else:
+        out.print(f"removed {name}, which was in {folder}")
+
+
+def _print(document: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    table = Table(show_header=False)
+    for key, value in document.items():
+        table.add_row(key, json.dumps(value) if not isinstance(value, str) else value)
+    out.print(table)
