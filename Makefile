@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STUDY  := sdw-studies/hopper-quickstart
 
-.PHONY: quickstart test test-slow lint types check bench clean
+.PHONY: quickstart smoke test test-slow lint types check bench clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -19,6 +19,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 # A study that was interrupted goes on; one that is finished shows its table again.
 quickstart: $(VENV)/.installed
 	if [ -e $(STUDY) ]; then $(BIN)/sdw resume $(STUDY); else $(BIN)/sdw launch quickstart; fi
+
+# Within a minute: does this checkout work? Docstring examples, the method against its engines, one
+# distillation and one study, each to its export and evaluation.
+STUDIES := tests/integration/test_study.py
+SMOKE   := sdw_core search_spaces study tests/sdw_core/test_examples.py \
+  tests/study/test_cli.py::test_distill_exports_and_evaluate_finds_the_same_score \
+  $(STUDIES)::test_stdout_is_one_document_of_complete_trials \
+  $(STUDIES)::test_the_winner_is_exported_and_evaluates_to_what_its_manifest_says
+smoke: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --exitfirst $(SMOKE)
 
 # Two processes of one thread each.
 test: $(VENV)/.installed-dev

@@ -201,7 +201,7 @@ def fit_density(
 ) -> FittedDensity:
     """Fit the density of normalised states; the same seed gives the same density.
 
-    Arguments:
+    Args:
         states: normalised states of the dataset, `[N, O]`.
         config: which model, and how it is fitted. A random fraction `holdout` of the states is
             held out of the fit, to score it and, for a flow, to stop it early.

@@ -24,7 +24,7 @@ def state_weights(log_density: Floats, config: WeightingConfig) -> NDArray[np.fl
     `rank` depends on the order of the densities alone, so it is robust to their scale. Both are
     computed in log space; tau = 0 gives exactly 1 everywhere.
 
-    Arguments:
+    Args:
         log_density: natural log density of each state, `[N]`, nats; -inf is legal.
         config: scheme, temperature and clip.
 
