@@ -529,19 +529,9 @@ def as_key(part: str | int) -> str:
     return text if text.isprintable() and len(text) <= _MOST_SHOWN else shown(part)
 
 
-class _Brief(Repr):
-    """What Python writes, shortened; and of a whole number that Python will not write, its size."""
-
-    def repr_int(self, x: int, level: int) -> str:
-        try:
-            return super().repr_int(x, level)
-        except ValueError:  # thousands of digits
-            return f"a whole number of {x.bit_length()} bits"
-
-
 def shown(value: Any) -> str:
     """A value as a message quotes it: on one line, and no longer than a reader looks at."""
-    brief = _Brief()
+    brief = Repr()
     brief.maxstring = brief.maxother = _MOST_SHOWN
     text = brief.repr(value)
     return text if len(text) <= 2 * _MOST_SHOWN else f"{text[: 2 * _MOST_SHOWN]}..."

@@ -104,7 +104,9 @@ class SpecLoader(StrictLoader):
 
 def _integer(loader: SpecLoader, node: ScalarNode) -> int:
     digits = node.value.replace("_", "")
-    return int(digits, 0 if digits.lstrip("+-")[:2] in ("0x", "0o") else 10)
+    number = int(digits, 0 if digits.lstrip("+-")[:2] in ("0x", "0o") else 10)
+    str(number)  # raises ValueError for thousands of digits, as `int` does for decimal ones
+    return number
 
 
 def _real(loader: SpecLoader, node: ScalarNode) -> float:

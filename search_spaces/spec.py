@@ -46,7 +46,7 @@ class IntRange(Config):
     low: int = Field(ge=-(2**63), le=2**63 - 1, description="smallest value")
     high: int = Field(ge=-(2**63), le=2**63 - 1, description="largest value")
     log: bool = Field(False, description="uniform in the logarithm")
-    step: PositiveInt = Field(1, description="grid from low; not with `log`")
+    step: PositiveInt = Field(1, le=2**63 - 1, description="grid from low; not with `log`")
 
 
 class Choice(Config):
