@@ -364,6 +364,11 @@ class Environment:
             text += f"&max_episode_steps={self.max_episode_steps}"
         return text
 
+    @property
+    def must_be_typed(self) -> bool:
+        """Whether no dataset may name it: a module is imported for it, or a file opened."""
+        return ":" in self.id or any(map(_names_a_file, self.kwargs.values()))
+
     def __str__(self) -> str:
         return self.typed + "".join(f" within {wrapper.name}" for wrapper in self.wrappers)
 
@@ -380,7 +385,8 @@ def _registered(identifier: str) -> EnvSpec:
     module, _, name = identifier.rpartition(":")
     if module:
         try:
-            importlib.import_module(module)
+            with quiet():
+                importlib.import_module(module)
         except Exception as error:  # a module of the user's may raise anything
             raise InputError(
                 f"the environment `{identifier}` is registered by the module `{module}`, which "
@@ -400,10 +406,9 @@ def _registered(identifier: str) -> EnvSpec:
     if name not in gymnasium.registry or identifier.startswith(":"):
         close = get_close_matches(name, gymnasium.registry, n=1)
         raise InputError(
-            f"unknown environment `{identifier}`: "
-            + (f"did you mean `{close[0]}`? " if close else "")
-            + "One of your own is named with the module that registers it, as in "
-            f"`my_module:{name}`."
+            f"unknown environment `{identifier}`: name one of your own with the module that "
+            f"registers it, as in `my_module:{name}`"
+            + (f"; or did you mean `{close[0]}`?" if close else ".")
         )
     return gymnasium.registry[name]
 
@@ -545,11 +550,11 @@ def _ignored(message: str) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings and no logs of the libraries below."""
+    """No warnings and no logs of the libraries below, and nothing of theirs on stdout."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:

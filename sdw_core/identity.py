@@ -5,7 +5,7 @@ method, is never taken for what is asked for now.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,11 +20,11 @@ METHOD: Mapping[str, int] = {
     "density": 1,
     "weights": 1,
     "expert": 2,
-    "distill": 1,
+    "distill": 2,
     "evaluate": 1,
 }
 """Version of each stage's mathematics: raised by hand when the same settings and data give another
-result. `tests/sdw_core/test_golden.py` notices where that was forgotten."""
+result. `tests/sdw_core/test_golden.py` notices where that was forgotten; see also `method_of`."""
 FIRST_METHOD: Mapping[str, int] = {
     "density": 1,
     "weights": 1,
@@ -36,6 +36,15 @@ FIRST_METHOD: Mapping[str, int] = {
 Never changes."""
 
 
+def method_of(dataset: "OfflineDataset") -> Mapping[str, int]:
+    """For each stage, the version that was the last to change what it makes of a dataset.
+
+    Version 2 of the distillation is another for data of which many values are negative, and for
+    those alone.
+    """
+    return METHOD if dataset.zero_is_arbitrary else {**METHOD, "distill": 1}
+
+
 @dataclass(frozen=True)
 class Sources:
     """What a run is made of, beside its settings.
@@ -44,7 +53,7 @@ class Sources:
         dataset: the dataset's content hash; None: not known.
         scores: its reference scores; None: not known, or it has none.
         checkpoint: SHA-256 of the expert's file; None: not known, or there is none.
-        method: versions of the stages, as far as they are known.
+        method: versions of the stages, as far as they are known; see `method_of`.
     """
 
     dataset: str | None = None
@@ -55,7 +64,7 @@ class Sources:
     @classmethod
     def of(cls, dataset: "OfflineDataset", checkpoint: str | None) -> Self:
         """Of a dataset that was loaded, and by this version of the method."""
-        return cls(dataset.content_hash, dataset.reference_scores, checkpoint, METHOD)
+        return cls(dataset.content_hash, dataset.reference_scores, checkpoint, method_of(dataset))
 
     @classmethod
     def stated_by(cls, result: Mapping[str, Any]) -> Self:
@@ -119,14 +128,12 @@ class Inventory:
     """What the references in the settings of many runs name.
 
     Attributes:
-        datasets: `PipelineConfig.source` -> content hash and reference scores.
+        datasets: `PipelineConfig.source` -> what is made of it, checkpoints left out.
         checkpoints: path -> SHA-256 of the file.
-        method: versions of the stages.
     """
 
-    datasets: Mapping[str, tuple[str, tuple[float, float] | None]] = field(default_factory=dict)
+    datasets: Mapping[str, Sources] = field(default_factory=dict)
     checkpoints: Mapping[str, str] = field(default_factory=dict)
-    method: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -135,55 +142,39 @@ class Inventory:
         """Of settings whose datasets were loaded; what they name is as it is now."""
         paths = {c.expert.path for c in configs if isinstance(c.expert, CheckpointConfig)}
         return cls(
-            {name: (each.content_hash, each.reference_scores) for name, each in datasets.items()},
+            {name: Sources.of(dataset, None) for name, dataset in datasets.items()},
             {path: sha256_of_file(Path(path)) for path in sorted(paths)},
-            METHOD,
         )
 
     @classmethod
     def stated_by(cls, runs: Iterable[tuple[PipelineConfig, Sources]]) -> Self:
         """What some runs say that they were made of."""
-        datasets: dict[str, tuple[str, tuple[float, float] | None]] = {}
+        datasets: dict[str, Sources] = {}
         checkpoints: dict[str, str] = {}
-        method: dict[str, int] = {}
         for config, stated in runs:
             if stated.dataset:
-                datasets.setdefault(config.source, (stated.dataset, stated.scores))
+                datasets.setdefault(config.source, replace(stated, checkpoint=None))
             if isinstance(config.expert, CheckpointConfig) and stated.checkpoint:
                 checkpoints.setdefault(config.expert.path, stated.checkpoint)
-            method = {**stated.method, **method}
-        return cls(datasets, checkpoints, method)
+        return cls(datasets, checkpoints)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """What `to_json` made."""
-        datasets = {
-            name: (each["content_hash"], each["scores"] and (each["scores"][0], each["scores"][1]))
-            for name, each in document["datasets"].items()
-        }
-        return cls(datasets, document["checkpoints"], document["method"])
+        datasets = {n: Sources.stated_by({"sources": s}) for n, s in document["datasets"].items()}
+        return cls(datasets, document["checkpoints"])
 
     def to_json(self) -> dict[str, Any]:
         """The document of `sources.json`."""
-        return {
-            "datasets": {
-                name: {"content_hash": content, "scores": scores and list(scores)}
-                for name, (content, scores) in self.datasets.items()
-            },
-            "checkpoints": dict(self.checkpoints),
-            "method": dict(self.method),
-        }
+        datasets = {name: sources.to_json() for name, sources in self.datasets.items()}
+        return {"datasets": datasets, "checkpoints": dict(self.checkpoints)}
 
     def completed(self, now: "Inventory") -> "Inventory":
         """The same, with what is not known as it is now."""
-        return Inventory(
-            {**now.datasets, **self.datasets},
-            {**now.checkpoints, **self.checkpoints},
-            {**now.method, **self.method},
-        )
+        return Inventory({**now.datasets, **self.datasets}, {**now.checkpoints, **self.checkpoints})
 
     def sources(self, config: PipelineConfig) -> Sources:
         """What a run of these settings is made of, as far as it is known."""
-        content, scores = self.datasets.get(config.source, (None, None))
         path = config.expert.path if isinstance(config.expert, CheckpointConfig) else None
-        return Sources(content, scores, self.checkpoints.get(path or ""), self.method)
+        known = self.datasets.get(config.source, Sources())
+        return replace(known, checkpoint=self.checkpoints.get(path or ""))

@@ -16,6 +16,8 @@ Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 Scores = tuple[float, float]
 
+MANY_NEGATIVE = 0.2
+"""Part of the returns-to-go; see `OfflineDataset.zero_is_arbitrary`."""
 ACTION_TOLERANCE = 1e-5  # of the width of the bounds: the rounding of stored float32 actions
 
 
@@ -129,6 +131,15 @@ class OfflineDataset:
     def episode_returns(self) -> NDArray[np.float64]:
         """[E] undiscounted sums of rewards, environment units."""
         return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64)
+
+    @cached_property
+    def zero_is_arbitrary(self) -> bool:
+        """Whether 0 says nothing of what a state is worth: many returns-to-go lie below.
+
+        They are undiscounted, and many is `MANY_NEGATIVE` of them: all or most where each step
+        costs something, 16 % on the medium-replay data of HalfCheetah, less than 1 % on Hopper's.
+        """
+        return bool((self.returns_to_go(1.0) < 0).mean() >= MANY_NEGATIVE)
 
     def returns_to_go(self, discount: float) -> NDArray[np.float64]:
         """[N] G_t = r_t + discount * G_{t+1} within an episode, environment units.

@@ -371,7 +371,7 @@ class Pipeline:
                 actions,
                 values,
                 torch.as_tensor(weights.astype(np.float32)).to(self.device),
-                float((dataset.returns_to_go(1.0) < 0).mean()),
+                dataset.zero_is_arbitrary,
             )
             lengths = np.diff(dataset.episode_ends, prepend=0)
             task = replace(

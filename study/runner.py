@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import signal
 import socket
 import sys
 import threading
@@ -25,7 +24,7 @@ from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
 from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
-from study.signals import Ended, kept, stopping
+from study.signals import children_deaf, handlers_kept, stopping
 from study.startup import keep_ray_token, make_room_for_sockets
 from study.trial import placed, run_trial, throttled
 
@@ -153,7 +152,6 @@ def _tune(
     require_light(bound)
     flag = folder.stop_flag
     search = StudySearch(book, flag.exists, flag.touch, folder.trial)
-    starting = ExitStack()
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
@@ -167,13 +165,12 @@ def _tune(
             name="tune",
             storage_path=str(folder.path),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            callbacks=[_watch(search, heartbeat, starting.close)],
+            callbacks=[_watch(search, heartbeat)],
             verbose=0,
         ),
     )
     try:
-        with starting:
-            starting.enter_context(kept())
+        with handlers_kept():
             tuner.fit()
     except NodeDied as error:
         if flag.exists():  # whoever asked the study to stop ended Ray's processes as well
@@ -232,22 +229,18 @@ def own_node() -> dict[str, Any]:
     return node
 
 
-def _watch(search: "StudySearch", heartbeat: Heartbeat, begun: Callable[[], None]) -> Any:
+def _watch(search: "StudySearch", heartbeat: Heartbeat) -> Any:
     """Looks for the driver's node and its seat, and tells the search of workers that died.
 
     Args:
         search: of the study.
         heartbeat: of its driver.
-        begun: called once Tune has begun, and set a handler of SIGUSR1.
     """
     from ray import tune
 
     look_for_node = throttled(require_node, LOOK_FOR_NODE)
 
     class Watch(tune.Callback):  # type: ignore[misc]
-        def setup(self, **told: Any) -> None:
-            begun()
-
         def on_step_begin(self, iteration: int, trials: list[Any], **told: Any) -> None:
             """Tune takes several steps a second, whether anything happens or not."""
             heartbeat.require()
@@ -312,15 +305,13 @@ def ray_session(address: str | None) -> Iterator[Any]:
             "num_cpus": usable_cpus(),
             "object_store_memory": OBJECT_STORE,
         }
-        with kept():
+        with handlers_kept(), children_deaf():
             context = ray.init(
                 address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 **({} if address else own),
             )
-    except SystemExit as left:  # of Ray's handler of SIGTERM, while it starts
-        raise Ended(signal.SIGTERM) from left
     except Exception as error:  # whatever Ray raises, and a port that nobody listens at
         why = (first_line(error) or type(error).__name__).rstrip(".")
         if address is None:

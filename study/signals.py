@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-TO_THE_GROUP = {signal.SIGHUP, signal.SIGUSR1}
-"""What terminals and batch systems send to every process that a command started."""
+TO_THE_GROUP = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+"""What terminals and batch systems send to every process that a command started, too."""
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -86,19 +87,32 @@ def going_on_with(way_on: str) -> Iterator[None]:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Keep the handlers from a library that sets its own.
+def handlers_kept() -> Iterator[None]:
+    """Keep the handlers from a library that would set its own, as Ray and Tune do."""
+    settle = signal.signal
 
-    Processes that it starts do not hear what is sent to the whole group: what their driver makes of
-    that is theirs too. A signal that comes meanwhile is heard afterwards.
+    def refuse(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number in ENDING else settle(number, handler)
+
+    signal.signal = refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = settle
+        for number in ENDING:  # Ray sets one in C as well, of which Python does not know
+            signal.signal(number, signal.getsignal(number))
+
+
+@contextmanager
+def children_deaf() -> Iterator[None]:
+    """Processes that are started here do not hear what is sent to the whole group.
+
+    What their driver makes of it is theirs too. The driver may hear it only afterwards.
     """
-    before = {number: signal.getsignal(number) for number in ENDING}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

@@ -21,6 +21,8 @@ D4RL_SCORES: dict[str, Scores] = {
     "Walker2d": (1.629008, 4592.3),
     "Ant": (-325.6, 3879.7),
 }
+OF_OBSERVATIONS = {"use_contact_forces", "exclude_current_positions_from_observation"}
+"""Arguments of these environments' makers that no reward depends on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +73,14 @@ def assemble(
     """The dataset of steps: unfinished episodes are truncated, actions clipped where that is right.
 
     Reference scores are those that were asked for, else the `stated` ones, else D4RL's for the
-    environment as D4RL has it: with its own time limit, and no wrapper of its rewards.
+    environment as D4RL has it: with its own time limit and rewards.
 
     Raises:
         InputError: it is no valid dataset of the environment.
     """
-    require_two_episodes(name, len(steps.ends))
     _require_ends(name, steps)
     _require_length(name, environment, steps.ends)
+    require_two_episodes(name, len(steps.ends))
     steps.truncated[steps.ends - 1] |= ~steps.terminated[steps.ends - 1]
     scores = asked.reference_scores or stated
     if asked.reference_scores:
@@ -177,12 +179,11 @@ def _require_ends(where: str, steps: Steps) -> None:
 
 
 def _require_length(where: str, environment: Environment, ends: NDArray[np.int64]) -> None:
-    lengths = np.diff(ends, prepend=0)
-    longest, limit = int(lengths.argmax()), environment.longest_episode
-    if lengths[longest] > limit:
+    lengths, limit = np.diff(ends, prepend=0), environment.longest_episode
+    if (long := np.flatnonzero(lengths > limit)).size:
         raise InputError(
-            f"an episode must end within the {limit} steps of {environment}, and episode {longest} "
-            f"of {where} has {lengths[longest]}: mark where each episode ends (`timeouts` in "
+            f"an episode must end within the {limit} steps of {environment}, and episode {long[0]} "
+            f"of {where} has {lengths[long[0]]}: mark where each episode ends (`timeouts` in "
             "D4RL's layout), or, if the data were collected under a longer limit, name that as in "
             f"`?env={environment.id}&max_episode_steps=STEPS`."
         )
@@ -212,8 +213,10 @@ def require_self_contained(file: h5py.File, where: Path) -> None:
 
 
 def _scored_as_in_d4rl(environment: Environment) -> bool:
-    plain = dataclasses.replace(environment, wrappers=())
-    return plain.plain and not any("Reward" in w.name for w in environment.wrappers)
+    others = environment.kwargs.keys() - OF_OBSERVATIONS
+    names = [wrapper.name for wrapper in environment.wrappers]
+    bare = dataclasses.replace(environment, wrappers=())
+    return bare.plain and not others and not any("Reward" in n or n == "TimeLimit" for n in names)
 
 
 @contextlib.contextmanager

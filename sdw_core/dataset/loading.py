@@ -6,7 +6,6 @@ import json
 import os
 import re
 import socket
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -162,7 +161,7 @@ def _download(reference: str) -> None:
     reason = "not an id that could be downloaded"
     if DATASET_ID.fullmatch(reference):
         try:
-            with quiet(), contextlib.redirect_stdout(sys.stderr):
+            with quiet():
                 _require_route()
                 return minari.download_dataset(reference)  # type: ignore[no-any-return]
         except Exception as error:  # no network, no client, no such dataset: all the same here

@@ -35,8 +35,8 @@ def import_dataset(
     What is loaded from it equals what is loaded from the source.
 
     Returns:
-        The reference to use it by: the name, with `?env=module:ID` behind it where a module must be
-        imported to register its environment. A dataset does not decide what is imported.
+        The reference to use it by: the name, with the environment behind it where a module must be
+        imported for that, or a file opened. A dataset decides neither.
 
     Args:
         source: any reference that `load` takes.
@@ -55,8 +55,8 @@ def import_dataset(
         raise InputError(
             f"the environment is named twice, {named!r} and {environment!r}: name it once."
         )
-    environment = environment or named
-    reference = f"{where}?env={environment}" if environment else where
+    named = environment or named
+    reference = f"{where}?env={named}" if named else where
     dataset = load(reference, reference_scores, clip_actions)
     folder = datasets_folder() / name
     try:
@@ -70,8 +70,8 @@ def import_dataset(
                 minari.namespace.create_namespace(namespace, **IMPORTED)
     except OSError as error:
         raise SDWError(f"`{name}` could not be written to {folder} ({described(error)}).") from None
-    own = dataset.environment.id.partition(":")[1]
-    return f"{name}?env={dataset.environment.typed}" if own else name
+    kept = dataset.environment
+    return f"{name}?env={kept.typed}" if kept.must_be_typed else name
 
 
 def reference_scores_of(name: str) -> Scores | None:

@@ -10,13 +10,13 @@
 
 `value_scale` chooses between the last two. Its `mean` has the origin
 
-    q0 = 0                               where few of D's returns-to-go are negative
-    q0 = min_{s in D} q*(s, pi*(s))      elsewhere
+    q0 = min_{s in D} q*(s, pi*(s))      where many of D's returns-to-go are negative
+    q0 = 0                               elsewhere
 
-so that there the zero of the reward, which says nothing of what a state is worth (all rewards of a
-pendulum are negative), takes no state's weight away: c(s) is the advantage over the worst state,
-whatever is added to all values. The data decide which it is, and not the fitted values, whose
-errors differ with the seed.
+so that in the first case the zero of the reward, which says nothing of what a state is worth (all
+rewards of a pendulum are negative), takes no state's weight away: c(s) is the advantage over the
+worst state, whatever is added to all values. The data decide which case it is
+(`OfflineDataset.zero_is_arbitrary`), and not the fitted values, whose errors differ with the seed.
 
 DBC, PBC and Av-PBC: arXiv 2410.22728. With density weights w(s), each is its SDW form:
 arXiv 2512.06692.
@@ -30,9 +30,6 @@ from sdw_core.config import DistillConfig
 from sdw_core.distill.loop import Task
 from sdw_core.errors import InputError, SDWError
 
-FEW = 0.2
-"""Part of the undiscounted returns-to-go below which negative ones are few. On the medium-replay
-data of HalfCheetah 16 % are negative, on those of Hopper none or less than 1 %."""
 TOLD = 0.1
 """Part of the states without weight from which on a run says so."""
 
@@ -44,7 +41,7 @@ def build_task(
     expert_actions: Tensor,
     expert_values: Tensor,
     density_weights: Tensor,
-    negative: float,
+    zero_is_arbitrary: bool,
 ) -> Task:
     """Targets and weights of the configured objective over the whole dataset.
 
@@ -55,7 +52,7 @@ def build_task(
         expert_actions: pi*(s) [N, A].
         expert_values: q*(s, pi*(s)) [N].
         density_weights: w(s) [N], mean one.
-        negative: part of the dataset's undiscounted returns-to-go that is negative.
+        zero_is_arbitrary: see `OfflineDataset`.
 
     Raises:
         SDWError: the action value makes no weight positive.
@@ -63,13 +60,13 @@ def build_task(
     targets = actions if config.objective == "dbc" else expert_actions
     weights = density_weights
     if config.objective == "av_pbc":
-        weights = weights * _action_value_weights(config, expert_values, negative)
+        weights = weights * _action_value_weights(config, expert_values, zero_is_arbitrary)
     return Task(states, actions, targets, weights)
 
 
-def _action_value_weights(config: DistillConfig, values: Tensor, negative: float) -> Tensor:
+def _action_value_weights(config: DistillConfig, values: Tensor, zero_is_arbitrary: bool) -> Tensor:
     paper = config.value_scale == "paper"
-    origin = values.min() if negative >= FEW else 0.0
+    origin = values.min() if zero_is_arbitrary else 0.0
     weights = config.beta * values if paper else (values - origin).clamp_min(0)
     if not (weights > 0).any():
         raise SDWError(

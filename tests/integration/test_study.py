@@ -22,7 +22,7 @@ from tests.integration.processes import (
 TINY = tiny_study("name: one, trials: 3", outer_steps=6)
 LONG = 3000
 """Outer steps of a trial that is under way long enough to be interrupted."""
-KEYS = {"study", "state", "driver", "trials", "best", "early_stopping"}
+KEYS = {"study", "state", "driver", "trials", "best", "early_stopping", "warnings"}
 TRIAL_KEYS = {
     *("number", "outcome", "reason", "params", "values", "interval", "seconds", "stages"),
     "retry_of",

@@ -311,6 +311,20 @@ class TestD4RL:
         assert dataset.reference_scores == (1.629008, 4592.3)
         assert "Walker2d" in dataset.reference_source
 
+    @pytest.mark.parametrize(
+        ("environment", "scored"),
+        [
+            ("Hopper-v4", True),
+            ("Hopper-v5&exclude_current_positions_from_observation=true", True),
+            ("Hopper-v5&forward_reward_weight=2.0", False),
+            ("Hopper-v5&terminate_when_unhealthy=false", False),
+            ("Hopper-v5&max_episode_steps=500", False),
+        ],
+    )
+    def test_published_scores_are_of_published_environments(self, environment, scored):
+        dataset = load(f"{write_d4rl(transitions())}?env={environment}")
+        assert dataset.reference_scores == ((-20.272305, 3234.3) if scored else None)
+
     def test_no_scores_no_normalisation(self):
         dataset = load(f"{write_d4rl(transitions(dimensions=PENDULUM))}?env=Pendulum-v1")
         assert dataset.reference_scores is dataset.reference_source is None
@@ -857,9 +871,22 @@ class TestOwn:
 
 
 class TestImport:
-    def test_an_environment_that_its_module_registers_by_class(self, tmp_path, monkeypatch):
+    def test_an_environment_that_opens_a_file(self, tmp_path):
+        from gymnasium.envs.mujoco import hopper_v5
+
+        model = Path(hopper_v5.__file__).parent / "assets/hopper.xml"
+        (tmp_path / "m&m.xml").write_bytes(model.read_bytes())
+        env = f"Hopper-v5&xml_file={tmp_path}/m&m.xml".replace("m&m", r"m\u0026m")
+        env = env.replace("=/", '="/') + '"'
+        made = import_dataset(write_d4rl(transitions()), "my/hopper-v0", env)
+        assert made == f"my/hopper-v0?env={env}"
+        assert load(made).environment.kwargs == {"xml_file": f"{tmp_path}/m&m.xml"}
+        assert_refused("my/hopper-v0", "which files are opened", "?env=Hopper-v5&xml_file=")
+
+    def test_an_environment_that_its_module_registers_by_class(self, tmp_path, monkeypatch, capsys):
         (tmp_path / "my_swing.py").write_text(
             "import gymnasium\n"
+            "print('my robot greets you')\n"
             "from gymnasium.envs.classic_control.pendulum import PendulumEnv\n"
             "from gymnasium.envs.registration import WrapperSpec\n"
             "class Swing(PendulumEnv):\n"
@@ -879,6 +906,7 @@ class TestImport:
             assert_equal(dataset, load(f"{path}?env={env}"))
             assert dataset.environment.kwargs == {"g": 5, "label": "a&b"}
             assert [wrapper.name for wrapper in dataset.environment.wrappers] == ["ClipReward"]
+            assert capsys.readouterr().out == ""
             assert load("my/swing-v0").environment.max_episode_steps == 40
         finally:
             del gymnasium.registry["Swing-v0"]

@@ -21,7 +21,7 @@ WEIGHTED = [
 ]
 
 
-def draws(negative: float = 0.0) -> dict[str, Any]:
+def draws(zero_is_arbitrary: bool = False) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> Tensor:
@@ -34,27 +34,27 @@ def draws(negative: float = 0.0) -> dict[str, Any]:
         "expert_actions": normal(STATES, ACTIONS).tanh(),
         "expert_values": 50 * normal(STATES),  # of both signs
         "density_weights": weights / weights.mean(),
-        "negative": negative,
+        "zero_is_arbitrary": zero_is_arbitrary,
     }
 
 
 def c_twin(
-    objective: str, value_scale: str, beta: float, q: np.ndarray, negative: float
+    objective: str, value_scale: str, beta: float, q: np.ndarray, zero_is_arbitrary: bool
 ) -> np.ndarray:
     if objective != "av_pbc":
         return np.ones_like(q)
     if value_scale == "paper":
         return beta * q
-    c = np.maximum(q, 0) if negative < 0.2 else q - q.min()
+    c = q - q.min() if zero_is_arbitrary else np.maximum(q, 0)
     return c / c.mean()
 
 
-@pytest.mark.parametrize("negative", [0.19, 0.2])
+@pytest.mark.parametrize("zero_is_arbitrary", [False, True])
 @pytest.mark.parametrize(("objective", "value_scale"), WEIGHTED)
 def test_the_meta_loss_is_that_of_the_table(
-    objective: str, value_scale: str, negative: float
+    objective: str, value_scale: str, zero_is_arbitrary: bool
 ) -> None:
-    given = draws(negative)
+    given = draws(zero_is_arbitrary)
     config = DistillConfig(objective=objective, value_scale=value_scale, beta=0.03)
     task = build_task(config, **given)
     q, w = (given[key].double().numpy() for key in ("expert_values", "density_weights"))
@@ -62,7 +62,7 @@ def test_the_meta_loss_is_that_of_the_table(
     policy = np.random.default_rng(1).uniform(-1, 1, (STATES, ACTIONS))  # pi_theta_T(s)
     expected = np.mean(
         w
-        * c_twin(objective, value_scale, 0.03, q, negative)
+        * c_twin(objective, value_scale, 0.03, q, zero_is_arbitrary)
         * np.mean((policy - target) ** 2, axis=1)
     )
     error = (torch.from_numpy(policy) - task.targets).square().mean(1)
@@ -76,12 +76,15 @@ def test_equal_densities_change_nothing(objective: str, value_scale: str) -> Non
     given = draws() | {"density_weights": torch.ones(STATES)}
     config = DistillConfig(objective=objective, value_scale=value_scale, beta=0.03)
     weights = build_task(config, **given).weights.numpy()
-    expected = c_twin(objective, value_scale, 0.03, given["expert_values"].double().numpy(), 0)
+    expected = c_twin(objective, value_scale, 0.03, given["expert_values"].double().numpy(), False)
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
 
-def value_weights(values: Tensor, negative: float) -> Tensor:
-    given = draws(negative) | {"expert_values": values, "density_weights": torch.ones(STATES)}
+def value_weights(values: Tensor, zero_is_arbitrary: bool) -> Tensor:
+    given = draws(zero_is_arbitrary) | {
+        "expert_values": values,
+        "density_weights": torch.ones(STATES),
+    }
     return build_task(DistillConfig(objective="av_pbc"), **given).weights
 
 
@@ -90,15 +93,15 @@ def test_values_of_positive_data_are_weights_to_the_last_bit() -> None:
     values = draws()["expert_values"]
     for each in (values.abs(), values):
         clamped = each.clamp_min(0)
-        assert torch.equal(value_weights(each, 0.19), clamped / clamped.mean())
+        assert torch.equal(value_weights(each, False), clamped / clamped.mean())
 
 
 @pytest.mark.parametrize("shift", [-1e4, -500.0, -200.0])
 def test_weights_of_negative_values_do_not_change_with_the_rewards_zero(shift: float) -> None:
     values = draws()["expert_values"]
-    weights = value_weights(values - 200, 1.0)
+    weights = value_weights(values - 200, True)
     assert (values - 200).max() < 0
-    torch.testing.assert_close(value_weights(values + shift, 1.0), weights, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(value_weights(values + shift, True), weights, rtol=1e-3, atol=1e-3)
     assert (weights == 0).sum() == 1
     assert torch.equal(weights.argsort(), values.argsort())
     assert effective_sample_size_percent(weights.numpy()) > 50
@@ -138,13 +141,16 @@ def test_rewards_that_no_weight_can_come_of_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value_scale", "value", "negative"),
-    [("mean", 0.0, 0), ("mean", -3.0, 0), ("mean", -3.0, 1), ("paper", 0.0, 0), ("paper", -3.0, 1)],
+    ("value_scale", "value", "zero_is_arbitrary"),
+    [
+        *(("mean", 0.0, False), ("mean", -3.0, False), ("mean", -3.0, True)),
+        *(("paper", 0.0, False), ("paper", -3.0, True)),
+    ],
 )
 def test_weights_that_are_zero_everywhere_are_an_error(
-    value_scale: str, value: float, negative: float
+    value_scale: str, value: float, zero_is_arbitrary: bool
 ) -> None:
-    given = draws(negative) | {"expert_values": torch.full((STATES,), value)}
+    given = draws(zero_is_arbitrary) | {"expert_values": torch.full((STATES,), value)}
     with pytest.raises(SDWError, match="every weight of `av_pbc` is 0 or less; choose") as caught:
         build_task(DistillConfig(objective="av_pbc", value_scale=value_scale), **given)
     assert len(str(caught.value).splitlines()) == 1

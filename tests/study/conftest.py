@@ -1,10 +1,12 @@
 """Small studies for the tests of this folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from sdw_core.identity import Inventory
 from search_spaces import StudySpec, load_spec
 from study.folder import StudyFolder
 
@@ -41,3 +43,12 @@ def folder(tmp_path: Path) -> StudyFolder:
 @pytest.fixture
 def pareto(tmp_path: Path) -> StudyFolder:
     return StudyFolder.create(small_spec(name="pareto"), tmp_path)
+
+
+def by_another_method(inventory: Inventory, stage: str) -> Inventory:
+    """The same data and checkpoints, where a later version raised a stage's number."""
+    datasets = {
+        name: replace(sources, method={**sources.method, stage: 99})
+        for name, sources in inventory.datasets.items()
+    }
+    return Inventory(datasets, inventory.checkpoints)

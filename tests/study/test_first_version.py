@@ -16,6 +16,7 @@ from search_spaces import load_comparison
 from study.comparison import ComparisonFolder, check_comparison, run_cell
 from study.folder import StudyFolder
 from study.outcomes import config_hash
+from tests.study.conftest import by_another_method
 from tests.study.test_cli import sdw
 from tests.study.test_identity import run_trials
 
@@ -124,7 +125,7 @@ def test_its_cells_of_other_data_or_by_another_method_are_left_alone(
 ) -> None:
     spec = load_comparison(str(LEGACY / "compare.yaml"))
     now = check_comparison(spec)[0]
-    later = Inventory(now.datasets, now.checkpoints, {**METHOD, "evaluate": 99})
+    later = by_another_method(now, "weights")
     assert compared.results(spec, later) == {}
     assert compared.unused(spec, later) == 4
     for path in compared.path.glob("cells/rows-*/result.json"):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sdw_core.dataset import load
 from sdw_core.errors import InputError
 from sdw_core.files import read_json, write_json
-from sdw_core.identity import METHOD, Inventory
+from sdw_core.identity import Inventory, method_of
 from sdw_core.normalizer import Normalizer
 from search_spaces import ComparisonSpec, load_comparison, load_spec
 from study.comparison import ComparisonFolder, Results, check_comparison, ready, run_cell
@@ -23,7 +23,7 @@ from study.outcomes import finished_result
 from study.runner import _outcome
 from study.search import StudySearch
 from study.stage_cache import contents
-from tests.study.conftest import SMALL, small_spec
+from tests.study.conftest import SMALL, by_another_method, small_spec
 from tests.study.test_cli import networks_of, sdw
 
 BUNDLED = Path(__file__).parents[2] / "sdw_core/data/sdw/hopper-replay-mini-v0"
@@ -161,14 +161,13 @@ def test_a_study_keeps_what_it_was_launched_on_and_its_trials_say_so(
         "dataset": load(str(data)).content_hash,
         "scores": list(load(str(data)).required_scores),
         "checkpoint": None,
-        "method": dict(METHOD),
+        "method": dict(method_of(load(str(data)))),
     }
     assert read_json(folder.trial(0) / "result.json")["sources"] == stated
     assert read_json(folder.trial(0) / "record.json")["sources"] == stated
     assert read_json(folder.path / "sources.json") == {
-        "datasets": {str(data): {"content_hash": stated["dataset"], "scores": stated["scores"]}},
+        "datasets": {str(data): stated},
         "checkpoints": {},
-        "method": dict(METHOD),
     }
 
 
@@ -212,8 +211,9 @@ def test_a_study_whose_data_or_method_changed_is_not_gone_on_with(
         edit(data)
     else:
         path = folder.path / "sources.json"
-        older = {**METHOD, "distill": METHOD["distill"] - 1}
-        write_json(path, read_json(path) | {"method": older})
+        document = read_json(path)
+        document["datasets"][str(data)]["method"]["distill"] -= 1
+        write_json(path, document)
     before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
     given = ["--trials", "2"] if command == "extend" else []
     status, out, err = sdw(capsys, command, str(folder.path), *given)
@@ -322,7 +322,7 @@ def test_cells_of_another_method_are_other_cells(comparison) -> None:
     folder, spec = comparison
     now = check_comparison(spec)[0]
     run_cells(folder, spec, now)
-    raised = Inventory(now.datasets, now.checkpoints, {**METHOD, "distill": 99})
+    raised = by_another_method(now, "distill")
     assert folder.results(spec, raised) == {}
     assert folder.unused(spec, raised) == 3
 

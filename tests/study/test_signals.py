@@ -11,7 +11,16 @@ import pytest
 
 from study.folder import StudyFolder
 from study.search import StudySearch
-from study.signals import ENDING, TO_THE_GROUP, Ended, ending, going_on_with, kept, stopping
+from study.signals import (
+    ENDING,
+    TO_THE_GROUP,
+    Ended,
+    children_deaf,
+    ending,
+    going_on_with,
+    handlers_kept,
+    stopping,
+)
 from study.trial import run_trial
 from tests.sdw_core.processes import ROOT
 from tests.study.conftest import small_spec
@@ -120,23 +129,34 @@ def test_the_innermost_says_how_to_go_on():
 
 
 def test_a_library_that_sets_handlers_takes_no_signal_away(tmp_path):
-    """As Ray and Tune do; what the library starts hears no signal of the group."""
+    """As Ray and Tune do."""
     flag = tmp_path / "stop"
-    code = "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     with stopping(flag):
-        with kept():
+        with handlers_kept():
             for number in ENDING:
                 signal.signal(number, signal.SIG_IGN)
-            started = subprocess.run(
-                [sys.executable, "-c", code], check=True, capture_output=True, text=True
-            )
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
             signal.raise_signal(signal.SIGUSR1)
-            assert not flag.exists()
-        assert flag.exists()
+            assert flag.exists()
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
         flag.unlink()
         signal.raise_signal(signal.SIGTERM)
         assert flag.exists()
-    assert {int(number) for number in started.stdout.split()} >= TO_THE_GROUP
+
+
+def test_what_is_started_to_be_deaf_hears_no_signal_of_the_group(tmp_path):
+    flag = tmp_path / "stop"
+    code = "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with stopping(flag):
+        with children_deaf():
+            started = subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            )
+            signal.raise_signal(signal.SIGHUP)
+        assert flag.exists()
+    assert {int(number) for number in started.stdout.split()} == TO_THE_GROUP
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 # A study's command, outside the study's own rounds
