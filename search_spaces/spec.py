@@ -11,7 +11,11 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
 from sdw_core.config import (
     Config,
+    Count,
     PipelineConfig,
+    Runs,
+    Seconds,
+    Seed,
     as_key,
     identifying,
     nearest,
@@ -74,7 +78,7 @@ class Objective(Config):
 class Resources(Config):
     """What Ray reserves for a trial."""
 
-    cpu: PositiveInt = Field(1, description="CPU cores; also the torch threads of a trial")
+    cpu: Count = Field(1, description="CPU cores; also the torch threads of a trial")
     gpu: float = Field(0, ge=0, description="GPUs; a fraction shares one, without isolating memory")
 
 
@@ -96,8 +100,8 @@ class EarlyStopping(Config):
     reduction_factor: int = Field(
         3, ge=2, description="one trial in so many passes a rung; rungs lie as many times apart"
     )
-    policies: PositiveInt = Field(3, description="fresh policies at a rung, on seeds of their own")
-    episodes: PositiveInt = Field(2, description="episodes a policy at a rung")
+    policies: Runs = Field(3, description="fresh policies at a rung, on seeds of their own")
+    episodes: Runs = Field(2, description="episodes a policy at a rung")
 
     def rungs(self, outer_steps: int) -> tuple[int, ...]:
         """Outer steps at which trials are compared.
@@ -121,10 +125,10 @@ class StudyConfig(Config):
         min_length=1,
         description="one, or several for a Pareto front",
     )
-    trials: PositiveInt = Field(8, description="trials to run")
-    seed: int = Field(0, ge=0, description="root seed of the sampler, and of the pipeline")
-    startup_trials: PositiveInt = Field(4, description="random trials before the sampler learns")
-    concurrency: PositiveInt | Literal["auto"] = Field(
+    trials: Count = Field(8, description="trials to run")
+    seed: Seed = Field(0, description="root seed of the sampler, and of the pipeline")
+    startup_trials: Count = Field(4, description="random trials before the sampler learns")
+    concurrency: Count | Literal["auto"] = Field(
         "auto", description="trials at a time; `auto`: as many as the resources hold"
     )
     resources: Resources = Resources()
@@ -134,17 +138,17 @@ class StudyConfig(Config):
         "the folder is on a network file system, else `sqlite`; or a URL (postgresql://...), in "
         "which `${NAME}` is that environment variable",
     )
-    time_budget: PositiveFloat | None = Field(
+    time_budget: Seconds | None = Field(
         None,
         description="seconds of a `launch`, `resume` or the like, after which no trial is begun "
         "and running ones are stopped",
     )
-    trial_timeout: PositiveFloat | None = Field(
+    trial_timeout: Seconds | None = Field(
         None,
         description="seconds of a trial's own running time, over all its attempts, after which it "
         "is FAILED",
     )
-    max_identical_failures: PositiveInt | None = Field(
+    max_identical_failures: Count | None = Field(
         5,
         description="so many trials in a row that FAILED for one reason stop the study; null: none "
         "do",

@@ -424,7 +424,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_done(
 ) -> None:
     monkeypatch.setattr(loop, "initial_rows", lambda *_: pytest.fail("rows were chosen"))
     with pytest.raises(InputError, match=r"needs \d+\.\d GB on cpu"):
-        distill(small_task(), changed(SMALL, meta_batch_size=10**12), 0)
+        distill(small_task(), changed(SMALL, meta_batch_size=10**7, width=16_384), 0)
 
 
 def test_the_mode_of_the_caller_does_not_matter() -> None:
@@ -461,7 +461,12 @@ def test_without_steps_it_returns_the_rows_that_it_starts_from(
     density = torch.randn(200, generator=generator)
     task = replace(small_task(), log_density=density, episode_returns=of_episodes)
     none = changed(
-        SMALL, outer_steps=0, initial_states=way, initial_actions=actions, meta_batch_size=10**12
+        SMALL,
+        outer_steps=0,
+        initial_states=way,
+        initial_actions=actions,
+        meta_batch_size=10**7,
+        width=16_384,
     )
     checkpoint = tmp_path / "checkpoint"
     rows = distill(task, none, 0, checkpoint=checkpoint)

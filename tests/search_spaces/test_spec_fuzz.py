@@ -71,11 +71,13 @@ def stated(read: Any, document: Any, path: str = "") -> list[str]:
 
 def is_same(read: Any, document: Any) -> bool:
     """Whether a value is the one that was typed: `"1"` is 1, `yes` is true, a path absolute."""
+    if read == document:
+        return True
     if isinstance(read, bool):
         return str(document).lower() in (("1", "true", "yes", "on") if read else _NO)
-    if isinstance(read, int | float) and not isinstance(document, bool | None):
+    if isinstance(read, int | float) and isinstance(document, str):
         return float(read) == float(document)
-    return read == document or read == str(Path(str(document)).resolve())
+    return read == str(Path(str(document)).resolve())
 
 
 _NO = ("0", "false", "no", "off")
