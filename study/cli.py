@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from sdw_core import __version__
 from sdw_core.errors import DivergenceError, InputError, SDWError, first_line
 from sdw_core.files import read_json
 from search_spaces import StudySpec, load_comparison, load_spec
@@ -73,9 +74,7 @@ STUDIES = Path("sdw-studies")
 
 def _say_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
-        out.print(f"sdw-obd {version('sdw-obd')}")
+        out.print(f"sdw-obd {__version__}")
         raise typer.Exit
 
 

@@ -19,6 +19,7 @@ import yaml
 from huggingface_hub import DatasetCard
 from safetensors.numpy import load_file
 
+from sdw_core import __version__
 from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
 from sdw_core.card import front_matter, require_license
 from sdw_core.config import EvaluationConfig, PipelineConfig
@@ -169,7 +170,8 @@ def test_the_manifest_says_all_that_is_needed_to_use_and_to_judge_it(
     assert set(manifest["scores"]["synthetic"]) == {"mean", "iqm", "low", "high", "per_policy"}
     assert len(manifest["scores"]["synthetic"]["per_policy"]) == 3
     assert manifest["versions"]["torch"] == torch.__version__
-    assert {"python", "sdw-obd", "numpy", "gymnasium", "mujoco"} <= set(manifest["versions"])
+    assert manifest["versions"]["sdw-obd"] == __version__
+    assert {"python", "numpy", "gymnasium", "mujoco"} <= set(manifest["versions"])
     assert manifest["files"] == {name: sha256_of_file(folder / name) for name in FILES}
 
 
