@@ -296,35 +296,28 @@ class Environment:
                 "needs, correct its arguments, or choose another."
             ) from None
 
-    def require_run(self) -> None:
-        """Begin an episode and take a step.
-
-        Raises:
-            InputError: it cannot.
-        """
-        env = self.make()
-        spaces = self.spaces
-        try:
-            with quiet():
-                env.reset(seed=0)
-                env.step((spaces.action_low + spaces.action_high) / 2)
-        except Exception as error:  # an environment may raise anything
-            raise InputError(
-                f"the environment `{self}` cannot be run ({described(error)}): correct its "
-                "arguments, or choose another."
-            ) from None
-        finally:
-            env.close()
-
     @cached_property
     def spaces(self) -> Spaces:
-        """What policies see and do in it.
+        """What policies see and do in it; it begins an episode and takes a step for that.
 
         Raises:
-            InputError: observations or actions are no vectors, or actions have no finite bounds.
+            InputError: observations or actions are no vectors, actions have no finite bounds, or it
+                cannot be run.
         """
-        env = self.make()
-        env.close()
+        with contextlib.closing(self.make()) as env:
+            spaces = self._spaces(env)
+            try:
+                with quiet():
+                    env.reset(seed=0)
+                    env.step((spaces.action_low + spaces.action_high) / 2)
+            except Exception as error:  # an environment may raise anything
+                raise InputError(
+                    f"the environment `{self}` cannot be run ({described(error)}): correct its "
+                    "arguments, or choose another."
+                ) from None
+        return spaces
+
+    def _spaces(self, env: Env) -> Spaces:
         observations = self._vector(env.observation_space, "observations")
         actions = self._vector(env.action_space, "actions")
         clips = False

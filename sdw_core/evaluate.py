@@ -1,7 +1,8 @@
 """Evaluation: fresh policies, trained on synthetic rows alone, run in the real environment."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdw_core.environment import Env, Environment
-from sdw_core.errors import DivergenceError, InputError, SDWError
+from sdw_core.environment import Env, Environment, quiet
+from sdw_core.errors import DivergenceError, InputError, SDWError, described
 from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, Parameters, clone
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
@@ -299,6 +300,19 @@ def _environments(environment: Environment, count: int) -> list[Env]:
     return _kept[kind][:count]
 
 
+@contextlib.contextmanager
+def _blamed(environment: Environment) -> Iterator[None]:
+    """Say of whatever an environment raises that it is the environment's."""
+    try:
+        yield
+    except Exception as error:
+        raise SDWError(
+            f"the environment `{environment}` failed while a policy was run in it "
+            f"({described(error)}): correct its arguments or its code, or choose another."
+        ) from error
+
+
+@quiet()  # an environment may print and warn as it likes
 def rollout(
     act: Act,
     arena: Arena,
@@ -317,14 +331,15 @@ def rollout(
     one ends.
 
     Raises:
-        SDWError: a return is not a finite number.
+        SDWError: the environment fails, or a return is not a finite number.
     """
     environments = _environments(arena.environment, policies * episodes)
     limit = arena.environment.longest_episode
     observations = np.zeros((len(environments), len(arena.observation_mean)), np.float32)
-    for lane, env in enumerate(environments):
-        start = derive_seed(seed, f"{stage}/episode", *divmod(lane, episodes))
-        observations[lane], _ = env.reset(seed=start % 2**31)
+    with _blamed(arena.environment):
+        for lane, env in enumerate(environments):
+            start = derive_seed(seed, f"{stage}/episode", *divmod(lane, episodes))
+            observations[lane], _ = env.reset(seed=start % 2**31)
     returns = np.zeros(len(environments))
     active = list(range(len(environments)))
     step = 0
@@ -334,13 +349,14 @@ def rollout(
         actions = act(observations.reshape(policies, episodes, -1))
         actions = actions.reshape(len(environments), -1)
         still_active = []
-        for lane in active:
-            observations[lane], reward, terminated, truncated, _ = environments[lane].step(
-                actions[lane]
-            )
-            returns[lane] += float(reward)
-            if not (terminated or truncated):
-                still_active.append(lane)
+        with _blamed(arena.environment):
+            for lane in active:
+                observations[lane], reward, terminated, truncated, _ = environments[lane].step(
+                    actions[lane]
+                )
+                returns[lane] += float(reward)
+                if not (terminated or truncated):
+                    still_active.append(lane)
         active = still_active
         step += 1
         if progress and step % 20 == 0:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +17,8 @@ Scores = tuple[float, float]
 
 MANY_NEGATIVE = 0.2
 """Part of the returns-to-go; see `OfflineDataset.zero_is_arbitrary`."""
+LARGEST_SCORE, LEAST_RANGE = 1e100, 1e-9
+"""Of reference scores: beyond them, normalised returns would not be finite."""
 ACTION_TOLERANCE = 1e-5  # of the width of the bounds: the rounding of stored float32 actions
 
 
@@ -256,10 +257,11 @@ def _require_actions_in_bounds(dataset: OfflineDataset) -> None:
 
 def require_ascending(low: float, high: float) -> None:
     """Refuse reference scores that normalise nothing."""
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not (max(abs(low), abs(high)) <= LARGEST_SCORE and high - low >= LEAST_RANGE):
         raise InputError(
-            "the reference scores must be two finite returns, the random policy's below the "
-            f"expert's, not {low} and {high}: give the lower one first."
+            f"the reference scores must be two finite returns of at most {LARGEST_SCORE:g}, the "
+            f"random policy's below the expert's by {LEAST_RANGE:g} or more, not {low} and {high}: "
+            "give the lower one first."
         )
 
 

@@ -216,6 +216,8 @@ def _scored_as_in_d4rl(environment: Environment) -> bool:
     others = environment.kwargs.keys() - OF_OBSERVATIONS
     names = [wrapper.name for wrapper in environment.wrappers]
     bare = dataclasses.replace(environment, wrappers=())
+    if not str(bare.spec().entry_point).startswith("gymnasium.envs.mujoco."):
+        return False  # another's `mine/Hopper-v0`
     return bare.plain and not others and not any("Reward" in n or n == "TimeLimit" for n in names)
 
 

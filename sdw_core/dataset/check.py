@@ -25,6 +25,8 @@ from sdw_core.seeds import numpy_generator
 
 STEPPED = 300
 """Transitions that are stepped again."""
+PROOFS = 16
+"""Times that a step is taken again before it is believed to follow from what is observed."""
 RESETS = 32
 """Random episodes whose beginnings are compared."""
 BEGINNING = 10
@@ -160,10 +162,10 @@ def _step(env: Env, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], f
 
 
 def _layout(env: Env, dataset: OfflineDataset, rng: np.random.Generator) -> _Layout | None:
-    """Where an observation holds the state, proved by a step that is taken twice; None: it may not.
+    """Where an observation holds the state, proved by a step taken again; None: it may not.
 
-    What observation wrappers change, what an environment remembers and what is drawn at random all
-    show in that step.
+    What observation wrappers change, what an environment remembers of the step before and what is
+    drawn at random all show, if the step is taken again often enough, each time after another.
     """
     simulated: Any = env.unwrapped
     if not all(hasattr(simulated, name) for name in ("set_state", "data", "model")):
@@ -177,9 +179,14 @@ def _layout(env: Env, dataset: OfflineDataset, rng: np.random.Generator) -> _Lay
             continue
         action = _random_action(dataset, rng)
         first, first_reward, _ = _step(env, action)
-        layout.restore(env, observation)
-        again, again_reward, _ = _step(env, action)
-        if np.allclose([*first, first_reward], [*again, again_reward], 1e-3, 1e-3):
+        for _ in range(PROOFS):
+            layout.restore(env, observation)
+            _step(env, _random_action(dataset, rng))
+            layout.restore(env, observation)
+            again, again_reward, _ = _step(env, action)
+            if not np.allclose([*first, first_reward], [*again, again_reward], 1e-3, 1e-3):
+                break
+        else:
             return layout
     return None
 

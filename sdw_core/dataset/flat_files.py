@@ -33,6 +33,8 @@ from sdw_core.offline_dataset import Flags, Floats, OfflineDataset
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("timeouts", "episode_terminals", "next_observations")
+OTHER_NAMES = ("truncations", "truncateds", "truncated", "truncation", "timeout")
+"""What others call `timeouts`."""
 SUFFIXES = (".hdf5", ".h5", ".npz")
 D3RLPY_2 = ("observations_0", "actions_0", "rewards_0")
 
@@ -63,6 +65,12 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
             raise InputError(
                 f"a D4RL-layout file must hold {', '.join(REQUIRED)}, and {where} lacks "
                 f"{', '.join(missing)}: add what is missing."
+            )
+        misnamed = [key for key in OTHER_NAMES if key in file]
+        if misnamed and not any(key in file for key in ("timeouts", "episode_terminals")):
+            raise InputError(
+                f"where episodes are cut off is called `timeouts` in D4RL's layout, and {where} "
+                f"has `{misnamed[0]}`: rename that."
             )
         stored = {key: np.asarray(file[key][()]) for key in (*REQUIRED, *OPTIONAL) if key in file}
         if isinstance(file, h5py.File):

@@ -89,8 +89,9 @@ def load(
 
 def split_reference(reference: str) -> tuple[str, str]:
     """The id or path of a reference, and the environment that it names; empty if it names none."""
-    if Path(reference).exists():  # a path may hold a question mark
-        return reference, ""
+    with contextlib.suppress(OSError, ValueError):  # it is no path: too long, or with a null in it
+        if Path(reference).exists():  # a path may hold a question mark
+            return reference, ""
     where, mark, environment = reference.rpartition("?env=")
     return (where, environment) if mark else (reference, "")
 

@@ -229,6 +229,14 @@ class Failing(gymnasium.Env):
         Failing.closed += 1
 
 
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_what_depends_on_the_action_before_is_not_stepped_again(probability):
+    kwargs = {"repeat_action_probability": probability}
+    sticky = within("Hopper-v5", "StickyAction", "stateful_action", **kwargs)
+    found = check(collected(sticky))
+    assert (found.verdict, found.method) == ("cannot tell", "random episodes")
+
+
 def test_an_environment_that_fails_is_no_disagreement_and_is_closed(pendulum, monkeypatch):
     spec = EnvSpec("Failing-v0", entry_point=Failing)
     monkeypatch.setitem(gymnasium.registry, "Failing-v0", spec)

@@ -12,6 +12,8 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import PendulumEnv
+from gymnasium.envs.registration import EnvSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
@@ -324,6 +326,20 @@ class TestD4RL:
     def test_published_scores_are_of_published_environments(self, environment, scored):
         dataset = load(f"{write_d4rl(transitions())}?env={environment}")
         assert dataset.reference_scores == ((-20.272305, 3234.3) if scored else None)
+
+    def test_published_scores_are_of_no_other_environment_of_that_name(self, monkeypatch):
+        spec = EnvSpec("mine/Hopper-v0", PendulumEnv)
+        monkeypatch.setitem(gymnasium.registry, "mine/Hopper-v0", spec)
+        path = write_d4rl(transitions(dimensions=PENDULUM))
+        assert load(f"{path}?env=mine/Hopper-v0").reference_scores is None
+
+    @pytest.mark.parametrize("key", ["truncations", "truncateds", "timeout"])
+    def test_marks_of_another_name_are_not_passed_over(self, key):
+        arrays = transitions()
+        marks = arrays.pop("timeouts")
+        path = write_d4rl(arrays | {key: marks})
+        assert_refused(f"{path}?env=Hopper-v5", "`timeouts`", f"`{key}`: rename")
+        assert len(load(f"{write_d4rl(arrays | {key: marks, 'timeouts': marks})}?env=Hopper-v5"))
 
     def test_no_scores_no_normalisation(self):
         dataset = load(f"{write_d4rl(transitions(dimensions=PENDULUM))}?env=Pendulum-v1")
@@ -806,7 +822,10 @@ class TestOwn:
         assert set_reference("my/made-v0", (0.0, 1.0)) == ["x", 1.0]
         assert reference_scores_of("my/made-v0") == (0, 1)
 
-    @pytest.mark.parametrize("scores", [(5.0, 1.0), (1.0, 1.0), (np.nan, 1.0), (0.0, np.inf)])
+    @pytest.mark.parametrize(
+        "scores",
+        [(5.0, 1.0), (1.0, 1.0), (np.nan, 1.0), (0.0, np.inf), (-1e308, 1e308), (0.0, 1e-320)],
+    )
     def test_scores_that_normalise_nothing(self, made, scores):
         with pytest.raises(InputError, match="reference scores"):
             set_reference(made, scores)
@@ -946,6 +965,11 @@ class TestImport:
         with pytest.raises(InputError) as error:
             import_dataset(write_d4rl(transitions()), name, "Hopper-v5")
         assert_one_sentence(error, "end in a version", "my/hopper-v0")
+
+    @pytest.mark.parametrize("source", ["x" * 5000, "a\0b", "?env=Hopper-v5"])
+    def test_what_is_no_source(self, source):
+        with pytest.raises(InputError):
+            import_dataset(source, "my/hopper-v0")
 
     @pytest.mark.parametrize("scores", [(5.0, 1.0), (1.0, 1.0), (np.nan, 1.0), (0.0, np.inf)])
     def test_reference_scores(self, scores):

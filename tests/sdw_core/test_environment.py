@@ -177,6 +177,7 @@ class TestNamed:
             ("Hopper-v5&max_episode_steps=-1", ["`max_episode_steps`"]),
             ("Hopper-v5&max_episode_steps=1.5", ["`max_episode_steps`"]),
             ("Hopper-v5&max_episode_steps=true", ["`max_episode_steps`"]),
+            ("Hopper-v5&frame_skip=2.5", ["cannot be run", "mj_step"]),
             ("Hopper-v5&xml_file=/gone.xml", ["cannot be made", "/gone.xml"]),
             ("hopper-v5", ["did you mean `Hopper-v5`?", "my_module:hopper-v5"]),
             (":Hopper-v5", ["unknown environment `:Hopper-v5`"]),
@@ -216,6 +217,13 @@ class TestNamed:
 
 
 class TestOfDataset:
+    def test_what_can_be_made_and_not_run(self):
+        function = (
+            "gymnasium.wrappers.transform_reward:TransformReward",
+            {"func": "lambda r: 2 * r"},
+        )
+        refused(lambda: Environment.of_dataset(within(function), "x"), "cannot be run")
+
     def test_arguments_and_limit(self):
         env = gymnasium.make("Hopper-v5", terminate_when_unhealthy=False, max_episode_steps=30)
         assert stated(env) == Environment("Hopper-v5", {"terminate_when_unhealthy": False}, 30)

@@ -140,7 +140,25 @@ class Countdown(gymnasium.Env[Array, Array]):
         type(self).open -= 1
 
 
+class Faulty(Countdown):
+    """Prints what it does, and fails at its third step."""
+
+    def reset(self, **options: Any) -> tuple[Array, dict[str, Any]]:
+        print("ready")
+        self.steps, (state, info) = 0, super().reset(**options)
+        self.left = 30
+        return state, info
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        print("moved")
+        self.steps += 1
+        if self.steps == 3:
+            raise RuntimeError("the motor\nburnt out")
+        return super().step(action)
+
+
 gymnasium.register("SdwTest/Countdown-v0", entry_point=Countdown)
+gymnasium.register("SdwTest/Faulty-v0", entry_point=Faulty)
 
 
 def test_an_episode_that_has_ended_is_not_stepped() -> None:
@@ -289,6 +307,26 @@ def test_a_return_that_is_not_finite_is_an_error_and_no_score() -> None:
     recipe = Recipe(2, 4, 1, (0.1, 0.1))
     with pytest.raises(SDWError, match=r"4 of 4 episodes in .* have a return"):
         evaluate_rows(x, y, [recipe], boundless, 2, 2, 0, "evaluate")
+
+
+def test_an_environment_that_fails_is_named_and_says_nothing_on_stdout(capsys: Any) -> None:
+    faulty = arena("SdwTest/Faulty-v0")
+    act = faulty.actor(lambda states: torch.ones(*states.shape[:2], 2), "cpu")
+    capsys.readouterr()
+    with pytest.raises(SDWError) as error:
+        rollout(act, faulty, 2, 2, 0, "evaluate")
+    assert "`SdwTest/Faulty-v0` failed" in str(error.value)
+    assert "(RuntimeError: the motor)" in str(error.value)
+    said = capsys.readouterr()
+    assert (said.out, "moved" in said.err) == ("", True)
+
+
+def test_what_is_raised_elsewhere_is_no_fault_of_the_environment() -> None:
+    def act(states: Array) -> Array:
+        raise MemoryError("the networks")
+
+    with pytest.raises(MemoryError):
+        rollout(act, HOPPER, 1, 1, 0, "evaluate")
 
 
 def test_a_policy_that_diverges_is_an_error_and_no_score() -> None:
