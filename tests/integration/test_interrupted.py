@@ -28,7 +28,7 @@ TWO_OBJECTIVES = (
 def test_an_interrupted_study_goes_on_and_has_every_number_once(world: World) -> None:
     """Two objectives; its driver killed, then a worker, then stopped by Ctrl-C, then ended."""
     spec = world.path / "two.yaml"
-    spec.write_text(tiny_study("name: two, trials: 4", LONG))
+    spec.write_text(tiny_study("name: two, trials: 4", 4 * LONG))
     folder = StudyFolder(world.path / "sdw-studies" / "two")
 
     def checkpoint_written() -> bool:

@@ -87,7 +87,7 @@ def test_more_trials_and_longer_ones_need_more_disk():
     [
         (["study.trials=100000000"], "GB of disk in .* lower `study.trials`"),
         (
-            ["pipeline.distill.meta_batch_size=100000000", "pipeline.distill.width=4096"],
+            ["pipeline.distill.meta_batch_size=10000000", "pipeline.distill.width=16384"],
             "of memory and .* lower `study.concurrency`",
         ),
     ],
@@ -136,7 +136,7 @@ def test_a_trial_that_the_machine_cannot_hold_is_refused(monkeypatch, tmp_path, 
 
 
 def test_memory_is_the_nodes_own_affair_on_a_cluster(tmp_path):
-    spec = small_spec("pipeline.distill.meta_batch_size=100000000")
+    spec = small_spec("pipeline.distill.meta_batch_size=10000000", "pipeline.distill.width=16384")
     need = estimate(spec, DATASETS)
     assert need.memory > psutil.virtual_memory().available
     require_room(spec, need, tmp_path, on_this_machine=False)
