@@ -725,7 +725,7 @@ def _preflight(
     """Refuse, before anything is written, a study that does not fit; returns what it needs."""
     from study.preflight import estimate, require_room
 
-    need = estimate(spec, datasets[spec.pipeline.source], trials)
+    need = estimate(spec, datasets, trials)
     require_room(spec, need, folder, on_this_machine=address is None)
     return need
 

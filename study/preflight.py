@@ -7,7 +7,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -54,15 +55,22 @@ class Estimate:
     trials_at_a_time: int
 
 
-def estimate(spec: StudySpec, dataset: OfflineDataset, trials: int | None = None) -> Estimate:
-    """What a study needs.
+def estimate(
+    spec: StudySpec, datasets: Mapping[str, OfflineDataset], trials: int | None = None
+) -> Estimate:
+    """What a study needs, whichever of its datasets takes most.
 
     Args:
         spec: the study.
-        dataset: its source.
+        datasets: all that its search can reach, by `PipelineConfig.source`.
         trials: how many are to run; None: as many as the spec says.
     """
     todo = spec.study.trials if trials is None else trials
+    each = [asdict(_estimate_on(dataset, spec, todo)) for dataset in datasets.values()]
+    return Estimate(**{name: max(need[name] for need in each) for name in each[0]})
+
+
+def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Estimate:
     config = largest(spec, dataset)
     distill, states, actions = config.distill, dataset.observations, dataset.actions
     width = states.shape[1] + actions.shape[1]

@@ -18,6 +18,7 @@ from tests.study.conftest import small_spec
 from tests.study.test_search import report
 
 DATASET = load("sdw/hopper-replay-mini-v0")
+DATASETS = {"sdw/hopper-replay-mini-v0": DATASET}
 
 
 def test_the_largest_settings_are_the_ends_and_the_dearest_choices():
@@ -32,7 +33,7 @@ def test_the_largest_settings_are_the_ends_and_the_dearest_choices():
 
 def test_a_finished_study_fits_its_estimate_of_disk(folder):
     spec = folder.spec()
-    need = estimate(spec, DATASET, trials=2)
+    need = estimate(spec, DATASETS, trials=2)
     search = StudySearch(folder.book())
     for number, name in enumerate("ab"):
         config = spec.pipeline_with(search.suggest(name)["params"])
@@ -64,7 +65,7 @@ def test_a_worker_takes_about_the_memory_that_was_foreseen(tmp_path):
     big = ("pipeline.distill.meta_batch_size=8192", "pipeline.distill.seeds=4")
     overrides = [*SMALL, *big, "pipeline.distill.width=1024", "pipeline.distill.outer_steps=2"]
     spec = small_spec(*overrides)
-    need = estimate(spec, DATASET, trials=1).memory_per_trial
+    need = estimate(spec, DATASETS, trials=1).memory_per_trial
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path), *overrides],
         check=True,
@@ -75,8 +76,8 @@ def test_a_worker_takes_about_the_memory_that_was_foreseen(tmp_path):
 
 
 def test_more_trials_and_longer_ones_need_more_disk():
-    one, more = (estimate(small_spec(f"study.trials={n}"), DATASET) for n in (1, 1000))
-    long = estimate(small_spec("pipeline.distill.outer_steps=50000"), DATASET)
+    one, more = (estimate(small_spec(f"study.trials={n}"), DATASETS) for n in (1, 1000))
+    long = estimate(small_spec("pipeline.distill.outer_steps=50000"), DATASETS)
     assert one.disk < more.disk
     assert more.disk_per_trial == one.disk_per_trial < long.disk_per_trial
 
@@ -94,14 +95,14 @@ def test_more_trials_and_longer_ones_need_more_disk():
 def test_what_does_not_fit_is_refused_and_writes_nothing(tmp_path, overrides, said):
     spec = small_spec(*overrides)
     with pytest.raises(InputError, match=said):
-        require_room(spec, estimate(spec, DATASET), tmp_path / "a" / "b", on_this_machine=True)
+        require_room(spec, estimate(spec, DATASETS), tmp_path / "a" / "b", on_this_machine=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cores_that_the_process_may_use_count(monkeypatch, tmp_path):
     monkeypatch.setattr("study.preflight.usable_cpus", lambda: 6)
     at_a_time = {
-        override: estimate(small_spec(override), DATASET).trials_at_a_time
+        override: estimate(small_spec(override), DATASETS).trials_at_a_time
         for override in (
             "study.resources={cpu: 1}",
             "study.resources={cpu: 4}",
@@ -128,7 +129,7 @@ def test_a_trial_that_the_machine_cannot_hold_is_refused(monkeypatch, tmp_path, 
     """Also where the spec says how many at a time, for which a cluster would grow."""
     monkeypatch.setattr("study.preflight.usable_cpus", lambda: 6)
     spec = small_spec(f"study.resources={{{asked}}}", "study.concurrency=1")
-    need = estimate(spec, DATASET)
+    need = estimate(spec, DATASETS)
     with pytest.raises(InputError, match=r"^`study\.resources` asks for .* may use 6 CPU and"):
         require_room(spec, need, tmp_path, on_this_machine=True)
     require_room(spec, need, tmp_path, on_this_machine=False)
@@ -136,14 +137,14 @@ def test_a_trial_that_the_machine_cannot_hold_is_refused(monkeypatch, tmp_path, 
 
 def test_memory_is_the_nodes_own_affair_on_a_cluster(tmp_path):
     spec = small_spec("pipeline.distill.meta_batch_size=100000000")
-    need = estimate(spec, DATASET)
+    need = estimate(spec, DATASETS)
     assert need.memory > psutil.virtual_memory().available
     require_room(spec, need, tmp_path, on_this_machine=False)
 
 
 def test_on_a_gpu_the_engine_lies_there():
     cpu, gpu = (
-        estimate(small_spec(f"study.resources={{cpu: 1, gpu: {share}}}"), DATASET)
+        estimate(small_spec(f"study.resources={{cpu: 1, gpu: {share}}}"), DATASETS)
         for share in (0, 0.5)
     )
     assert cpu.gpu_memory_per_trial == 0
@@ -154,7 +155,7 @@ def test_on_a_gpu_the_engine_lies_there():
 def test_a_storage_that_cannot_be_written_is_refused():
     spec = small_spec()
     with pytest.raises(InputError, match=r"'/proc' cannot be written .*--storage"):
-        require_room(spec, estimate(spec, DATASET), Path("/proc/no/where"), True)
+        require_room(spec, estimate(spec, DATASETS), Path("/proc/no/where"), True)
     assert storage_trouble(Path("/proc"))
 
 
