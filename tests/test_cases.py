@@ -29,16 +29,10 @@ BUNDLED = "sdw/hopper-replay-mini-v0"
 SETS = [part for setting in SMALL if "search." not in setting for part in ("--set", setting)]
 BALANCE = np.array([0.1, 3.0, 0.1, 0.6])
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered.*:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    """Nothing of the user's is read or written."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("SDW_STORAGE", raising=False)
+pytestmark = [
+    pytest.mark.usefixtures("own_folder"),
+    pytest.mark.filterwarnings("ignore:.*precision lowered.*:UserWarning"),
+]
 
 
 @pytest.fixture

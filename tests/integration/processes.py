@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import psutil
 
@@ -104,3 +105,39 @@ def wait_until_gone(present: Callable[[], object]) -> None:
 def signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
     """What Ctrl-C (SIGINT) or a lost machine (SIGKILL) does: to the whole process group."""
     os.killpg(process.pid, number)
+
+
+TINY = tiny_study("name: one, trials: 3", outer_steps=6)
+
+
+LONG = 3000
+"""Outer steps of a trial that is under way long enough to be interrupted."""
+
+
+KEYS = {"study", "state", "driver", "trials", "best", "early_stopping", "warnings"}
+
+
+def by_number(document: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    trials = {trial["number"]: trial for trial in document["trials"]}
+    assert len(trials) == len(document["trials"])
+    return trials
+
+
+SPEC = """
+comparison: {name: tiny, ours: SDW, over: Av-PBC, search: {distill: {seeds: 1}}}
+datasets: {sdw/hopper-replay-mini-v0: }
+pipeline:
+  density: {model: gaussian}
+  weighting: {temperature: 0}
+  expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
+  distill:
+    {layers: 2, width: 8, synthetic_size: 8, inner_steps: 4, outer_steps: 6, seeds: 2, window: 3,
+    meta_batch_size: 64}
+  evaluation: {policies: 2, episodes: 1, curve: 2}
+methods:
+  random: {pipeline: {distill: {outer_steps: 0, initial_actions: dataset}}}
+  Av-PBC: {}
+  SDW: {candidates: [{weighting: {temperature: 0}}, {weighting: {temperature: 0.5}}]}
+  too far: {pipeline: {distill: {inner_lr: 1.0e+30}}}
+  expert: {judged: expert, pipeline: {distill: {seeds: 1}}}
+"""

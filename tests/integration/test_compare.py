@@ -12,26 +12,7 @@ import pytest
 from sdw_core.config import PipelineConfig, parse
 from sdw_core.files import read_json
 from sdw_core.pipeline import Pipeline
-from tests.integration.processes import World, ended, wait_until, wait_until_gone
-
-SPEC = """
-comparison: {name: tiny, ours: SDW, over: Av-PBC, search: {distill: {seeds: 1}}}
-datasets: {sdw/hopper-replay-mini-v0: }
-pipeline:
-  density: {model: gaussian}
-  weighting: {temperature: 0}
-  expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
-  distill:
-    {layers: 2, width: 8, synthetic_size: 8, inner_steps: 4, outer_steps: 6, seeds: 2, window: 3,
-    meta_batch_size: 64}
-  evaluation: {policies: 2, episodes: 1, curve: 2}
-methods:
-  random: {pipeline: {distill: {outer_steps: 0, initial_actions: dataset}}}
-  Av-PBC: {}
-  SDW: {candidates: [{weighting: {temperature: 0}}, {weighting: {temperature: 0.5}}]}
-  too far: {pipeline: {distill: {inner_lr: 1.0e+30}}}
-  expert: {judged: expert, pipeline: {distill: {seeds: 1}}}
-"""
+from tests.integration.processes import SPEC, World, ended, wait_until, wait_until_gone
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from study.folder import StudyFolder
 from study.search import StudySearch
 from tests.study.conftest import small_spec
-from tests.study.test_dashboard import addresses, dashboard
-from tests.study.test_search import report
+from tests.study.pages import addresses, dashboard
+from tests.study.reports import report
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")

@@ -11,14 +11,16 @@ import psutil
 from sdw_core.files import read_json
 from study.folder import StudyFolder
 from tests.integration.processes import (
+    KEYS,
+    LONG,
     World,
+    by_number,
     ended,
     signal_group,
     tiny_study,
     wait_until,
     wait_until_gone,
 )
-from tests.integration.test_study import KEYS, LONG, by_number
 
 TWO_OBJECTIVES = (
     "study.objectives=[{metric: normalized_return, mode: max}, {metric: synthetic_size, mode: min}]"

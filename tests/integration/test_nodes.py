@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import SDW, World
-from tests.integration.test_study import TINY
+from tests.integration.processes import SDW, TINY, World
 
 CLUSTER = """if True:
     import sys

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdw_core.files import read_json, write_json
-from tests.integration.processes import World, ended, tiny_study, wait_until
-from tests.integration.test_compare import SPEC
-from tests.integration.test_study import LONG
+from tests.integration.processes import LONG, SPEC, World, ended, tiny_study, wait_until
 
 OTHER = {"host": "elsewhere", "pid": 42}
 

@@ -9,8 +9,15 @@ import pytest
 
 from sdw_core.files import read_json
 from study.folder import StudyFolder
-from tests.integration.processes import World, ended, signal_group, tiny_study, wait_until
-from tests.integration.test_study import LONG, by_number
+from tests.integration.processes import (
+    LONG,
+    World,
+    by_number,
+    ended,
+    signal_group,
+    tiny_study,
+    wait_until,
+)
 
 
 def distilling(folder: StudyFolder) -> bool:

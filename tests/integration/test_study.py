@@ -13,16 +13,15 @@ from sdw_core.files import read_json
 from search_spaces import load_spec
 from study.folder import StudyFolder
 from tests.integration.processes import (
+    KEYS,
+    LONG,
+    TINY,
     World,
+    by_number,
     ended,
-    tiny_study,
     wait_until,
 )
 
-TINY = tiny_study("name: one, trials: 3", outer_steps=6)
-LONG = 3000
-"""Outer steps of a trial that is under way long enough to be interrupted."""
-KEYS = {"study", "state", "driver", "trials", "best", "early_stopping", "warnings"}
 TRIAL_KEYS = {
     *("number", "outcome", "reason", "params", "values", "interval", "seconds", "stages"),
     *("retry_of", "warnings"),
@@ -36,12 +35,6 @@ def spec(world: World) -> str:
     path = world.path / "tiny.yaml"
     path.write_text(TINY)
     return str(path)
-
-
-def by_number(document: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    trials = {trial["number"]: trial for trial in document["trials"]}
-    assert len(trials) == len(document["trials"])
-    return trials
 
 
 # A study that runs to its end

@@ -45,7 +45,7 @@ from sdw_core.evaluate import rollout
 from sdw_core.policy import MLP, Parameters
 from sdw_core.seeds import derive_seed, torch_generator
 from sdw_core.statistics import spearman
-from tests.sdw_core.test_evaluate import HOPPER
+from tests.sdw_core.arenas import HOPPER
 
 Array = np.ndarray[Any, np.dtype[Any]]
 GAUSSIAN = DensityConfig(model="gaussian")

@@ -21,7 +21,7 @@ from sdw_core.distill import capture, loop
 from sdw_core.distill.capture import Captured, Work
 from sdw_core.distill.loop import Task, distill
 from sdw_core.policy import MLP
-from tests.sdw_core.test_loop import OUTER, SMALL, assert_same_bits, changed, poisoned, small_task
+from tests.sdw_core.small import OUTER, SMALL, assert_same_bits, changed, poisoned, small_task
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import weakref
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,15 +18,6 @@ NAMES = ("loss", "observations", "actions", "learning_rates")
 ENGINES = {"generic": GenericEngine, "fused": FusedEngine}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 POLICY = MLP((5, 9, 8, 3))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These products are too small to share; threads only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def problem(

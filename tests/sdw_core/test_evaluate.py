@@ -1,6 +1,5 @@
 """Evaluation in real environments, against plain loops of one policy and one episode."""
 
-from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -9,34 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdw_core.environment import Environment
 from sdw_core.errors import DivergenceError, SDWError
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.policy import MLP, ResidualMLP, clone
 from sdw_core.seeds import derive_seed, torch_generator
+from tests.sdw_core.arenas import HOPPER, arena
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def arena(environment: str = "Hopper-v5", **changes: Any) -> Arena:
-    of = Environment.named(environment)
-    of = replace(of, kwargs=changes.pop("kwargs", {}))
-    env = of.make()
-    space, box = env.observation_space, env.action_space
-    env.close()
-    size = space.shape[0]
-    fields = {
-        "environment": of,
-        "observation_mean": np.linspace(-0.2, 0.3, size, dtype=np.float32),
-        "observation_scale": np.linspace(0.5, 2.0, size, dtype=np.float32),
-        "action_low": box.low,
-        "action_high": box.high,
-        "reference_scores": (-20.0, 3000.0),
-    }
-    return Arena(**{**fields, **changes})
-
-
-HOPPER = arena()
 PENDULUM = arena("Pendulum-v1", reference_scores=(-1500.0, -150.0))
 RECIPE = Recipe(layers=3, width=16, steps=25, learning_rates=(0.3, 0.2, 0.1))
 

@@ -29,9 +29,9 @@ from sdw_core.expert.training import UNTENDED, Training
 from sdw_core.normalizer import Normalizer
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.pipeline import Pipeline, build_arena, check_fit
+from tests.sdw_core.checkpoints import ACTIONS, MEAN, STATES, STD, networks_of, tensors_of
 from tests.sdw_core.processes import ROOT, kill, run, start
 
-STATES, ACTIONS = 5, 2
 SHARED = ROOT.parent / "shared" / "data"
 BUNDLED = "sdw/hopper-replay-mini-v0"
 
@@ -84,23 +84,6 @@ def cal_ql(seed: int = 0, training: Training = UNTENDED, **changes: Any) -> Acto
         "sampled_actions": 3,
     }
     return fit_cal_ql(PROBLEM.transitions, CalQLConfig(**(sizes | changes)), seed, training)
-
-
-MEAN, STD = torch.arange(STATES) - 2.0, torch.linspace(0.5, 3, STATES)
-
-
-def tensors_of(expert: ActorCritic) -> dict[str, Tensor]:
-    """A checkpoint's tensors, for networks that see what `expert`'s see."""
-    tensors = {"observation_mean": MEAN, "observation_std": STD}
-    for layer in range(0, len(expert.actor), 2):
-        tensors[f"actor.base_network.{layer}.weight"] = expert.actor[layer][0].T.contiguous()
-        tensors[f"actor.base_network.{layer}.bias"] = expert.actor[layer + 1][0, 0].clone()
-    for critic in (0, 1):
-        for layer in range(0, len(expert.critics), 2):
-            name = f"critic{critic + 1}.network.{layer}"
-            tensors[f"{name}.weight"] = expert.critics[layer][critic].T.contiguous()
-            tensors[f"{name}.bias"] = expert.critics[layer + 1][critic, 0].clone()
-    return tensors
 
 
 @pytest.fixture(scope="module")
@@ -526,18 +509,6 @@ def test_what_comes_later_counts_unless_the_episode_ended() -> None:
 
 
 # checkpoint: what is read
-
-
-def networks_of(observations: int, actions: int, seed: int = 0) -> dict[str, Tensor]:
-    """An untrained checkpoint's tensors, without a normaliser."""
-    config = CalQLConfig(method="cal_ql", width=16, actor_layers=3)
-    drawn = Networks.initial(observations, actions, config, seed, torch.device("cpu"))
-    expert = ActorCritic(
-        [p.detach() for p in drawn.actor], [p.detach() for p in drawn.critics], MEAN, MEAN
-    )
-    tensors = tensors_of(expert)
-    del tensors["observation_mean"], tensors["observation_std"]
-    return tensors
 
 
 @pytest.fixture(scope="module")

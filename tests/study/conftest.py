@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from sdw_core.identity import Inventory
 from search_spaces import StudySpec, load_spec
@@ -24,11 +23,6 @@ SMALL = (
     "search.distill.synthetic_size.high=24",
 )
 """Seconds instead of minutes: the whole pipeline, real in every part."""
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def small_spec(*overrides: str, name: str = "quickstart") -> StudySpec:

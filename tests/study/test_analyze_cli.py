@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from study.analyze_cli import _verdict
+from tests.study.commands import sdw, write_d4rl
 from tests.study.conftest import SMALL
-from tests.study.test_cli import own_folder, sdw, write_d4rl
 
-__all__ = ["own_folder"]
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 SETS = [part for setting in SMALL if "search" not in setting for part in ("--set", setting)]
 TINY = {

@@ -16,56 +16,17 @@ from safetensors.torch import save_file
 from sdw_core.files import sha256_of_json, write_json
 from search_spaces import load_spec, with_absolute_paths
 from study.book import TrialBook
-from study.cli import main
 from study.display import Display
 from study.folder import StudyFolder
 from study.runner import drive
 from study.search import StudySearch
-from tests.sdw_core.test_experts import networks_of
+from tests.sdw_core.checkpoints import networks_of
+from tests.study.commands import sdw, write_d4rl
 from tests.study.conftest import SMALL, small_spec
-from tests.study.test_search import report
+from tests.study.reports import report
 
+pytestmark = pytest.mark.usefixtures("own_folder")
 SETS = [part for setting in SMALL for part in ("--set", setting)]
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    """Nothing of the user's is read or written."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.delenv("SDW_STORAGE", raising=False)
-
-
-def sdw(capsys, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of the command."""
-    capsys.readouterr()
-    before, sys.argv = sys.argv, ["sdw", *arguments]
-    try:
-        main()
-        status = 0
-    except SystemExit as leaving:
-        status = int(leaving.code or 0)
-    finally:
-        sys.argv = before
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def write_d4rl(path: Path, **changes: object) -> Path:
-    """Two episodes of Hopper's shape."""
-    generator = np.random.default_rng(0)
-    arrays: dict[str, object] = {
-        "observations": generator.normal(size=(40, 11)).astype(np.float32),
-        "actions": generator.uniform(-1, 1, size=(40, 3)).astype(np.float32),
-        "rewards": np.ones(40, np.float32),
-        "terminals": np.arange(40) % 20 == 19,
-        "timeouts": np.zeros(40, bool),
-    } | changes
-    with h5py.File(path, "w") as file:
-        file.attrs["env_id"] = "Hopper-v5"
-        for name, array in arrays.items():
-            file[name] = array
-    return path
 
 
 IMPORT = ["data", "import", "data.hdf5"]

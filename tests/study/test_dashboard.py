@@ -1,15 +1,9 @@
 """`sdw dashboard`: two servers in one process, on loopback, gone when it is told to go."""
 
-import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -18,35 +12,7 @@ from sdw_core.files import write_json
 from study.folder import StudyFolder
 from study.search import StudySearch
 from tests.study.conftest import small_spec
-
-SDW = Path(sys.executable).with_name("sdw")
-
-
-@contextmanager
-def dashboard(folder: StudyFolder, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, once it serves, and what it has said."""
-    process = subprocess.Popen(
-        [SDW, "dashboard", folder.path, *options], stderr=subprocess.PIPE, text=True
-    )
-    said = ""
-    try:
-        while "Ctrl-C" not in said:
-            line = process.stderr.readline()
-            assert line, said
-            said += line
-        yield process, said
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def addresses(said: str) -> list[str]:
-    return re.findall(r"http://127\.0\.0\.1:\d+/", said)
-
-
-def read(address: str) -> str:
-    with urlopen(address, timeout=60) as answer:
-        return answer.read().decode()
+from tests.study.pages import SDW, addresses, dashboard, read
 
 
 def test_it_serves_the_trials_and_tensorboard_on_loopback_only(folder):

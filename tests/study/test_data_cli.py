@@ -11,12 +11,7 @@ from sdw_core.dataset import import_dataset, load
 from study.cli import main
 
 BUNDLED = "sdw/hopper-replay-mini-v0"
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from study.display import Display, minutes, running_trials, settings, trial_tabl
 from study.folder import StudyFolder
 from study.search import StudySearch
 from tests.study.conftest import small_spec
-from tests.study.test_search import report
+from tests.study.reports import report
 
 
 def console(terminal: bool, width: int = 80) -> Console:

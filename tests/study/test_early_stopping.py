@@ -21,7 +21,7 @@ from study.folder import StudyFolder
 from study.search import StudySearch
 from study.trial import run_trial
 from tests.study.conftest import small_spec
-from tests.study.test_search import report
+from tests.study.reports import report
 
 ON = "study.early_stopping={grace: 0.34, reduction_factor: 2, policies: 1, episodes: 1}"
 

@@ -16,9 +16,9 @@ from search_spaces import load_comparison
 from study.comparison import ComparisonFolder, check_comparison, run_cell
 from study.folder import StudyFolder
 from study.outcomes import config_hash
+from tests.study.commands import sdw
 from tests.study.conftest import by_another_method
-from tests.study.test_cli import sdw
-from tests.study.test_identity import run_trials
+from tests.study.reports import run_trials
 
 LEGACY = Path(__file__).parents[1] / "legacy"
 CELLS = {

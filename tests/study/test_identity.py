@@ -20,11 +20,12 @@ from study.comparison import ComparisonFolder, Results, check_comparison, ready,
 from study.export import confirm, export
 from study.folder import StudyFolder
 from study.outcomes import finished_result
-from study.runner import _outcome
 from study.search import StudySearch
 from study.stage_cache import contents
+from tests.sdw_core.checkpoints import networks_of
+from tests.study.commands import sdw
 from tests.study.conftest import SMALL, by_another_method, small_spec
-from tests.study.test_cli import networks_of, sdw
+from tests.study.reports import run_trials
 
 BUNDLED = Path(__file__).parents[2] / "sdw_core/data/sdw/hopper-replay-mini-v0"
 
@@ -69,16 +70,6 @@ def launched(data: Path, storage: Path, *overrides: str) -> StudyFolder:
     spec = small_spec(f"pipeline.dataset={data}", "study.trials=3", *overrides)
     datasets = {config.dataset: load(config.dataset) for config in spec.reaching()}
     return StudyFolder.create(spec, storage, Inventory.of(spec.reaching(), datasets))
-
-
-def run_trials(folder: StudyFolder, count: int = 1) -> StudySearch:
-    """Trials as workers run them, without Ray."""
-    search = StudySearch(folder.book())
-    for index in range(count):
-        asked = search.suggest(f"t{index}")
-        document = _outcome(folder, asked["number"], asked["params"], lambda document: None)
-        search.on_trial_complete(f"t{index}", {"document": json.dumps(document)})
-    return search
 
 
 # Exports

@@ -18,9 +18,9 @@ from study.export import export
 from study.folder import StudyFolder
 from study.search import StudySearch
 from study.trial import run_trial
+from tests.study.commands import sdw, write_d4rl
 from tests.study.conftest import small_spec
-from tests.study.test_cli import sdw, write_d4rl
-from tests.study.test_dashboard import addresses, read
+from tests.study.pages import addresses, read
 
 
 def finished(storage: Path, *overrides: str) -> StudyFolder:

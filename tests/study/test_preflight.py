@@ -15,7 +15,7 @@ from study.runner import concurrency
 from study.search import StudySearch
 from study.trial import run_trial
 from tests.study.conftest import small_spec
-from tests.study.test_search import report
+from tests.study.reports import report
 
 DATASET = load("sdw/hopper-replay-mini-v0")
 DATASETS = {"sdw/hopper-replay-mini-v0": DATASET}
@@ -166,7 +166,7 @@ def test_a_trainable_that_carries_data_is_refused():
 
 
 def test_validate_and_launch_say_so(tmp_path, monkeypatch, capsys):
-    from tests.study.test_cli import sdw
+    from tests.study.commands import sdw
 
     monkeypatch.chdir(tmp_path)
     status, out, _ = sdw(capsys, "validate", "quickstart", "--json")

@@ -15,16 +15,7 @@ from study.folder import StudyFolder
 from study.outcomes import WORKER_DEATHS, config_hash
 from study.search import StudySearch
 from tests.study.conftest import small_spec
-
-
-def report(outcome: str = "COMPLETE", **metrics: object) -> dict[str, object]:
-    """What Tune hands the searcher at the end of a trial."""
-    document = {
-        "outcome": outcome,
-        "reason": None if outcome == "COMPLETE" else "why",
-        "seconds": 1.5,
-    }
-    return {"document": json.dumps(document | {"metrics": metrics, "stages": {"distill": 1.0}})}
+from tests.study.reports import report, worker_dies
 
 
 def outcomes(book: TrialBook) -> list[str]:
@@ -74,12 +65,6 @@ def test_a_failed_trial_is_told_as_failed_with_its_reason(request, kind):
     search.on_trial_complete("a", report("FAILED", normalized_return=99.0, synthetic_size=16))
     (row,) = book.rows()
     assert (row.outcome, row.reason, row.values) == ("FAILED", "why", None)
-
-
-def worker_dies(search: StudySearch, trial: str, times: int = WORKER_DEATHS) -> None:
-    """What Tune's callback tells of a worker that is started again."""
-    for _ in range(times):
-        search.on_trial_recover(trial, "infrastructure: the worker died")
 
 
 @pytest.mark.parametrize("result", [None, {}, {"training_iteration": 1}])

@@ -23,8 +23,8 @@ from study.signals import (
 )
 from study.trial import run_trial
 from tests.sdw_core.processes import ROOT
+from tests.study.commands import sdw
 from tests.study.conftest import small_spec
-from tests.study.test_cli import sdw
 
 COMMAND = """
 import sys, time

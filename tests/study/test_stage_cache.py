@@ -15,7 +15,7 @@ from study.search import StudySearch
 from study.stage_cache import contents, prune
 from tests.sdw_core.processes import kill, start
 from tests.study.conftest import small_spec
-from tests.study.test_search import report
+from tests.study.reports import report
 
 RESULT = StageResult({"x": torch.arange(100.0)})
 
@@ -189,7 +189,7 @@ def both_complete(processes: list[subprocess.Popen[str]]) -> None:
 
 
 def test_the_commands_print_what_there_is_and_what_went(two_trials, capsys):
-    from tests.study.test_cli import sdw
+    from tests.study.commands import sdw
 
     StudySearch(two_trials.book()).suggest("a")
     filled(two_trials)

@@ -26,9 +26,9 @@ from study.storage import cut_torn_line, on_network
 from study.trial import config_hash
 from tests.study import postgres
 from tests.study.conftest import small_spec
-from tests.study.test_dashboard import addresses, dashboard
-from tests.study.test_dashboard import read as served
-from tests.study.test_search import report, worker_dies
+from tests.study.pages import addresses, dashboard
+from tests.study.pages import read as served
+from tests.study.reports import report, worker_dies
 
 KINDS = [
     "sqlite",
