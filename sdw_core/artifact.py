@@ -10,6 +10,7 @@ README.md, card.png     a dataset card with a picture
 
 import hashlib
 import json
+import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -190,7 +191,7 @@ def refuse_existing(folder: Path) -> None:
     Raises:
         InputError: it exists.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise InputError(
             f"An export never overwrites, and {str(folder)!r} exists: remove it, or choose another "
             "folder with `--to`."

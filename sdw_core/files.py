@@ -40,10 +40,10 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
 def created_folder(path: Path) -> Iterator[Path]:
     """Yield a scratch folder beside `path`; on a clean exit it becomes `path`, else it is removed.
 
-    Raises FileExistsError if `path` exists: a folder is never overwritten.
+    Raises FileExistsError if `path` exists, be it a link to nothing, or was made by another process
+    meanwhile: a folder is never overwritten.
     """
-    if path.exists():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    _require_absent(path)
     scratch = _beside(path)
     with made_folder(path.parent):
         scratch.mkdir()
@@ -56,7 +56,12 @@ def created_folder(path: Path) -> Iterator[Path]:
                 if entry.is_file():
                     entry.chmod(mode)
                 _fsync(entry)
-            scratch.rename(path)
+            _require_absent(path)
+            try:
+                scratch.rename(path)
+            except OSError:
+                _require_absent(path)
+                raise
             _fsync(path.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -99,6 +104,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_whole(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if the file is missing, or holds something else."""
+    try:
+        document = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
 def sha256_of_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -109,6 +123,11 @@ def sha256_of_json(document: Any) -> str:
     """Hex SHA-256 of a JSON document in canonical form (sorted keys, no spaces)."""
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _require_absent(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
 
 
 def _beside(path: Path) -> Path:

@@ -758,7 +758,7 @@ def _drive_and_export(folder: "StudyFolder", address: str | None, as_json: bool)
         _say_warnings(book)
         if len(winners) == 1 and folders:
             out.print(f"trial {winners[0]} on fresh seeds, beside what it has to beat:")
-            out.print(_returns_table(_confirmed(folder, winners[0])))
+            out.print(_returns_table(_confirmed(folders[0])))
         for path in folders:
             out.print(f"exported to {path}")
         if folders:
@@ -795,8 +795,8 @@ def _say_warnings(book: "TrialBook") -> None:
         log.print(f"warning, {trials} trial(s): {sentence}")
 
 
-def _confirmed(folder: "StudyFolder", number: int) -> dict[str, Any]:
-    scores = read_json(folder.trial(number) / "confirmed.json")
+def _confirmed(exported: Path) -> dict[str, Any]:
+    scores = read_json(exported / "manifest.json")["scores"]
     return {
         "normalized_return": scores["synthetic"],
         "random_subset": scores["random_subset"],

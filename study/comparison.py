@@ -26,7 +26,7 @@ from filelock import Timeout
 
 from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.errors import InputError, SDWError, SourceChanged
-from sdw_core.files import created_folder, made_folder, read_json, write_text
+from sdw_core.files import created_folder, made_folder, read_whole, write_text
 from sdw_core.identity import Inventory, Sources
 from sdw_core.pipeline import Pipeline, check_fit, resolve_device
 from sdw_core.statistics import summarize
@@ -161,12 +161,11 @@ class ComparisonFolder:
         }
         count = 0
         for path in self.path.glob("cells/*/result.json"):
-            with suppress(FileNotFoundError, ValueError):
-                result = read_json(path)
-                cell, stated = cells.get(result.get("config_hash")), Sources.stated_by(result)
-                if cell is not None:
-                    now = inventory.sources(cell.config)
-                    count += stated.dataset is None or bool(stated.changed(now, cell.config))
+            result = read_whole(path) or {}
+            cell, stated = cells.get(result.get("config_hash", "")), Sources.stated_by(result)
+            if cell is not None:
+                now = inventory.sources(cell.config)
+                count += stated.dataset is None or bool(stated.changed(now, cell.config))
         return count
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sdw_core.errors import InputError, SDWError
-from sdw_core.files import read_json, write_json
+from sdw_core.files import read_whole, write_json
 
 LOCK_PATIENCE = 2.0
 """Seconds that a driver waits for its lock: `sdw status` holds it for a moment to look at it."""
@@ -110,11 +110,7 @@ class Seat:
 
     def driver(self) -> dict[str, Any]:
         """What a driver wrote of itself: `host`, `pid`, `ray_dashboard`; nothing once it left."""
-        try:
-            document: dict[str, Any] = read_json(self.note)
-        except (FileNotFoundError, ValueError):
-            return {}
-        return document
+        return read_whole(self.note) or {}
 
     @property
     def note(self) -> Path:

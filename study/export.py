@@ -1,6 +1,7 @@
 """From a finished trial to an exported dataset, judged on seeds that the search never used."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from sdw_core.artifact import (
     CONFIRM,
@@ -21,7 +24,7 @@ from sdw_core.artifact import (
 from sdw_core.config import EvaluationConfig, PipelineConfig, parse
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
-from sdw_core.files import read_json, sha256_of_file, write_json
+from sdw_core.files import read_whole, sha256_of_file, write_json
 from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import build_arena, own_recipe, random_subset
@@ -60,9 +63,8 @@ def confirm(
         InputError: its folder does not hold its result any more, or the dataset is another.
     """
     trial = folder.trial(number)
-    config, result = found_by(folder, number)
+    config, result, rows = found_by(folder, number)
     _require_source_of(result, dataset, config, number)
-    rows = load_file(trial / "rows.safetensors")
     units: dict[str, Any] = {name: rows[name].numpy() for name in UNITS if name in rows}
     arena = replace(build_arena(dataset, Normalizer.fit(dataset.observations)), **units)
     best = result["best"]
@@ -79,7 +81,7 @@ def confirm(
         "scores": dataset.reference_scores and list(dataset.reference_scores),
         "method": METHOD["evaluate"],
     }
-    document = read_json(kept) if kept.exists() else {}
+    document = read_whole(kept) or {}
     if {key: document.pop(key, None) for key in of} != of:
         document = confirmed_scores(artifact, dataset, config, result)
         if os.access(trial, os.W_OK):
@@ -104,8 +106,10 @@ def _require_source_of(
         )
 
 
-def found_by(folder: StudyFolder, number: int) -> tuple[PipelineConfig, dict[str, Any]]:
-    """A COMPLETE trial's settings, and its result.
+def found_by(
+    folder: StudyFolder, number: int
+) -> tuple[PipelineConfig, dict[str, Any], dict[str, Tensor]]:
+    """A COMPLETE trial's settings, its result and its rows.
 
     Raises:
         InputError: its folder does not hold the result and the rows any more.
@@ -114,13 +118,14 @@ def found_by(folder: StudyFolder, number: int) -> tuple[PipelineConfig, dict[str
     row = next(row for row in book.rows() if row.number == number)
     config = book.spec.pipeline_with(row.params)
     result = finished_result(trial, config, folder.inventory().sources(config))
-    if result is None or not (trial / "rows.safetensors").exists():
-        raise InputError(
-            f"{str(trial)!r} does not hold the result of trial {number} any more; put it back, or "
-            f"let `sdw status {folder.path} --rebuild` and then `sdw resume {folder.path}` compute "
-            "a trial of that number anew."
-        )
-    return config, result
+    with suppress(FileNotFoundError, SafetensorError):
+        if result is not None:
+            return config, result, load_file(trial / "rows.safetensors")
+    raise InputError(
+        f"{str(trial)!r} does not hold the result of trial {number} any more; put it back, or "
+        f"remove that folder and let `sdw status {folder.path} --rebuild` and then `sdw resume "
+        f"{folder.path}` compute a trial of that number anew."
+    )
 
 
 def evidence_of(
@@ -188,13 +193,14 @@ def _require_rows_of(
     trial: Path,
     config: PipelineConfig,
     result: dict[str, Any],
+    rows: dict[str, Tensor],
 ) -> None:
     """Refuse an export that was not made of a trial's result.
 
     Raises:
         InputError: its source, settings or rows are others.
     """
-    rows, best = load_file(trial / "rows.safetensors"), result["best"]
+    best = result["best"]
     stated = artifact.evidence
     made = Artifact.distilled(
         rows["observations"][best], rows["actions"][best], artifact.arena, artifact.recipe, stated
@@ -250,11 +256,10 @@ def export(
     datasets: dict[str, OfflineDataset] = {}
     wanted: list[tuple[int, Path, OfflineDataset]] = []
     for number, target in zip(numbers, targets, strict=True):
-        config, result = found_by(folder, number)
+        trial, (config, result, rows) = folder.trial(number), found_by(folder, number)
         if target.exists():
-            _require_rows_of(
-                read_artifact(target, trust=True), target, folder.trial(number), config, result
-            )
+            artifact = read_artifact(target, trust=True)
+            _require_rows_of(artifact, target, trial, config, result, rows)
             continue
         if config.source not in datasets:
             datasets[config.source] = load_dataset(config)

@@ -29,7 +29,14 @@ from optuna.study import StudyDirection
 
 from sdw_core.config import PipelineConfig, nearest
 from sdw_core.errors import InputError, SDWError, first_line
-from sdw_core.files import created_folder, made_folder, read_json, write_json, write_text
+from sdw_core.files import (
+    created_folder,
+    made_folder,
+    read_json,
+    read_whole,
+    write_json,
+    write_text,
+)
 from sdw_core.identity import Inventory, Sources
 from search_spaces import StudySpec, parse_spec
 from search_spaces.documents import StrictLoader
@@ -223,11 +230,20 @@ class StudyFolder:
         """What the study's trials are made of: as the launch found it, or as their results say.
 
         A study of the first version has no `sources.json`.
+
+        Raises:
+            InputError: sources.json holds something else.
         """
+        launched_with = self.path / "sources.json"
         try:
-            return Inventory.from_json(read_json(self.path / "sources.json"))
+            return Inventory.from_json(read_json(launched_with))
         except FileNotFoundError:
             return Inventory.stated_by(self._stated())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise InputError(
+                f"{str(launched_with)!r} must say what the study's trials are made of, and is "
+                "damaged; put it back, or remove it: their results then say so themselves."
+            ) from None
 
     def _stated(self) -> Iterator[tuple[PipelineConfig, Sources]]:
         """What results state, until each dataset that the search can reach is among them."""
@@ -237,11 +253,10 @@ class StudyFolder:
             record = read_record(result.parents[1], int(result.parent.name))
             if record is None:
                 continue
-            with suppress(FileNotFoundError, ValueError):
-                config = spec.pipeline_with(record["params"])
-                stated = Sources.stated_by(read_json(result))
-                yield config, stated
-                missing -= {config.source} if stated.dataset else set()
+            config = spec.pipeline_with(record["params"])
+            stated = Sources.stated_by(read_whole(result) or {})
+            yield config, stated
+            missing -= {config.source} if stated.dataset else set()
             if not missing:
                 return
 

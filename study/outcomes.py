@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sdw_core.config import PipelineConfig, identifying
-from sdw_core.files import read_json, sha256_of_json, write_json
+from sdw_core.files import read_whole, sha256_of_json, write_json
 from sdw_core.identity import Sources
 
 COMPLETE, PRUNED, FAILED, STOPPED = "COMPLETE", "PRUNED", "FAILED", "STOPPED"
@@ -34,9 +34,8 @@ def finished_result(
 
     What is not known of the sources, on either side, is not held against the result.
     """
-    try:
-        document: dict[str, Any] = read_json(folder / "result.json")
-    except (FileNotFoundError, ValueError):
+    document = read_whole(folder / "result.json")
+    if document is None:
         return None
     stated = Sources.stated_by(document)
     if "identity" in document:
@@ -61,11 +60,7 @@ ANSWERS = "rungs.json"
 
 def rung_answers(folder: Path) -> dict[str, Any]:
     """What a trial was answered at the rungs that it came by."""
-    try:
-        answers: dict[str, Any] = read_json(folder / ANSWERS)
-    except (FileNotFoundError, ValueError):
-        return {}
-    return answers
+    return read_whole(folder / ANSWERS) or {}
 
 
 def returns_at_rungs(folder: Path) -> dict[str, float]:
@@ -86,8 +81,4 @@ def write_record(folders: Path, record: dict[str, Any]) -> None:
 
 def read_record(folders: Path, number: int) -> dict[str, Any] | None:
     """The record of a trial; None if there is none, or none that is whole."""
-    try:
-        record: dict[str, Any] = read_json(folders / str(number) / "record.json")
-    except (FileNotFoundError, ValueError):
-        return None
-    return record
+    return read_whole(folders / str(number) / "record.json")

@@ -203,7 +203,7 @@ def check_writable(folder: Path, option: str) -> Path:
     Raises:
         InputError: it cannot.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     trouble = storage_trouble(there)
     if trouble:
         raise InputError(

@@ -93,7 +93,8 @@ def open_storage(database: str, folder: Path) -> BaseStorage:
 
 
 def require_unused(database: str, name: str) -> None:
-    """Refuse a URL that cannot be opened, shows a password, or holds a study of that name.
+    """Refuse a URL that shows a password, cannot be opened, names another database from elsewhere,
+    or holds a study of that name.
 
     Raises:
         InputError: it is so.
@@ -105,6 +106,12 @@ def require_unused(database: str, name: str) -> None:
             "`study.database` holds a password, which would lie open in study.yaml; leave it out "
             "and keep it in ~/.pgpass or the environment variable PGPASSWORD, or write ${NAME} in "
             "its place and set that variable."
+        )
+    if _lies_elsewhere(database):
+        raise InputError(
+            "`study.database` must name one database wherever it is read, and a SQLite URL without "
+            "an absolute path does not; give `sqlite`, a file in the study's folder, or a URL with "
+            "four slashes, like sqlite:////DIR/FILE."
         )
     if name in optuna.study.get_all_study_names(_server(database)):
         raise InputError(_used(name))
@@ -246,6 +253,16 @@ def _expanded(url: str) -> str:
         return quote(os.environ[name], safe="")
 
     return re.sub(r"\$\{(\w+)\}", value, url)
+
+
+def _lies_elsewhere(url: str) -> bool:
+    """Whether a URL names a file below the folder that a process is in, or a process's memory."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # no URL; it is refused for that
+        return False
+    file = Path(parsed.database or "")
+    return parsed.get_backend_name() == "sqlite" and not file.is_absolute()
 
 
 def _password(url: str) -> bool:

@@ -1,6 +1,7 @@
 """Local datasets: made of one's own data under a Minari id, given reference scores, removed."""
 
 import json
+import os
 import secrets
 import shutil
 from pathlib import Path, PurePosixPath
@@ -68,6 +69,9 @@ def import_dataset(
         for namespace in reversed(_namespaces(name)):
             if namespace not in known:
                 minari.namespace.create_namespace(namespace, **IMPORTED)
+    except FileExistsError:
+        _require_free(name)  # it was made by another process meanwhile
+        raise
     except OSError as error:
         raise SDWError(f"`{name}` could not be written to {folder} ({described(error)}).") from None
     kept = dataset.environment
@@ -140,7 +144,8 @@ def remove(name: str) -> Path:
         for namespace in _namespaces(name):
             held = datasets_folder() / namespace
             marker = held / minari.namespace.NAMESPACE_METADATA_FILENAME
-            if list(held.iterdir()) != [marker] or read_json(marker) != IMPORTED:
+            only_marked = not held.is_symlink() and list(held.iterdir()) == [marker]
+            if not only_marked or read_json(marker) != IMPORTED:
                 break
             minari.namespace.delete_namespace(namespace)
     except (OSError, ValueError) as error:
@@ -161,7 +166,7 @@ def _require_free(name: str) -> None:
             f"a dataset's name must be words joined by `/` that end in a version, not {name!r}: "
             "choose one such as `my/hopper-v0`."
         )
-    if (datasets_folder() / name).exists() or (BUNDLED / name).exists():
+    if os.path.lexists(datasets_folder() / name) or (BUNDLED / name).exists():
         raise InputError(
             f"a dataset is never overwritten, and `{name}` exists already: choose another name or "
             "version."

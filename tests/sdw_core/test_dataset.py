@@ -24,6 +24,7 @@ from sdw_core.dataset import (
     describe,
     import_dataset,
     load,
+    local,
     reference_scores_of,
     remove,
     set_reference,
@@ -848,6 +849,15 @@ class TestOwn:
             "namespace_metadata.json"
         ]
 
+    def test_a_namespace_that_is_a_link_stays(self, tmp_path):
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "minari").mkdir(exist_ok=True)
+        (tmp_path / "minari/theirs").symlink_to(tmp_path / "disk")
+        name = import_dataset(write_d4rl(transitions()), "theirs/hopper-v0", "Hopper-v5")
+        assert remove(name) == tmp_path / "minari" / name
+        assert (tmp_path / "minari/theirs").is_dir()
+        assert not (tmp_path / "minari" / name).exists()
+
     @pytest.mark.parametrize("action", [remove, lambda name: set_reference(name, (0.0, 1.0))])
     @pytest.mark.parametrize(
         "name", [BUNDLED, "me/gone-v0", "../minari/me/deep/hopper-v0", "me", "", "/", "me/deep"]
@@ -942,6 +952,29 @@ class TestImport:
         assert stored.env_spec.id == "Hopper-v5"
         assert minari.get_normalized_score(stored, np.array([5.0])) == 0.5
         assert_equal(load("my/own/hopper-v0"), load(f"{path}?env=Hopper-v5"))
+
+    def test_never_overwrites_a_link_or_what_another_import_made_meanwhile(
+        self, tmp_path, monkeypatch
+    ):
+        path = write_d4rl(transitions())
+        (tmp_path / "minari/my").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "minari/my/link-v0").symlink_to(tmp_path / "nowhere")
+        with pytest.raises(InputError) as error:
+            import_dataset(path, "my/link-v0", "Hopper-v5")
+        assert_one_sentence(error, "`my/link-v0` exists already")
+
+        original = local.write_minari
+
+        def taken_meanwhile(*arguments, **more):
+            monkeypatch.setattr(local, "write_minari", original)
+            original(*arguments, **more)
+            import_dataset(path, "my/taken-v0", "Hopper-v5")
+
+        monkeypatch.setattr(local, "write_minari", taken_meanwhile)
+        with pytest.raises(InputError) as error:
+            import_dataset(path, "my/taken-v0", "Hopper-v5")
+        assert_one_sentence(error, "`my/taken-v0` exists already")
+        assert len(load("my/taken-v0")) == 9
 
     def test_is_listed(self):
         import_dataset(write_d4rl(transitions()), "hopper-v0", "Hopper-v5")

@@ -17,6 +17,7 @@ from sdw_core.files import (
     created_folder,
     made_folder,
     read_json,
+    read_whole,
     replaced_atomically,
     sha256_of_file,
     sha256_of_json,
@@ -122,6 +123,29 @@ def test_a_folder_is_never_overwritten(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.rglob("*")] == ["folder", "precious"]
 
 
+def test_a_link_to_nothing_is_no_free_name(tmp_path: Path) -> None:
+    (tmp_path / "folder").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError), created_folder(tmp_path / "folder"):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("content", ["", "file"])
+def test_a_folder_that_another_made_meanwhile_stays_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "folder"
+
+    def both() -> None:
+        with created_folder(path) as scratch:
+            (scratch / "mine").touch()
+            path.mkdir()
+            (path / content).touch()
+
+    with pytest.raises(FileExistsError, match=str(path)):
+        both()
+    assert list(tmp_path.iterdir()) == [path]
+    assert [file.name for file in path.iterdir()] == [content] * bool(content)
+
+
 def test_an_error_leaves_no_folder(tmp_path: Path) -> None:
     def fail() -> None:
         with created_folder(tmp_path / "folder") as scratch:
@@ -168,6 +192,16 @@ def test_what_is_no_json_is_refused_and_nothing_written(number: float, tmp_path:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "document.json", {"a": [number]})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", "\0"])
+def test_what_is_no_whole_document_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "document.json"
+    assert read_whole(path) is None
+    path.write_text(text)
+    assert read_whole(path) is None
+    write_json(path, {"a": 1})
+    assert read_whole(path) == {"a": 1}
 
 
 def test_text_is_utf8(tmp_path: Path) -> None:

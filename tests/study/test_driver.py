@@ -96,6 +96,14 @@ def test_what_a_driver_says_stays_said(seat):
         assert seat.driver() == OWN | {"ray_dashboard": "127.0.0.1:1"}
 
 
+@pytest.mark.parametrize("text", ["", "[]"])
+def test_a_damaged_note_names_nobody(seat, text):
+    seat.note.write_text(text)
+    assert not seat.occupied()
+    with seat.taken():
+        assert seat.driver() == OWN
+
+
 def test_a_second_driver_is_told_who_is_there_and_what_to_do(seat):
     write_json(seat.note, OTHER)
     assert seat.occupied()

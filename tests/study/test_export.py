@@ -85,6 +85,39 @@ def test_a_trial_whose_result_is_gone_is_refused_with_a_way_out(finished, tmp_pa
     assert not (tmp_path / "exports").exists()
 
 
+def test_damaged_rows_are_refused_with_a_way_out_that_works(finished, tmp_path):
+    copy = StudyFolder(shutil.copytree(finished.path, tmp_path / finished.name))
+    (copy.trial(0) / "rows.safetensors").write_text("damaged")
+    with pytest.raises(InputError, match=r"does not hold .* remove that folder and .*--rebuild"):
+        export(copy, [0], tmp_path / "exports")
+    shutil.rmtree(copy.trial(0))
+    book, _ = copy.rebuild()
+    assert [row.outcome for row in book.rows()] == ["WAITING", "COMPLETE"]
+
+
+@pytest.mark.parametrize("file", ["confirmed.json", "result.json", "record.json"])
+@pytest.mark.parametrize("text", ["", "[]"])
+def test_a_damaged_document_is_as_good_as_none(finished, exported, tmp_path, file, text):
+    copy = StudyFolder(shutil.copytree(finished.path, tmp_path / finished.name))
+    (copy.trial(1) / file).write_text(text)
+    assert len(copy.book().rows()) == 2
+    if file == "result.json":
+        with pytest.raises(InputError, match="does not hold the result"):
+            export(copy, [1], tmp_path / "exports")
+    else:
+        (again,) = export(copy, [1], tmp_path / "exports")
+        stated = [json.loads((each / "manifest.json").read_text()) for each in (again, exported)]
+        assert stated[0]["scores"] == stated[1]["scores"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"datasets": []}'])
+def test_damaged_sources_are_refused_with_a_way_out(finished, tmp_path, text):
+    copy = StudyFolder(shutil.copytree(finished.path, tmp_path / finished.name))
+    (copy.path / "sources.json").write_text(text)
+    with pytest.raises(InputError, match=r"sources\.json' .* remove it"):
+        export(copy, [1], tmp_path / "exports")
+
+
 def test_one_folder_that_exists_refuses_the_whole_export(finished, tmp_path):
     (tmp_path / "trial-1").mkdir()
     with pytest.raises(InputError, match="never overwrites"):

@@ -345,3 +345,13 @@ def test_a_database_that_cannot_be_opened_is_refused_before_anything_is_made(tmp
     with pytest.raises(InputError, match=r"`study\.database` cannot be opened"):
         StudyFolder.create(small_spec(f"study.database={database}"), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///shared.db", "sqlite://", "sqlite:///:memory:", "sqlite+pysqlite:///a/b.db"]
+)
+def test_a_url_that_names_another_database_from_elsewhere_is_refused(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"one database wherever it is read.*`sqlite`"):
+        StudyFolder.create(small_spec(f"study.database='{url}'"), tmp_path / "studies")
+    assert list(tmp_path.iterdir()) == []

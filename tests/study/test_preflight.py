@@ -10,7 +10,14 @@ import pytest
 
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SDWError
-from study.preflight import estimate, largest, require_light, require_room, storage_trouble
+from study.preflight import (
+    check_writable,
+    estimate,
+    largest,
+    require_light,
+    require_room,
+    storage_trouble,
+)
 from study.runner import concurrency
 from study.search import StudySearch
 from study.trial import run_trial
@@ -157,6 +164,12 @@ def test_a_storage_that_cannot_be_written_is_refused():
     with pytest.raises(InputError, match=r"'/proc' cannot be written .*--storage"):
         require_room(spec, estimate(spec, DATASETS), Path("/proc/no/where"), True)
     assert storage_trouble(Path("/proc"))
+
+
+def test_a_link_to_nothing_cannot_be_written(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"link' cannot be written .*`--to`"):
+        check_writable(tmp_path / "link" / "deeper", "--to")
 
 
 def test_a_trainable_that_carries_data_is_refused():
