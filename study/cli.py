@@ -457,7 +457,13 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Run methods x datasets, and write their table, statistics and figures; go on if begun."""
-    from study.comparison import ComparisonFolder, check_comparison, ready, run_comparison
+    from study.comparison import (
+        ComparisonFolder,
+        check_comparison,
+        ready,
+        run_comparison,
+        write_spec,
+    )
     from study.standings import Standings
 
     given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
@@ -469,6 +475,7 @@ def compare(
     finished = not any(ready(loaded, results))
     standings = Standings.of(loaded, results)
     if finished:
+        write_spec(folder.path, loaded)  # a spec that shrank has no cell to run
         standings.write(folder.path)
     if as_json:
         found = standings.to_json()
