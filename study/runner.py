@@ -139,6 +139,7 @@ def _tune(
 ) -> str | None:
     """Run as many trials as remain; why the study was given up, if it was."""
     from ray import tune
+    from ray.exceptions import RayError
 
     from study.search import StudySearch
 
@@ -179,10 +180,15 @@ def _tune(
     except Replaced:
         raise
     except Exception as error:
-        trouble = storage_trouble(folder.path)
-        if trouble is None:
-            raise
-        raise _interrupted(folder, trouble) from error
+        trouble, cause = storage_trouble(folder.path), error.__cause__
+        if trouble:
+            raise _interrupted(folder, trouble) from error
+        if isinstance(cause, RayError):  # a worker that was ended for memory before it began
+            raise SDWError(
+                f"Ray ended the study of {folder.name!r} ({first_line(cause).rstrip('.')}); what is "
+                f"done is kept: go on with `sdw resume {folder.path}`."
+            ) from error
+        raise
     if search.changed:
         raise SourceChanged(search.changed)
     if search.trouble:
