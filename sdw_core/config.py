@@ -40,6 +40,8 @@ Layers = Annotated[PositiveInt, Field(le=100)]
 Width = Annotated[PositiveInt, Field(le=16_384)]
 Rows = Annotated[PositiveInt, Field(le=1_000_000)]
 CloningSteps = Annotated[PositiveInt, Field(le=1_000_000)]
+TrainingSteps = Annotated[PositiveInt, Field(le=100_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 LearningRate = Annotated[PositiveFloat, Field(le=1e30)]
 Batch = Annotated[PositiveInt, Field(le=10_000_000)]
 Runs = Annotated[PositiveInt, Field(le=10_000)]
@@ -122,7 +124,7 @@ class DensityConfig(Config):
     hidden_features: Width = Field(100, description="hidden units of each transform")
     batch_size: Batch = Field(1024, description="states a gradient step")
     learning_rate: LearningRate = Field(1e-3, description="Adam's, cosine-annealed to zero")
-    steps: PositiveInt = Field(900, description="gradient steps of a flow, at most")
+    steps: TrainingSteps = Field(900, description="gradient steps of a flow, at most")
     patience: PositiveInt = Field(
         3,
         description="tenths of the steps without a better held-out log-likelihood before "
@@ -158,8 +160,8 @@ class PercentBCConfig(Config):
     )
     layers: Layers = Field(4, description="linear layers of the policy and of the value")
     width: Width = Field(256, description="hidden units a layer")
-    steps: PositiveInt = Field(2000, description="gradient steps of the policy")
-    value_steps: PositiveInt = Field(2000, description="gradient steps of the action value")
+    steps: TrainingSteps = Field(2000, description="gradient steps of the policy")
+    value_steps: TrainingSteps = Field(2000, description="gradient steps of the action value")
     batch_size: Batch = Field(256, description="transitions a gradient step")
     learning_rate: LearningRate = Field(3e-4, description="Adam's")
     discount: float = Field(0.99, ge=0, le=1, description="discount of the returns-to-go")
@@ -169,7 +171,7 @@ class CalQLConfig(Config):
     """Expert `cal_ql`: conservative Q-learning with calibrated values; meant for a GPU."""
 
     method: Literal["cal_ql"] = Field(description="must be given")
-    steps: PositiveInt = Field(1_000_000, description="gradient steps")
+    steps: TrainingSteps = Field(1_000_000, description="gradient steps")
     batch_size: Batch = Field(256, description="transitions a gradient step")
     actor_layers: Layers = Field(4, description="linear layers of the actor")
     critic_layers: Layers = Field(3, description="linear layers of each of the two critics")
@@ -332,7 +334,7 @@ class PipelineConfig(Config):
         description="clip the dataset's actions to the environment's bounds, as an environment "
         "does that takes any action; false: actions outside of them are refused",
     )
-    seed: int = Field(0, ge=0, description="root of every random stream")
+    seed: Seed = Field(0, description="root of every random stream")
     device: str = Field(
         "auto", description="`auto`, `cpu`, `cuda` or `cuda:N`", pattern=r"^(auto|cpu|cuda(:\d+)?)$"
     )

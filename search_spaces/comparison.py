@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sdw_core.config import Config, PipelineConfig, nearest, parse, shown
+from sdw_core.config import Config, PipelineConfig, Seed, nearest, parse, shown
 from sdw_core.errors import InputError
 from search_spaces.paths import Document, absolute_paths
 from search_spaces.spec import (
@@ -46,9 +46,9 @@ class ComparisonConfig(Config):
     """How a comparison runs."""
 
     name: StudyName
-    seed: int = Field(0, ge=0, description="root seed of the cells of the table")
-    search_seed: int = Field(
-        1000, ge=0, description="root seed of the searches; no cell of the table uses it"
+    seed: Seed = Field(0, description="root seed of the cells of the table")
+    search_seed: Seed = Field(
+        1000, description="root seed of the searches; no cell of the table uses it"
     )
     search: Document = Field(
         default_factory=dict,

@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from sdw_core.config import (
     Config,
     PipelineConfig,
+    Runs,
+    Seed,
     as_key,
     identifying,
     nearest,
@@ -27,6 +29,11 @@ from search_spaces.paths import Document, absolute_file, absolute_paths, absolut
 SHIPPED = Path(__file__).parent
 FILES = {"dataset": absolute_reference, "expert.path": absolute_file}
 """Settings that may name files, and how each is made to do so from anywhere."""
+
+Seconds = Annotated[PositiveFloat, Field(le=1e9)]
+"""Of waiting: thirty years, more than timers of every kind take."""
+MOST_VALUES = 2**53
+"""Of a grid: real numbers lie no closer."""
 
 
 class FloatRange(Config):
@@ -96,8 +103,8 @@ class EarlyStopping(Config):
     reduction_factor: int = Field(
         3, ge=2, description="one trial in so many passes a rung; rungs lie as many times apart"
     )
-    policies: PositiveInt = Field(3, description="fresh policies at a rung, on seeds of their own")
-    episodes: PositiveInt = Field(2, description="episodes a policy at a rung")
+    policies: Runs = Field(3, description="fresh policies at a rung, on seeds of their own")
+    episodes: Runs = Field(2, description="episodes a policy at a rung")
 
     def rungs(self, outer_steps: int) -> tuple[int, ...]:
         """Outer steps at which trials are compared.
@@ -122,7 +129,7 @@ class StudyConfig(Config):
         description="one, or several for a Pareto front",
     )
     trials: PositiveInt = Field(8, description="trials to run")
-    seed: int = Field(0, ge=0, description="root seed of the sampler, and of the pipeline")
+    seed: Seed = Field(0, description="root seed of the sampler, and of the pipeline")
     startup_trials: PositiveInt = Field(4, description="random trials before the sampler learns")
     concurrency: PositiveInt | Literal["auto"] = Field(
         "auto", description="trials at a time; `auto`: as many as the resources hold"
@@ -134,12 +141,12 @@ class StudyConfig(Config):
         "the folder is on a network file system, else `sqlite`; or a URL (postgresql://...), in "
         "which `${NAME}` is that environment variable",
     )
-    time_budget: PositiveFloat | None = Field(
+    time_budget: Seconds | None = Field(
         None,
         description="seconds of a `launch`, `resume` or the like, after which no trial is begun "
         "and running ones are stopped",
     )
-    trial_timeout: PositiveFloat | None = Field(
+    trial_timeout: Seconds | None = Field(
         None,
         description="seconds of a trial's own running time, over all its attempts, after which it "
         "is FAILED",
@@ -423,6 +430,11 @@ def _check_distribution(path: str, distribution: Distribution) -> None:
         raise InputError(
             f"`search.{path}` needs a step within its range of {high - low:g}, not "
             f"{distribution.step:g}."
+        )
+    if distribution.step is not None and (high - low) / distribution.step > MOST_VALUES:
+        raise InputError(
+            f"`search.{path}` needs a step that divides its range of {high - low:g} into "
+            f"{MOST_VALUES:.0e} at most, not {distribution.step:g}; leave `step` out for any value."
         )
     unstepped = type(distribution).model_fields["step"].default
     if distribution.log and distribution.step != unstepped:
