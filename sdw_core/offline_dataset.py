@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +17,8 @@ Scores = tuple[float, float]
 
 MANY_NEGATIVE = 0.2
 """Part of the returns-to-go; see `OfflineDataset.zero_is_arbitrary`."""
+LEAST_APART, MOST_APART = 1e-9, 1e30
+"""Of an expert's return above a random policy's."""
 ACTION_TOLERANCE = 1e-5  # of the width of the bounds: the rounding of stored float32 actions
 
 
@@ -254,12 +255,18 @@ def _require_actions_in_bounds(dataset: OfflineDataset) -> None:
         )
 
 
+def tell_apart(low: float, high: float) -> bool:
+    """Whether reference scores can normalise a return: 0 and 100 must lie apart, also as floats."""
+    return LEAST_APART <= high - low <= MOST_APART and high - low > 1e-9 * max(abs(low), abs(high))
+
+
 def require_ascending(low: float, high: float) -> None:
     """Refuse reference scores that normalise nothing."""
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not tell_apart(low, high):
         raise InputError(
             "the reference scores must be two finite returns, the random policy's below the "
-            f"expert's, not {low} and {high}: give the lower one first."
+            f"expert's by {LEAST_APART:g} to {MOST_APART:g}, not {low} and {high}: give the lower "
+            "one first, and each as a policy earns it."
         )
 
 
