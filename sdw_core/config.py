@@ -37,12 +37,13 @@ _MOST_CHOICES = 20
 
 # More than anyone can mean: what is larger is a slip, or meant to exhaust the machine.
 Count = Annotated[PositiveInt, Field(le=1_000_000_000)]
-Seed = Annotated[int, Field(ge=0, le=10**18)]
 Seconds = Annotated[PositiveFloat, Field(le=1e9)]
 Layers = Annotated[PositiveInt, Field(le=100)]
 Width = Annotated[PositiveInt, Field(le=16_384)]
 Rows = Annotated[PositiveInt, Field(le=1_000_000)]
 CloningSteps = Annotated[PositiveInt, Field(le=1_000_000)]
+TrainingSteps = Annotated[PositiveInt, Field(le=100_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 LearningRate = Annotated[PositiveFloat, Field(le=1e30)]
 Batch = Annotated[PositiveInt, Field(le=10_000_000)]
 Runs = Annotated[PositiveInt, Field(le=10_000)]
@@ -125,7 +126,7 @@ class DensityConfig(Config):
     hidden_features: Width = Field(100, description="hidden units of each transform")
     batch_size: Batch = Field(1024, description="states a gradient step")
     learning_rate: LearningRate = Field(1e-3, description="Adam's, cosine-annealed to zero")
-    steps: Count = Field(900, description="gradient steps of a flow, at most")
+    steps: TrainingSteps = Field(900, description="gradient steps of a flow, at most")
     patience: Count = Field(
         3,
         description="tenths of the steps without a better held-out log-likelihood before "
@@ -161,8 +162,8 @@ class PercentBCConfig(Config):
     )
     layers: Layers = Field(4, description="linear layers of the policy and of the value")
     width: Width = Field(256, description="hidden units a layer")
-    steps: Count = Field(2000, description="gradient steps of the policy")
-    value_steps: Count = Field(2000, description="gradient steps of the action value")
+    steps: TrainingSteps = Field(2000, description="gradient steps of the policy")
+    value_steps: TrainingSteps = Field(2000, description="gradient steps of the action value")
     batch_size: Batch = Field(256, description="transitions a gradient step")
     learning_rate: LearningRate = Field(3e-4, description="Adam's")
     discount: float = Field(0.99, ge=0, le=1, description="discount of the returns-to-go")
@@ -172,7 +173,7 @@ class CalQLConfig(Config):
     """Expert `cal_ql`: conservative Q-learning with calibrated values; meant for a GPU."""
 
     method: Literal["cal_ql"] = Field(description="must be given")
-    steps: Count = Field(1_000_000, description="gradient steps")
+    steps: TrainingSteps = Field(1_000_000, description="gradient steps")
     batch_size: Batch = Field(256, description="transitions a gradient step")
     actor_layers: Layers = Field(4, description="linear layers of the actor")
     critic_layers: Layers = Field(3, description="linear layers of each of the two critics")

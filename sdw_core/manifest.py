@@ -25,6 +25,7 @@ from sdw_core.config import (
     LearningRate,
     Rows,
     Runs,
+    Seed,
     Width,
     parse,
     shown,
@@ -32,6 +33,7 @@ from sdw_core.config import (
 from sdw_core.environment import OWN_WRAPPERS
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Recipe
+from sdw_core.offline_dataset import LEAST_APART, MOST_APART, tell_apart
 from sdw_core.policy import Architecture, Optimizer
 
 NAME = "manifest.json"
@@ -75,14 +77,17 @@ HARMLESS_WRAPPERS: dict[str, frozenset[str]] = {
 """Gymnasium's wrappers that need nothing but numbers, and their arguments."""
 MOST = {"frame_skip": 100, "stack_size": 100, "skip": 100, "num_repeats": 100, "delay": 1000}
 """Of what makes a step, or an observation, so many times as large."""
+MOST_TOGETHER = 1000
+"""Of all of these, multiplied: a wrapper repeats or stacks what another did."""
 MOST_NUMBER = 1e6
 """Of any other argument; also the longest time limit."""
 ARGUMENT = "a number of at most 1e6, true, false, null, or a list of at most 1000 such numbers"
+FACTOR = "a whole number from 1 to "
 
 STRICT: Any = Field(strict=True)
 """Numbers are numbers: no text that looks like one, no `true`."""
 Number = Annotated[float, STRICT]
-Whole = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+Whole = Annotated[Seed, STRICT]
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256, in hex")]
 Bounds = Annotated[tuple[Number, ...], Field(min_length=1, max_length=MOST_WIDTH)]
@@ -330,11 +335,11 @@ def _require_sound(manifest: FirstManifest) -> None:
             f"finite in 32 bits, not {shown(environment.action_low)} and "
             f"{shown(environment.action_high)}."
         )
-    random, expert = environment.reference_scores
-    if not (random < expert and math.isfinite(expert - random)):
+    if not tell_apart(*environment.reference_scores):
+        random, expert = environment.reference_scores
         raise InputError(
             "`environment.reference_scores` must be a random policy's return and a larger one of "
-            f"an expert, not {random:g} and {expert:g}."
+            f"an expert, {LEAST_APART:g} to {MOST_APART:g} more, not {random!r} and {expert!r}."
         )
     if len(recipe.learning_rates) != recipe.layers:
         raise InputError(
@@ -365,7 +370,8 @@ def _require_harmless(environment: FirstEnvironmentSection, folder: Path) -> Non
         if key not in HARMLESS:
             untrusted(f"give an environment the argument {shown(key)}")
         if not _harmless(key, value):
-            untrusted(f"give an environment's {key!r} {shown(value)}, which is not {ARGUMENT}")
+            must = f"{FACTOR}{MOST[key]}" if key in MOST else ARGUMENT
+            untrusted(f"give an environment's {key!r} {shown(value)}, which is not {must}")
     if not isinstance(environment, EnvironmentSection):
         return
     for wrapper in environment.wrappers:
@@ -376,15 +382,21 @@ def _require_harmless(environment: FirstEnvironmentSection, folder: Path) -> Non
         for key, value in wrapper.kwargs.items():
             if key not in HARMLESS_WRAPPERS[name] or not _harmless(key, value):
                 untrusted(f"give the wrapper {name!r} the argument {shown(key)} as {shown(value)}")
+    given = [environment.kwargs, *(wrapper.kwargs for wrapper in environment.wrappers)]
+    factors = [each[key] for each in given for key in MOST.keys() & each.keys()]
+    if math.prod(factors) > MOST_TOGETHER:
+        untrusted(
+            f"repeat and stack the steps of an environment more than {MOST_TOGETHER} times, and "
+            f"its arguments and wrappers do so {' x '.join(map(str, factors))} times"
+        )
 
 
 def _harmless(key: str, value: Any) -> bool:
-    most = MOST.get(key, MOST_NUMBER)
+    if key in MOST:
+        return type(value) is int and 1 <= value <= MOST[key]
     values: Sequence[Any] = value if isinstance(value, list) else [value]
-    if len(values) > 1000 or (key in MOST and not isinstance(value, int)):
-        return False
-    return all(
+    return len(values) <= 1000 and all(
         each in (None, "Infinity", "-Infinity")  # as `Environment.to_json` writes them
-        or (isinstance(each, int | float) and -MOST_NUMBER <= each <= most)
+        or (isinstance(each, int | float) and abs(each) <= MOST_NUMBER)
         for each in values
     )

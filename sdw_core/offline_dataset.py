@@ -17,8 +17,8 @@ Scores = tuple[float, float]
 
 MANY_NEGATIVE = 0.2
 """Part of the returns-to-go; see `OfflineDataset.zero_is_arbitrary`."""
-LARGEST_SCORE, LEAST_RANGE = 1e100, 1e-9
-"""Of reference scores: beyond them, normalised returns would not be finite."""
+LEAST_APART, MOST_APART = 1e-9, 1e30
+"""Of an expert's return above a random policy's."""
 ACTION_TOLERANCE = 1e-5  # of the width of the bounds: the rounding of stored float32 actions
 
 
@@ -255,13 +255,18 @@ def _require_actions_in_bounds(dataset: OfflineDataset) -> None:
         )
 
 
+def tell_apart(low: float, high: float) -> bool:
+    """Whether reference scores can normalise a return: 0 and 100 must lie apart, also as floats."""
+    return LEAST_APART <= high - low <= MOST_APART and high - low > 1e-9 * max(abs(low), abs(high))
+
+
 def require_ascending(low: float, high: float) -> None:
     """Refuse reference scores that normalise nothing."""
-    if not (max(abs(low), abs(high)) <= LARGEST_SCORE and high - low >= LEAST_RANGE):
+    if not tell_apart(low, high):
         raise InputError(
-            f"the reference scores must be two finite returns of at most {LARGEST_SCORE:g}, the "
-            f"random policy's below the expert's by {LEAST_RANGE:g} or more, not {low} and {high}: "
-            "give the lower one first."
+            "the reference scores must be two finite returns, the random policy's below the "
+            f"expert's by {LEAST_APART:g} to {MOST_APART:g}, not {low} and {high}: give the lower "
+            "one first, and each as a policy earns it."
         )
 
 

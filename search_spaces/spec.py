@@ -32,6 +32,9 @@ SHIPPED = Path(__file__).parent
 FILES = {"dataset": absolute_reference, "expert.path": absolute_file}
 """Settings that may name files, and how each is made to do so from anywhere."""
 
+MOST_VALUES = 2**53
+"""Of a grid: real numbers lie no closer."""
+
 
 class FloatRange(Config):
     """A real number in [low, high]."""
@@ -427,6 +430,11 @@ def _check_distribution(path: str, distribution: Distribution) -> None:
         raise InputError(
             f"`search.{path}` needs a step within its range of {high - low:g}, not "
             f"{distribution.step:g}."
+        )
+    if distribution.step is not None and (high - low) / distribution.step > MOST_VALUES:
+        raise InputError(
+            f"`search.{path}` needs a step that divides its range of {high - low:g} into "
+            f"{MOST_VALUES:.0e} at most, not {distribution.step:g}; leave `step` out for any value."
         )
     unstepped = type(distribution).model_fields["step"].default
     if distribution.log and distribution.step != unstepped:

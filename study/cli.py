@@ -320,7 +320,8 @@ def distill(
     to: Annotated[Path | None, typer.Option(help="Export folder; left out: no export.")] = None,
     license: License = None,
     threads: Annotated[
-        int, typer.Option(help="Torch threads; more than one pays from width 256 on.", min=1)
+        int,
+        typer.Option(help="Torch threads; more than one pays from width 256 on.", min=1, max=1024),
     ] = 1,
     cache: Annotated[Path, typer.Option(help="Stage cache.")] = STUDIES / "cache",
     as_json: AsJson = False,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sdw_core.config import shown
 from sdw_core.errors import InputError, first_line
 from search_spaces.documents import StrictLoader, read_yaml
 
@@ -25,6 +26,8 @@ def validate_cluster(path: Path) -> None:
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"{what} must be UTF-8 text, and cannot be read ({error}).") from None
     document = read_yaml(text, what, StrictLoader)
+    if not isinstance(document, dict):
+        raise InputError(f"{what} must hold a mapping, not {shown(document)}; see cluster.yaml.")
     try:
         validate_config(prepare_config(document))
     except Exception as error:

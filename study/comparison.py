@@ -45,6 +45,7 @@ from study.preflight import check_writable, require_resources
 from study.runner import (
     LOOK_FOR_NODE,
     NodeDied,
+    RayNotStarted,
     own_node,
     ray_session,
     require_node,
@@ -260,13 +261,17 @@ def run_comparison(
                     sources = inventory.sources(cell.config)
                     (folder.cell(cell, sources) / "result.json").unlink(missing_ok=True)
         if any(ready(spec, results)):
-            with stopping(folder.stop_flag), ray_session(address):
-                write_spec(folder.path, spec)
+            with stopping(folder.stop_flag):
                 try:
-                    _run(folder, spec, inventory, results, console, heartbeat)
-                except NodeDied as error:
-                    if not folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
-                        raise SDWError(f"{error} give the same command again.") from error
+                    with ray_session(address):
+                        write_spec(folder.path, spec)
+                        _run(folder, spec, inventory, results, console, heartbeat)
+                except (NodeDied, RayNotStarted) as error:
+                    if folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
+                        return results
+                    if isinstance(error, RayNotStarted):
+                        raise
+                    raise SDWError(f"{error} give the same command again.") from error
         return results
 
 

@@ -119,7 +119,12 @@ def drive(
                     held.close()
                     return given_up
             if not ray_runs:
-                context = held.enter_context(ray_session(address))
+                try:
+                    context = held.enter_context(ray_session(address))
+                except RayNotStarted:
+                    if folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
+                        continue
+                    raise
                 if address:
                     require_shared_folder(folder.path)
                 heartbeat.tell(ray_dashboard=context.dashboard_url or None)
@@ -185,7 +190,7 @@ def _tune(
             raise _interrupted(folder, trouble) from error
         if isinstance(cause, RayError):  # a worker that was ended for memory before it began
             raise SDWError(
-                f"Ray ended the study of {folder.name!r} ({first_line(cause).rstrip('.')}); what is "
+                f"Ray ended the study {folder.name!r} ({first_line(cause).rstrip('.')}); what is "
                 f"done is kept: go on with `sdw resume {folder.path}`."
             ) from error
         raise
@@ -201,6 +206,10 @@ def _interrupted(folder: StudyFolder, trouble: str) -> SDWError:
         f"The storage of {folder.name!r} cannot be written ({trouble}); what is done is kept: mend "
         f"that, and go on with `sdw resume {folder.path}`."
     )
+
+
+class RayNotStarted(SDWError):
+    """Ray could not be started on this machine."""
 
 
 class NodeDied(Exception):
@@ -321,7 +330,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
     except Exception as error:  # whatever Ray raises, and a port that nobody listens at
         why = (first_line(error) or type(error).__name__).rstrip(".")
         if address is None:
-            raise SDWError(f"Ray cannot be started on this machine: {why}.") from error
+            raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
         raise InputError(
             f"There is no Ray cluster at {address!r} ({why}); give "
             "HOST:PORT, or leave `--address` out to run on this machine."
@@ -349,6 +358,8 @@ def require_cluster(address: str | None) -> None:
 def _knock(address: str) -> None:
     """Raises if nobody listens at HOST:PORT: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        raise ValueError("it names no port")
     socket.create_connection((host, int(port)), timeout=10).close()
 
 

@@ -107,14 +107,32 @@ def require_unused(database: str, name: str) -> None:
             "and keep it in ~/.pgpass or the environment variable PGPASSWORD, or write ${NAME} in "
             "its place and set that variable."
         )
-    if _lies_elsewhere(database):
-        raise InputError(
-            "`study.database` must name one database wherever it is read, and a SQLite URL without "
-            "an absolute path does not; give `sqlite`, a file in the study's folder, or a URL with "
-            "four slashes, like sqlite:////DIR/FILE."
-        )
+    if _is_to_be_made(database):
+        return
     if name in optuna.study.get_all_study_names(_server(database)):
         raise InputError(_used(name))
+
+
+def _is_to_be_made(url: str) -> bool:
+    """Whether a URL names an SQLite file that is not there yet, which looking at it would make.
+
+    Raises:
+        InputError: it names none, or another one from another folder.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # no URL; it is refused for that
+        return False
+    if not parsed.drivername.startswith("sqlite"):
+        return False
+    file = Path(parsed.database or "")
+    if not file.is_absolute() or parsed.query:
+        raise InputError(
+            "`study.database` must name one database wherever it is read: an SQLite file by its "
+            f"whole path, without `?`, as in sqlite:////home/me/studies.db, not {url!r}; or give "
+            "`sqlite`, which is a file in the study's folder."
+        )
+    return not file.exists() and os.access(file.parent, os.W_OK)
 
 
 def begun_on_server(database: str, name: str, directions: list[StudyDirection]) -> optuna.Study:
@@ -253,16 +271,6 @@ def _expanded(url: str) -> str:
         return quote(os.environ[name], safe="")
 
     return re.sub(r"\$\{(\w+)\}", value, url)
-
-
-def _lies_elsewhere(url: str) -> bool:
-    """Whether a URL names a file below the folder that a process is in, or a process's memory."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # no URL; it is refused for that
-        return False
-    file = Path(parsed.database or "")
-    return parsed.get_backend_name() == "sqlite" and not file.is_absolute()
 
 
 def _password(url: str) -> bool:

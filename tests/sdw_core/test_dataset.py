@@ -39,6 +39,8 @@ BUNDLED_FOLDER = ROOT / "sdw_core/data" / BUNDLED
 SHARED = Path(os.environ.get("MINARI_DATASETS_PATH") or ROOT.parent / "shared/data/minari")
 HOPPER = (11, 3)  # dimensions of observations and actions
 PENDULUM = (3, 1)  # action bounds -2 and 2
+SENSELESS = [(5.0, 1.0), (1.0, 1.0), (np.nan, 1.0), (0.0, np.inf), (-1e308, 1e308), (0.0, 1e-320)]
+SENSELESS += [(0.0, 5e-324), (-1e308, 1e308), (1.0, 1 + 1e-15)]
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -823,10 +825,7 @@ class TestOwn:
         assert set_reference("my/made-v0", (0.0, 1.0)) == ["x", 1.0]
         assert reference_scores_of("my/made-v0") == (0, 1)
 
-    @pytest.mark.parametrize(
-        "scores",
-        [(5.0, 1.0), (1.0, 1.0), (np.nan, 1.0), (0.0, np.inf), (-1e308, 1e308), (0.0, 1e-320)],
-    )
+    @pytest.mark.parametrize("scores", SENSELESS)
     def test_scores_that_normalise_nothing(self, made, scores):
         with pytest.raises(InputError, match="reference scores"):
             set_reference(made, scores)
@@ -1004,7 +1003,7 @@ class TestImport:
         with pytest.raises(InputError):
             import_dataset(source, "my/hopper-v0")
 
-    @pytest.mark.parametrize("scores", [(5.0, 1.0), (1.0, 1.0), (np.nan, 1.0), (0.0, np.inf)])
+    @pytest.mark.parametrize("scores", SENSELESS)
     def test_reference_scores(self, scores):
         with pytest.raises(InputError) as error:
             import_dataset(write_d4rl(transitions()), "my/hopper-v0", "Hopper-v5", scores)

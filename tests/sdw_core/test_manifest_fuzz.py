@@ -200,6 +200,11 @@ def test_rows_that_cannot_be_are_refused(
 
 
 LIMIT, WRAPPER = "max_episode_steps", "gymnasium.wrappers.rendering:RecordVideo"
+REPEAT = {"entry_point": "gymnasium.wrappers:RepeatAction", "kwargs": {"num_repeats": 100}}
+STACKS = [
+    {"entry_point": "gymnasium.wrappers:FrameStackObservation", "kwargs": {"stack_size": 100}},
+    {"entry_point": "gymnasium.wrappers:FlattenObservation", "kwargs": {}},
+]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +216,9 @@ LIMIT, WRAPPER = "max_episode_steps", "gymnasium.wrappers.rendering:RecordVideo"
         ("environment.kwargs", {"xml_file": "/etc/passwd"}, "the argument 'xml_file'.*--trust"),
         ("environment.kwargs", {"reset_noise_scale": 1e9}, "at most 1e6.*--trust"),
         ("environment.kwargs", {"reset_noise_scale": "a"}, "a number.*--trust"),
-        ("environment.kwargs", {"frame_skip": 10**6}, "--trust"),
+        ("environment.kwargs", {"frame_skip": 10**6}, "a whole number from 1 to 100;.*--trust"),
+        ("environment.kwargs", {"frame_skip": -1}, "a whole number from 1 to 100;.*--trust"),
+        ("environment.kwargs", {"frame_skip": True}, "a whole number from 1 to 100;.*--trust"),
         ("environment.kwargs", {"healthy_z_range": 3}, "cannot be (made|run)"),
         ("environment.kwargs", {"healthy_z_range": [0] * 10**4}, "1000 such numbers"),
         (f"environment.{LIMIT}", 10**12, f"`environment.{LIMIT}` must be at most 1000000"),
@@ -219,9 +226,13 @@ LIMIT, WRAPPER = "max_episode_steps", "gymnasium.wrappers.rendering:RecordVideo"
         ("environment.wrappers", [{"entry_point": WRAPPER, "kwargs": {}}], "RecordVideo.*--trust"),
         ("environment.wrappers", [{"entry_point": "os:system", "kwargs": {}}], "--trust"),
         ("environment.wrappers", [{"entry_point": "a", "kwargs": {}}] * 100, "20 at most"),
+        ("environment.wrappers", STACKS * 5, "do so 100 x 100 x .* times; look at it.*--trust"),
+        ("environment.wrappers", [REPEAT] * 20, "do so 100 x 100 x .* times; look at it.*--trust"),
         ("environment.reference_scores", [1, 1], "`environment.reference_scores`"),
         ("environment.reference_scores", [2, 1], "`environment.reference_scores`"),
         ("environment.reference_scores", [-1e308, 1e308], "`environment.reference_scores`"),
+        ("environment.reference_scores", [0, 5e-324], "`environment.reference_scores`"),
+        ("environment.reference_scores", [1, 1 + 1e-15], "not 1.0 and 1.000000000000001"),
         ("environment.action_low", [1, 1, 1], "`environment.action_low` must lie below"),
         ("environment.action_low", [-1, -1], "`environment.action_low` must lie below"),
         ("environment.action_low", [-2, -2, -2], "must fit their environment"),

@@ -59,6 +59,19 @@ REFUSED = {
     "storage under a file": (["launch", "quickstart", "--storage", "afile/below"], "--storage"),
     "validate": (["validate", "quickstart", "--set", "pipeline.seed=-1"], "pipeline.seed"),
     "cluster file": (["validate", "quickstart", "--cluster", "none.yaml"], "none.yaml"),
+    "empty cluster file": (
+        ["validate", "quickstart", "--cluster", "/dev/null"],
+        "must hold a mapping, not None",
+    ),
+    "no port": (["launch", "quickstart", "--address", "nonsense"], "(it names no port)"),
+    "reference scores that are one": (
+        ["data", "describe", "sdw/hopper-replay-mini-v0", "--reference", "0", "5e-324", "--json"],
+        "not 0.0 and 5e-324",
+    ),
+    "database of this folder": (
+        ["validate", "quickstart", "--set", "study.database=sqlite:///a?b"],
+        "whole path",
+    ),
     "no study": (["status", "nothing"], "nothing"),
     "no study to export": (["export", "nothing"], "nothing"),
     "no study to resume": (["resume", "nothing"], "nothing"),
@@ -291,7 +304,12 @@ def test_without_reference_scores_the_way_to_give_them_is_named(capsys, tmp_path
     assert "pipeline.reference_scores" in err
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["launch"], ["status", "a", "--nonsense"]])
+THREADS = ["distill", "quickstart", "--threads", "100000000"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["launch"], ["status", "a", "--nonsense"], THREADS]
+)
 def test_wrong_usage_exits_with_2(arguments):
     done = subprocess.run(
         [sys.executable, "-m", "study.cli", *arguments], capture_output=True, text=True

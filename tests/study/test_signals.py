@@ -192,3 +192,26 @@ def test_a_signal_during_the_export_leaves_no_half_of_it_and_resume_goes_on(
     status, out, err = sdw(capsys, "resume", str(folder.path), "--json")
     assert status == 0, err
     assert [Path(path).name for path in json.loads(out)["exports"]] == ["trial-0"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("command", [["launch", "quickstart"], ["compare", "compare-quick"]])
+def test_whoever_asks_to_stop_may_end_rays_processes_while_they_start(
+    capsys, monkeypatch, tmp_path, command, asked
+):
+    def init(**told: object) -> None:
+        if asked:
+            signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("the dashboard died")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ray.init", init)
+    status, _, err = sdw(capsys, *command, "--name", "mine")
+    last = err.splitlines()[-1]
+    if asked:
+        assert (status, last.startswith("stopped")) == (0, True), err
+    else:
+        assert (status, last) == (
+            1,
+            "sdw: Ray cannot be started on this machine: the dashboard died.",
+        )

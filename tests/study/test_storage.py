@@ -367,6 +367,25 @@ def test_a_password_in_a_spec_is_refused_and_not_repeated(tmp_path, url):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite:///x?y", "sqlite:///x", "sqlite://", "sqlite:////x?mode=ro"]
+)
+def test_a_file_that_is_another_one_from_another_folder_is_refused(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"an SQLite file by its whole path.*or give `sqlite`"):
+        StudyFolder.require_free(small_spec(f"study.database={url}"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_whether_a_name_is_free_makes_no_file(tmp_path):
+    spec = small_spec(f"study.database=sqlite:///{tmp_path}/shared.db")
+    StudyFolder.require_free(spec, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    missing = small_spec(f"study.database=sqlite:///{tmp_path}/gone/shared.db")
+    with pytest.raises(InputError, match="cannot be opened"):
+        StudyFolder.require_free(missing, tmp_path)
+
+
 # Where a study lies
 
 
