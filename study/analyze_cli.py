@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 analyze_app = typer.Typer(help="Analyses of a dataset: misalignment, errors, coverage.")
 
+MOST, MOST_STEPS = 10_000, 1_000_000
+"""Of policies, episodes, points, bins; and of a cloning's steps: as in a pipeline's settings."""
 Spec = Annotated[str, typer.Argument(help="A YAML file, or a shipped spec; `search` is ignored.")]
 Set = Annotated[
     list[str] | None,
@@ -29,7 +31,7 @@ Set = Annotated[
 To = Annotated[Path, typer.Option(help="Folder for table, figure and findings; must not exist.")]
 Cache = Annotated[Path, typer.Option(help="Stage cache.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Episodes = Annotated[int, typer.Option(help="Whole episodes a policy is run.", min=1)]
+Episodes = Annotated[int, typer.Option(help="Whole episodes a policy is run.", min=1, max=MOST)]
 CACHE = Path("sdw-studies") / "cache"
 
 
@@ -41,10 +43,16 @@ def misalignment(
         str | None,
         typer.Option(help="A better, narrower dataset; left out: the best tenth of the spec's."),
     ] = None,
-    policies: Annotated[int, typer.Option(help="Policies cloned from each set.", min=2)] = 6,
-    steps: Annotated[int, typer.Option(help="Gradient steps of a cloning.", min=2)] = 2000,
-    points: Annotated[int, typer.Option(help="How often a policy is judged.", min=2)] = 16,
-    bins: Annotated[int, typer.Option(help="Bins of the training loss.", min=2)] = 8,
+    policies: Annotated[
+        int, typer.Option(help="Policies cloned from each set.", min=2, max=MOST)
+    ] = 6,
+    steps: Annotated[
+        int, typer.Option(help="Gradient steps of a cloning.", min=2, max=MOST_STEPS)
+    ] = 2000,
+    points: Annotated[
+        int, typer.Option(help="How often a policy is judged.", min=2, max=MOST)
+    ] = 16,
+    bins: Annotated[int, typer.Option(help="Bins of the training loss.", min=2, max=MOST)] = 8,
     episodes: Episodes = 3,
     overrides: Set = None,
     cache: Cache = CACHE,
@@ -98,10 +106,11 @@ def errors(
         list[int] | None,
         typer.Option(help="Steps of a cloning; repeatable.", show_default="50 200 800"),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Policies of each kind.", min=1)] = 2,
+    repeats: Annotated[int, typer.Option(help="Policies of each kind.", min=1, max=MOST)] = 2,
     episodes: Episodes = 3,
     expert_episodes: Annotated[
-        int, typer.Option(help="Episodes of the expert; half of them fit its density.", min=2)
+        int,
+        typer.Option(help="Episodes of the expert; half of them fit its density.", min=2, max=MOST),
     ] = 20,
     quantile: Annotated[
         float, typer.Option(help="Part of the expert's own states that counts as off its support.")
@@ -115,6 +124,8 @@ def errors(
     for option, least in (("--size", min(sizes)), ("--steps", min(budgets))):
         if least < 1:
             raise InputError(f"`{option}` must be at least 1, not {least}.")
+    if max(budgets) > MOST_STEPS:
+        raise InputError(f"`--steps` must be at most {MOST_STEPS}, not {max(budgets)}.")
     if not 0 < quantile < 1:
         raise InputError(f"`--quantile` must lie between 0 and 1, and is {quantile:g}.")
     config = _configured(spec, overrides, to, cache)
@@ -141,7 +152,7 @@ def coverage(
         list[Path] | None,
         typer.Argument(help="Exported sets; left out: sets that are distilled now."),
     ] = None,
-    bins: Annotated[int, typer.Option(help="Bins of the histograms.", min=2)] = 20,
+    bins: Annotated[int, typer.Option(help="Bins of the histograms.", min=2, max=MOST)] = 20,
     trust: Annotated[
         bool, typer.Option("--trust", help="Let a set name modules to import, and any arguments.")
     ] = False,

@@ -1,4 +1,4 @@
-"""What the process that starts `sdw` may lack: a home, a folder to stand in, a temporary folder."""
+"""What the process that starts `sdw` may lack: a stream, a home, a folder to stand in or to use."""
 
 import io
 import logging
@@ -23,6 +23,11 @@ def make_ready() -> None:
     Raises:
         InputError: the current folder was removed.
     """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # else the next file that is opened takes its place, and what is printed
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for stream in (sys.stdout, sys.stderr):  # None where the caller closed it
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what its encoding lacks is spelled out

@@ -172,6 +172,11 @@ def _require_free(name: str) -> None:
             "version."
         )
     for namespace in _namespaces(name):
+        if not minari.namespace.NAMESPACE_REGEX.fullmatch(namespace):
+            raise InputError(
+                f"a dataset's namespace must have two characters or more, and `{namespace}` of "
+                f"`{name}` has one: choose a name such as `my/hopper-v0`."
+            )
         if (datasets_folder() / namespace / "data").exists():
             raise InputError(
                 f"a dataset cannot lie within another, and `{namespace}` is one: choose another "

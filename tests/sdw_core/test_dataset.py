@@ -1003,6 +1003,15 @@ class TestImport:
         with pytest.raises(InputError):
             import_dataset(source, "my/hopper-v0")
 
+    @pytest.mark.parametrize("name", ["a/hopper-v0", "a/b/hopper-v0"])
+    def test_a_namespace_of_one_character_which_minari_refuses(self, name, tmp_path):
+        path = write_d4rl(transitions())
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(InputError) as error:
+            import_dataset(path, name, "Hopper-v5")
+        assert_one_sentence(error, "two characters or more", "`a`", "my/hopper-v0")
+        assert sorted(tmp_path.rglob("*")) == before
+
     @pytest.mark.parametrize("scores", SENSELESS)
     def test_reference_scores(self, scores):
         with pytest.raises(InputError) as error:

@@ -157,3 +157,17 @@ def test_datasets_of_two_environments_are_refused(capsys):
     assert status == 2
     assert "one environment" in error
     assert not Path("found").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *(("misalignment", each) for each in ("policies", "steps", "points", "bins", "episodes")),
+        *(("errors", each) for each in ("steps", "repeats", "episodes", "expert-episodes")),
+        ("coverage", "bins"),
+    ],
+)
+def test_more_than_anyone_can_mean_is_refused(capsys, name, option):
+    status, out, err = analyze(capsys, name, "--to", "found", f"--{option}", "100000000000")
+    assert (status, out, err.count("\n"), f"--{option}" in err) == (2, "", 1, True), err
+    assert not Path("found").exists()

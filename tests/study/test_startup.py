@@ -176,3 +176,11 @@ def test_rays_token_stays_in_the_environment_where_the_home_takes_none(tmp_path,
     environment.setenv("HOME", "/proc/nowhere")
     keep_ray_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_file_and_no_trouble(tmp_path, closed):
+    """Else files take its place, and what is printed into it lies in them."""
+    line = f"sdw data import sdw/hopper-replay-mini-v0 --name my/copy-v0 {closed}; echo $?"
+    status, out, err = sdw(tmp_path, line, MINARI_DATASETS_PATH=str(tmp_path))
+    assert (status, out.split()[-1], err) == (0, "0", "")
