@@ -27,7 +27,10 @@ def validate_cluster(path: Path) -> None:
         raise InputError(f"{what} must be UTF-8 text, and cannot be read ({error}).") from None
     document = read_yaml(text, what, StrictLoader)
     if not isinstance(document, dict):
-        raise InputError(f"{what} must hold a mapping, not {shown(document)}; see cluster.yaml.")
+        raise InputError(
+            f"{what} must hold a mapping, not {shown(document)}; write one for the Ray cluster "
+            "launcher, as the project's own cluster.yaml is."
+        )
     try:
         validate_config(prepare_config(document))
     except Exception as error:

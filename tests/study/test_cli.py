@@ -538,7 +538,7 @@ def test_validate_says_what_would_run(capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("a: [", "YAML"), ("available_node_types: {}", "key"), ("[]", "valid")]
+    ("text", "word"), [("a: [", "YAML"), ("available_node_types: {}", "key"), ("[]", "a mapping")]
 )
 def test_a_cluster_file_that_the_launcher_would_refuse_is_refused(capsys, tmp_path, text, word):
     (tmp_path / "cluster.yaml").write_text(text)
