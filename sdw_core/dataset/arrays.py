@@ -33,11 +33,13 @@ class Asked:
         environment: the one to use; None: what the dataset states.
         reference_scores: returns of a random and of an expert policy; None: as stated, or D4RL's.
         clip_actions: whether actions outside the environment's bounds are clipped to them.
+        name: the id that it lies under, which a copy does not state; None: what it calls itself.
     """
 
     environment: Environment | None = None
     reference_scores: Scores | None = None
     clip_actions: bool = False
+    name: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

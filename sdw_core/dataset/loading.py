@@ -71,8 +71,12 @@ def load(
         where, environment = split_reference(reference)
         path = Path(where)
         folder, is_file, is_folder = folder_of(where), path.is_file(), path.is_dir()
+        name = where if folder_of_id(where) else None
     asked = Asked(
-        Environment.named(environment) if environment else None, reference_scores, clip_actions
+        Environment.named(environment) if environment else None,
+        reference_scores,
+        clip_actions,
+        name,
     )
     if folder:
         return read_minari(folder, where, asked)

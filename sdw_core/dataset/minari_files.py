@@ -48,7 +48,7 @@ def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
     """
     with reading(folder, "Minari dataset"):
         metadata = MinariStorage.read_raw_metadata(folder)
-        name = str(metadata["dataset_id"])
+        name = asked.name or str(metadata["dataset_id"])
         episodes, total = int(metadata["total_episodes"]), int(metadata["total_steps"])
         source = str(metadata.get(SOURCE_KEY, "stated with the dataset"))
         for key in ("observation_space", "action_space"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import tempfile
 import warnings
@@ -376,6 +377,13 @@ class TestMinari:
     def test_by_id(self, tmp_path):
         write_minari(tmp_path / "minari/my/made-v0", ref_min_score=1, ref_max_score=2.5)
         assert load("my/made-v0").reference_scores == (1.0, 2.5)
+
+    def test_a_copy_is_called_by_the_id_that_it_lies_under(self, tmp_path):
+        write_minari(tmp_path / "minari/my/made-v0")
+        shutil.copytree(tmp_path / "minari/my/made-v0", tmp_path / "minari/my/copied-v0")
+        copied = load("my/copied-v0")
+        assert copied.name == "my/copied-v0"
+        assert_equal(copied, load("my/made-v0"))
 
     def test_downloads_what_is_nowhere(self, tmp_path, monkeypatch, capsys):
         def download(dataset_id):
