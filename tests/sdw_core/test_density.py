@@ -244,6 +244,7 @@ def test_a_diverged_flow_is_an_error():
         fit_density(sample_mixture(600, seed=0), config, seed=0)
 
 
+@pytest.mark.slow
 def test_flow_beats_gaussian_on_the_bundled_states():
     states = real_states(BUNDLED)
     flow = fit_density(states, DensityConfig(), seed=0)

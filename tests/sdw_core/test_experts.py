@@ -342,6 +342,7 @@ def test_learning_rates_are_those_of_torch() -> None:
 # percent_bc on real data
 
 
+@pytest.mark.slow
 def test_the_bundled_dataset_yields_a_good_expert() -> None:
     config = PipelineConfig(dataset=BUNDLED, weighting={"temperature": 0})
     prepared = Pipeline(config).prepare()
