@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from study.folder import StudyFolder
-from tests.integration.processes import World, ended, tiny_study, wait_until
+from tests.integration.processes import LONG, World, ended, tiny_study, wait_until
 
 COMPARED = """
 comparison: {name: compared, ours: wide, over: plain, resources: {cpu: 2}}
@@ -127,7 +127,7 @@ def test_a_folder_that_becomes_read_only_is_said_so_and_resume_works_after(world
 def test_torn_files_are_computed_again(world: World) -> None:
     """A truncated checkpoint, a corrupt cache entry, and what a killed export left half-written."""
     folder = StudyFolder(world.path / "sdw-studies" / "faulty")
-    long = ("--set", "pipeline.distill.outer_steps=600", "--set", "study.trials=2")
+    long = ("--set", f"pipeline.distill.outer_steps={LONG}", "--set", "study.trials=2")
     driver = world.start("launch", spec_in(world), *long)
     checkpoints = folder.path / "trials"
     wait_until(lambda: any(checkpoints.glob("*/checkpoint.safetensors")), driver)
