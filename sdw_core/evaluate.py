@@ -253,6 +253,17 @@ def evaluate_rows(
     return arena.normalized(returns)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch work on one thread: sums are in one order, whatever the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _cloned(
     observations: Tensor,
     actions: Tensor,

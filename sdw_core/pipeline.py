@@ -6,7 +6,7 @@ Each stage is a function of its settings and of the stages before it; this modul
 tells one progress callback where it is, and keeps results in one stage cache.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,13 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult, entry_name
-from sdw_core.config import (
-    CalQLConfig,
-    CheckpointConfig,
-    DistillConfig,
-    PipelineConfig,
-    identifying,
-)
+from sdw_core.config import CalQLConfig, CheckpointConfig, PipelineConfig, identifying
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
@@ -45,8 +39,7 @@ from sdw_core.expert.training import Training
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
-from sdw_core.protocols import applied
-from sdw_core.seeds import numpy_generator
+from sdw_core.protocols import applied, own_recipe
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
@@ -662,42 +655,6 @@ def resolve_device(name: str) -> torch.device:
             f"`pipeline.device` is {name!r}, but torch sees {present or 'no'} GPU here; use `auto`."
         )
     return device
-
-
-def random_subset(
-    dataset: OfflineDataset, config: PipelineConfig, arena: Arena, stage: str
-) -> Returns:
-    """Normalised returns [K, M] of policies trained on as many random rows of the dataset.
-
-    Every policy gets rows of its own, with the dataset's actions, so that the spread includes the
-    luck of the draw. The learning rate is `inner_lr`: learned rates belong to the rows that they
-    were learned with.
-    """
-    own = own_recipe(config.distill)
-    generator = numpy_generator(config.seed, "random_subset")
-    picks = np.stack(
-        [
-            generator.choice(len(dataset), config.distill.synthetic_size, replace=False)
-            for _ in range(config.evaluation.policies)
-        ]
-    )
-    return evaluate_rows(
-        torch.as_tensor(arena.normalized_states(dataset.observations[picks])),
-        torch.as_tensor(dataset.unit_actions[picks]),
-        [applied(config.evaluation, own)] * len(picks),
-        arena,
-        1,
-        config.evaluation.episodes,
-        config.seed,
-        stage,
-        ensemble=config.evaluation.ensemble,
-    )
-
-
-def own_recipe(config: DistillConfig, rates: Iterable[float] = ()) -> Recipe:
-    """What rows are distilled for, with the learned rates, or else `inner_lr` for every layer."""
-    rates = tuple(rates) or (config.inner_lr,) * config.layers
-    return Recipe(config.layers, config.width, config.inner_steps, rates)
 
 
 def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:

@@ -334,7 +334,7 @@ def _require_one_environment(diverse: PipelineConfig, narrow: PipelineConfig) ->
     if names[0] != names[1]:
         raise InputError(
             f"Both datasets must be of one environment, and {diverse.dataset} is of {names[0]}, "
-            f"{narrow.dataset} of {names[1]}; choose another `--narrow`."
+            f"{narrow.dataset} of {names[1]}; choose another `narrow`."
         )
 
 
@@ -342,7 +342,7 @@ def _require_rows(config: PipelineConfig, sizes: Sequence[int]) -> None:
     available = available_rows("best", len(load_dataset(config)))
     if max(sizes) > available:
         raise InputError(
-            f"`--size` cannot exceed the {available} transitions of the best episodes of "
+            f"`size` cannot exceed the {available} transitions of the best episodes of "
             f"{config.dataset}, and is {max(sizes)}; lower it."
         )
 

@@ -20,6 +20,7 @@ from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig, parse
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SourceChanged, StopRequested
 from sdw_core.evaluate import Recipe, evaluate_rows
+from sdw_core.evidence import random_subset
 from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import (
@@ -28,7 +29,6 @@ from sdw_core.pipeline import (
     Rungs,
     build_arena,
     check_fit,
-    random_subset,
     resolve_device,
 )
 from sdw_core.statistics import summarize
@@ -591,7 +591,7 @@ def test_sources_that_are_not_those_of_earlier_runs_are_refused(
     story = Story()
     with pytest.raises(SourceChanged, match=re.escape(said)) as error:
         Pipeline(tiny(), cache, story, sources=dataclasses.replace(now, **change)).prepare()
-    assert "begin anew under another `--name`" in str(error.value)
+    assert "begin anew under another name" in str(error.value)
     assert {stage for stage, _ in story} == {"dataset"}
 
 
