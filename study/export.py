@@ -21,7 +21,7 @@ from sdw_core.artifact import (
     score,
     write_artifact,
 )
-from sdw_core.config import EvaluationConfig, PipelineConfig, parse
+from sdw_core.config import EvaluationConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
 from sdw_core.files import read_whole, sha256_of_file, write_json
@@ -29,6 +29,7 @@ from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import build_arena, own_recipe, random_subset
 from sdw_core.seeds import numpy_generator
+from sdw_core.validation import parse
 from study.folder import StudyFolder
 from study.outcomes import UNITS, config_hash, finished_result
 from study.preflight import check_writable
