@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdw_core.artifact import read_artifact
 from sdw_core.config import EvaluationConfig
-from study.cli import app
+from study.cli.app import app
 
 
 def main() -> None:

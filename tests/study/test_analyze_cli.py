@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study.analyze_cli import _verdict
+from study.cli.analyze import _verdict
 from tests.study.commands import sdw, write_d4rl
 from tests.study.conftest import SMALL
 

@@ -763,6 +763,6 @@ def test_ctrl_c_is_no_error_of_ours(capsys, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    for place in ("sdw_core.dataset.available", "study.cli.make_ready"):
+    for place in ("sdw_core.dataset.available", "study.cli.app.make_ready"):
         monkeypatch.setattr(place, interrupted)
         assert sdw(capsys, "data", "list") == (130, "", "")

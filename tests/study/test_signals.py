@@ -30,9 +30,9 @@ COMMAND = """
 import sys, time
 from pathlib import Path
 from sdw_core.files import created_folder
-from study import cli
+from study.cli.app import app, main
 
-@cli.app.command()
+@app.command()
 def dawdle() -> None:
     with created_folder(Path("whole")) as scratch:
         (scratch / "half").touch()
@@ -45,7 +45,7 @@ def dawdle() -> None:
                 time.sleep(1)
 
 sys.argv = ["sdw", "dawdle"]
-cli.main()
+main()
 """
 
 
@@ -164,7 +164,9 @@ def test_what_is_started_to_be_deaf_hears_no_signal_of_the_group(tmp_path):
 
 def test_a_signal_during_the_preflight_leaves_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("study.cli._check", lambda spec: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(
+        "study.cli.studies._check", lambda spec: signal.raise_signal(signal.SIGTERM)
+    )
     status, out, err = sdw(capsys, "launch", "quickstart")
     assert (status, out, err.count("\n")) == (128 + signal.SIGTERM, "", 1)
     assert "the same command can be given again" in err

@@ -1,0 +1,58 @@
+"""`sdw cache`: the stage results that a study's trials share."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from study.cli.common import STUDIES, AsJson, Storage, StudyName
+from study.cli.studies import _find, _find_to_write
+from study.console import Table, out, print_json
+
+cache_app = typer.Typer(help="A study's stage cache: list, prune.")
+
+
+@cache_app.command("list")
+def cache_list(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:
+    """Stage results that the study's trials share."""
+    from study.stage_cache import contents
+
+    folder = _find(study, storage)
+    entries = contents(folder)
+    if as_json:
+        print_json({"study": folder.name, "entries": [asdict(entry) for entry in entries]})
+        return
+    table = Table("stage", "MB", "written", "trials", "needed", "file")
+    for entry in entries:
+        table.add_row(
+            entry.stage,
+            f"{entry.bytes / 1e6:.1f}",
+            f"{datetime.fromtimestamp(entry.written):%Y-%m-%d %H:%M}",
+            str(len(entry.trials)),
+            "yes" if entry.needed else "no",
+            entry.file,
+        )
+    out.print(table)
+
+
+@cache_app.command("prune")
+def cache_prune(
+    study: StudyName,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what unfinished trials would compute again.")
+    ] = False,
+    storage: Storage = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Remove stage results that no unfinished trial needs; what is in use stays."""
+    from study.stage_cache import prune
+
+    folder = _find_to_write(study, storage)
+    document = prune(folder, everything)
+    if as_json:
+        print_json({"study": folder.name, **document})
+        return
+    used = f"; {len(document['in_use'])} are in use and stay" if document["in_use"] else ""
+    freed = f"{document['bytes_freed'] / 1e6:.1f} MB"
+    out.print(f"removed {len(document['removed'])} files, {freed}{used}")

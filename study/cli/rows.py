@@ -1,0 +1,210 @@
+"""`sdw distill` and `evaluate`: one pipeline run, and rows that were exported."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from sdw_core.errors import DivergenceError, InputError
+from search_spaces import load_spec
+from study.cli.common import STUDIES, AsJson, License, Set, Spec, Trust, returns_table, warned
+from study.cli.studies import _check
+from study.console import log, out, print_json
+
+if TYPE_CHECKING:
+    from sdw_core.artifact import Artifact
+    from sdw_core.config import EvaluationConfig
+
+
+def distill(
+    spec: Spec,
+    overrides: Set = None,
+    to: Annotated[Path | None, typer.Option(help="Export folder; left out: no export.")] = None,
+    license: License = None,
+    threads: Annotated[
+        int,
+        typer.Option(help="Torch threads; more than one pays from width 256 on.", min=1, max=1024),
+    ] = 1,
+    cache: Annotated[Path, typer.Option(help="Stage cache.")] = STUDIES / "cache",
+    as_json: AsJson = False,
+) -> None:
+    """Run the pipeline once, without Ray; `search` is ignored."""
+    from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
+    from sdw_core.card import require_license
+    from sdw_core.pipeline import Pipeline, random_subset
+    from study.export import confirmed_scores, evidence_of, source_states
+    from study.preflight import check_writable
+
+    loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
+    loaded = loaded.model_copy(update={"search": {}})
+    license = license and require_license(license)
+    if to:
+        refuse_existing(to)
+    warned(_check(loaded).values())
+    check_writable(cache, "--cache")
+    if to:
+        check_writable(to.resolve().parent, "--to")
+    _threads(threads)
+    with _progress() as progress:
+        pipeline = Pipeline(loaded.pipeline, cache, progress)
+        prepared = pipeline.prepare()
+        expert = prepared.expert_summary(loaded.pipeline.seed)
+        method = loaded.pipeline.expert.method
+        log.print(
+            f"expert ({method}): normalised return {expert.mean:.1f}, 95 % interval "
+            f"{expert.low:.1f} to {expert.high:.1f}",
+        )
+        for sentence in prepared.warnings:
+            log.print(f"warning: {sentence}")
+        result = pipeline.finish(prepared)
+        dataset = prepared.dataset
+        subset = random_subset(dataset, result.config, result.arena, "evaluate")
+    document = result.to_json()
+    seed = loaded.pipeline.seed
+    document["random_subset"] = score(subset, seed)
+    document["artifact"] = str(to) if to else None
+    if to:
+        best = result.best
+        seed_of_rows = result.seeds[best]
+        evidence = evidence_of(result.config, result.dataset, seed_of_rows, dataset, license)
+        artifact = Artifact.distilled(
+            result.observations[best],
+            result.actions[best],
+            result.arena,
+            result.recipes[best],
+            evidence,
+        )
+        evidence["scores"] = confirmed_scores(artifact, dataset, result.config, document)
+        document["confirmed"] = evidence["scores"]["synthetic"]
+        write_artifact(artifact, to, source_states(dataset, seed))
+    if as_json:
+        print_json(document)
+        return
+    out.print(returns_table(document))
+    if to:
+        out.print(f"exported to {to}")
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="An exported synthetic dataset.")],
+    policies: Annotated[int | None, typer.Option(help="Fresh policies, K.", min=1)] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes a policy, M.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the manifest's.", min=0)] = None,
+    architecture: Annotated[str | None, typer.Option(help="mlp or residual.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Linear layers of the network.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum, adam or adamw.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps of a cloning.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of every layer.")] = None,
+    ensemble: Annotated[int | None, typer.Option(help="Networks of a policy.")] = None,
+    protocols: Annotated[
+        bool, typer.Option("--protocols", help="Other depths, optimisers, ...: a table of each.")
+    ] = False,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train fresh policies on an exported dataset and run them; checks every checksum first.
+
+    What is left out is the rows' own recipe, as in the manifest.
+    """
+    from sdw_core.artifact import read_artifact, score
+    from sdw_core.config import EvaluationConfig
+    from sdw_core.validation import parse
+
+    artifact = read_artifact(folder, trust)
+    stated = artifact.evidence["evaluation"]
+    size = {key: stated[key] for key in ("policies", "episodes")}
+    size |= {k: v for k, v in (("policies", policies), ("episodes", episodes)) if v is not None}
+    changes = {
+        "architecture": architecture,
+        "layers": layers,
+        "optimizer": optimizer,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "ensemble": ensemble,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    evaluation = parse(EvaluationConfig, size | changes, "")
+    used = stated["seed"] if seed is None else seed
+    _threads(1)
+    if protocols:
+        if changes:
+            given = next(iter(changes)).replace("_", "-")
+            raise InputError(
+                f"`--protocols` makes one change at a time by itself, and `--{given}` was given as "
+                "well; use one or the other."
+            )
+        _print_protocols(_judged_by_each(artifact, evaluation, used, stated["stage"]), as_json)
+        return
+    with log.working("evaluating"):
+        returns = artifact.evaluate(evaluation, used, stated["stage"])
+    document = {"normalized_return": score(returns, used)}
+    if as_json:
+        print_json(document["normalized_return"])
+        return
+    scores = artifact.evidence["scores"]
+    out.print(
+        returns_table(
+            {"evaluated now": document["normalized_return"], "in the manifest": scores["synthetic"]}
+        )
+    )
+
+
+def _threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _judged_by_each(
+    artifact: "Artifact", evaluation: "EvaluationConfig", seed: int, stage: str
+) -> dict[str, Any]:
+    """What each protocol of the field makes of the rows; null where its policies diverge."""
+    from sdw_core.artifact import score
+    from sdw_core.protocols import applied, grid
+
+    document: dict[str, Any] = {}
+    protocols = grid(artifact.recipe, evaluation.policies, evaluation.episodes)
+    with log.working() as say:
+        for name, protocol in protocols.items():
+            say(f"evaluating {len(document) + 1} of {len(protocols)}: {name}")
+            document[name] = {
+                "recipe": asdict(applied(protocol, artifact.recipe)),
+                "ensemble": protocol.ensemble,
+                "normalized_return": None,
+            }
+            with suppress(DivergenceError):
+                returns = artifact.evaluate(protocol, seed, stage)
+                document[name]["normalized_return"] = score(returns, seed)
+    return document
+
+
+def _print_protocols(document: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    scores = {name: judged["normalized_return"] for name, judged in document.items()}
+    table = returns_table(scores)
+    for name in (name for name, summary in scores.items() if summary is None):
+        table.add_row(name, "diverged", "", "")
+    out.print(table)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar a stage, on stderr."""
+    from sdw_core.config import STAGES
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=log, transient=True, disable=not log.is_terminal
+    ) as bars:
+        tasks = {stage: bars.add_task(stage, total=1.0, visible=False) for stage in STAGES}
+
+        def report(stage: str, fraction: float) -> None:
+            bars.update(tasks[stage], completed=fraction, visible=True)
+
+        yield report
