@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sdw_core.artifact import Artifact, read_artifact, refuse_existing, write_artifact
-from sdw_core.config import PipelineConfig, parse
+from sdw_core.config import PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
 from sdw_core.evidence import confirmed_scores, evidence_of, source_states
@@ -22,6 +22,7 @@ from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import build_arena
 from sdw_core.protocols import own_recipe
+from sdw_core.validation import parse
 from study.folder import StudyFolder
 from study.outcomes import UNITS, config_hash, finished_result
 from study.preflight import check_writable

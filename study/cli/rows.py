@@ -111,7 +111,8 @@ def evaluate(
     What is left out is the rows' own recipe, as in the manifest.
     """
     from sdw_core.artifact import read_artifact, score
-    from sdw_core.config import EvaluationConfig, parse
+    from sdw_core.config import EvaluationConfig
+    from sdw_core.validation import parse
 
     artifact = read_artifact(folder, trust)
     stated = artifact.evidence["evaluation"]

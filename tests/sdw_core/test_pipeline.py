@@ -16,7 +16,7 @@ import torch
 
 from sdw_core.artifact import Artifact, read_artifact, write_artifact
 from sdw_core.cache import StageResult
-from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig, parse
+from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SourceChanged, StopRequested
 from sdw_core.evaluate import Recipe, evaluate_rows
@@ -32,6 +32,7 @@ from sdw_core.pipeline import (
     resolve_device,
 )
 from sdw_core.statistics import summarize
+from sdw_core.validation import parse
 from sdw_core.waiting import GoOn, Waiting
 from tests.sdw_core.processes import ROOT, run
 
