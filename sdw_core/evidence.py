@@ -3,15 +3,14 @@
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sdw_core.artifact import CONFIRM, Artifact, score
+from sdw_core.baselines import random_subset
 from sdw_core.config import EvaluationConfig, PipelineConfig
-from sdw_core.evaluate import Arena, evaluate_rows, one_thread
+from sdw_core.evaluate import one_thread
 from sdw_core.normalizer import Normalizer
 from sdw_core.offline_dataset import OfflineDataset
-from sdw_core.protocols import applied, own_recipe
 from sdw_core.seeds import numpy_generator
 
 PICTURED_STATES = 4000
@@ -74,36 +73,6 @@ def confirmed_scores(
         "expert": found["expert"],
         "search": found["normalized_return"],
     }
-
-
-def random_subset(
-    dataset: OfflineDataset, config: PipelineConfig, arena: Arena, stage: str
-) -> NDArray[np.float64]:
-    """Normalised returns [K, M] of policies trained on as many random rows of the dataset.
-
-    Every policy gets rows of its own, with the dataset's actions, so that the spread includes the
-    luck of the draw. The learning rate is `inner_lr`: learned rates belong to the rows that they
-    were learned with.
-    """
-    own = own_recipe(config.distill)
-    generator = numpy_generator(config.seed, "random_subset")
-    picks = np.stack(
-        [
-            generator.choice(len(dataset), config.distill.synthetic_size, replace=False)
-            for _ in range(config.evaluation.policies)
-        ]
-    )
-    return evaluate_rows(
-        torch.as_tensor(arena.normalized_states(dataset.observations[picks])),
-        torch.as_tensor(dataset.unit_actions[picks]),
-        [applied(config.evaluation, own)] * len(picks),
-        arena,
-        1,
-        config.evaluation.episodes,
-        config.seed,
-        stage,
-        ensemble=config.evaluation.ensemble,
-    )
 
 
 def source_states(dataset: OfflineDataset, seed: int) -> NDArray[np.float32]:
