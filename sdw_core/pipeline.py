@@ -28,8 +28,10 @@ from sdw_core.config import (
 )
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
-from sdw_core.distill.loop import Distilled, Task, Visits, distill
+from sdw_core.distill.loop import Visits, distill
 from sdw_core.distill.objectives import build_task, warnings_of
+from sdw_core.distill.state import Distilled
+from sdw_core.distill.task import Task
 from sdw_core.errors import StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.expert import Expert
