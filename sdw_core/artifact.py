@@ -30,7 +30,7 @@ from sdw_core.card import write_card
 from sdw_core.config import EvaluationConfig
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError
-from sdw_core.evaluate import Arena, Recipe, evaluate_rows
+from sdw_core.evaluate import Arena, Recipe, evaluate_rows, one_thread
 from sdw_core.files import created_folder, sha256_of_file, sha256_of_json
 from sdw_core.manifest import (
     FILES,
@@ -98,6 +98,11 @@ class Artifact:
         )
 
     @property
+    def states(self) -> NDArray[np.float32]:
+        """[n, O] the observations as policies see them."""
+        return self.arena.normalized_states(self.observations)
+
+    @property
     def clipped_actions(self) -> NDArray[np.float32]:
         """[n, A] the actions at the environment's bounds where they lie outside of them."""
         return np.clip(self.actions, self.arena.action_low, self.arena.action_high)
@@ -117,21 +122,24 @@ class Artifact:
     ) -> NDArray[np.float64]:
         """Normalised returns [K, M] of fresh policies trained on the rows.
 
+        On one torch thread, so that everyone finds the same numbers.
+
         Raises:
             InputError: the recipe cannot be changed as the evaluation asks.
             DivergenceError: a policy became non-finite while it was cloned.
         """
-        return evaluate_rows(
-            torch.from_numpy(self.arena.normalized_states(self.observations[None])),
-            torch.from_numpy(self.arena.unit_actions(self.actions[None])),
-            [applied(evaluation, self.recipe)],
-            self.arena,
-            evaluation.policies,
-            evaluation.episodes,
-            seed,
-            stage,
-            ensemble=evaluation.ensemble,
-        )
+        with one_thread():
+            return evaluate_rows(
+                torch.from_numpy(self.states[None]),
+                torch.from_numpy(self.arena.unit_actions(self.actions[None])),
+                [applied(evaluation, self.recipe)],
+                self.arena,
+                evaluation.policies,
+                evaluation.episodes,
+                seed,
+                stage,
+                ensemble=evaluation.ensemble,
+            )
 
 
 def score(returns: NDArray[np.float64], seed: int) -> dict[str, Any]:
@@ -173,7 +181,7 @@ def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.f
             save_file(rows, scratch / DATA)
             pd.DataFrame(columns).to_parquet(scratch / TABLE, index=False)
             manifest = _manifest(artifact)
-            write_card(artifact, rows, manifest, source_states, scratch)
+            write_card(manifest, artifact.states, source_states, scratch)
             manifest["files"] = {
                 path.name: sha256_of_file(path) for path in sorted(scratch.iterdir())
             }
@@ -194,7 +202,7 @@ def refuse_existing(folder: Path) -> None:
     if os.path.lexists(folder):
         raise InputError(
             f"An export never overwrites, and {str(folder)!r} exists: remove it, or choose another "
-            "folder with `--to`."
+            "folder."
         ) from None
 
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sdw_core.config import Config, PipelineConfig, Seed, nearest, parse, shown
+from sdw_core.config import Config, PipelineConfig, Seed
 from sdw_core.errors import InputError
+from sdw_core.validation import nearest, parse, shown
 from search_spaces.paths import Document, absolute_paths
 from search_spaces.spec import (
     SHIPPED,

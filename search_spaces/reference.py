@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sdw_core.config import submodels
+from sdw_core.validation import submodels
 from search_spaces.spec import Choice, FloatRange, IntRange, Objective, StudySpec
 
 HEAD = """\

@@ -10,22 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
-from sdw_core.config import (
-    Config,
-    Count,
-    PipelineConfig,
-    Runs,
-    Seconds,
-    Seed,
-    as_key,
-    identifying,
-    nearest,
-    parse,
-    shown,
-    submodels,
-)
+from sdw_core.config import Config, Count, PipelineConfig, Runs, Seconds, Seed, identifying
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
+from sdw_core.validation import as_key, nearest, parse, shown, submodels
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
 from search_spaces.paths import Document, absolute_file, absolute_paths, absolute_reference
 

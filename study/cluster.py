@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sdw_core.config import shown
 from sdw_core.errors import InputError, first_line
+from sdw_core.validation import shown
 from search_spaces.documents import StrictLoader, read_yaml
 
 

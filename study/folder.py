@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
-from sdw_core.config import PipelineConfig, nearest
+from sdw_core.config import PipelineConfig
 from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.files import (
     created_folder,
@@ -38,6 +38,7 @@ from sdw_core.files import (
     write_text,
 )
 from sdw_core.identity import Inventory, Sources
+from sdw_core.validation import nearest
 from search_spaces import StudySpec, parse_spec
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document

@@ -17,9 +17,9 @@ from sdw_core.config import PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.distill.loop import engine_bytes
 from sdw_core.errors import InputError, SDWError
+from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import write_text
 from sdw_core.identity import Inventory
-from sdw_core.pipeline import check_fit, resolve_device
 from sdw_core.policy import MLP
 from sdw_core.resources import available_memory, usable_cpus
 from search_spaces import Choice, StudySpec

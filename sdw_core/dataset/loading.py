@@ -15,13 +15,14 @@ from urllib.request import getproxies
 import minari
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 
-from sdw_core.config import PipelineConfig, nearest
+from sdw_core.config import PipelineConfig
 from sdw_core.dataset.arrays import Asked, reading
 from sdw_core.dataset.flat_files import SUFFIXES, read_flat
 from sdw_core.dataset.minari_files import MAIN_FILE, read_minari, stated_spec
 from sdw_core.environment import Environment, quiet
 from sdw_core.errors import InputError, described
 from sdw_core.offline_dataset import OfflineDataset, Scores
+from sdw_core.validation import nearest
 
 BUNDLED = Path(__file__).parents[1] / "data"
 DATASET_ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")

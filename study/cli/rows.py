@@ -34,9 +34,10 @@ def distill(
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
+    from sdw_core.baselines import random_subset
     from sdw_core.card import require_license
-    from sdw_core.pipeline import Pipeline, random_subset
-    from study.export import confirmed_scores, evidence_of, source_states
+    from sdw_core.evidence import confirmed_scores, evidence_of, source_states
+    from sdw_core.pipeline import Pipeline
     from study.preflight import check_study, check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
@@ -111,7 +112,8 @@ def evaluate(
     What is left out is the rows' own recipe, as in the manifest.
     """
     from sdw_core.artifact import read_artifact, score
-    from sdw_core.config import EvaluationConfig, parse
+    from sdw_core.config import EvaluationConfig
+    from sdw_core.validation import parse
 
     artifact = read_artifact(folder, trust)
     stated = artifact.evidence["evaluation"]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sdw_core.config import PipelineConfig, parse
+from sdw_core.config import PipelineConfig
 from sdw_core.files import read_json
 from sdw_core.pipeline import Pipeline
+from sdw_core.validation import parse
 from tests.integration.processes import SPEC, World, ended, wait_until, wait_until_gone
 
 

@@ -157,7 +157,7 @@ def test_bins_hold_the_mean_of_their_points():
     assert by_loss.difference == pytest.approx([20.0, -1.0])
     assert np.isnan(by_loss.low).all()  # one policy: nothing to resample
     assert by_loss.lacking == (
-        "An interval takes at least 6 policies of each set, and there are 1; raise `--policies`."
+        "An interval takes at least 6 policies of each set, and there are 1; raise `policies`."
     )
 
 
@@ -170,7 +170,7 @@ def test_too_few_policies_give_no_verdict(policies: int):
     ]
     by_loss = compare_by_loss(*few, bins=10, seed=0)
     assert by_loss.reverses is None
-    assert f"and there are {policies}; raise `--policies`" in by_loss.lacking
+    assert f"and there are {policies}; raise `policies`" in by_loss.lacking
     assert np.isnan([by_loss.low, by_loss.high]).all()
     assert np.isfinite(by_loss.difference).all()
     assert by_loss.crossings == [pytest.approx(0.1, rel=0.03)]

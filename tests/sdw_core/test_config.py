@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from sdw_core.config import Config, PercentBCConfig, PipelineConfig, nearest, parse, submodels
+from sdw_core.config import Config, PercentBCConfig, PipelineConfig
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from sdw_core.seeds import derive_seed
+from sdw_core.validation import nearest, parse, submodels
 
 SECTIONS = ("density", "weighting", "expert", "distill", "evaluation")
 

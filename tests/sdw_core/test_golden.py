@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from sdw_core.config import PipelineConfig, parse
+from sdw_core.config import PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.files import read_json, write_text
 from sdw_core.identity import FIRST_METHOD, METHOD, method_of
 from sdw_core.pipeline import Pipeline
+from sdw_core.validation import parse
 
 GOLDEN = Path(__file__).with_name("golden.json")
 BUNDLED = "sdw/hopper-replay-mini-v0"

@@ -211,23 +211,23 @@ STACKS = [
     ("path", "value", "words"),
     [
         ("environment.id", "Pendulum-v1", "argument|fit their environment|cannot be made"),
-        ("environment.id", "os:Hopper-v5", "import a module.*--trust"),
+        ("environment.id", "os:Hopper-v5", "import a module.*`trust`"),
         ("environment.id", "NoSuch-v1", "unknown environment"),
-        ("environment.kwargs", {"xml_file": "/etc/passwd"}, "the argument 'xml_file'.*--trust"),
-        ("environment.kwargs", {"reset_noise_scale": 1e9}, "at most 1e6.*--trust"),
-        ("environment.kwargs", {"reset_noise_scale": "a"}, "a number.*--trust"),
-        ("environment.kwargs", {"frame_skip": 10**6}, "a whole number from 1 to 100;.*--trust"),
-        ("environment.kwargs", {"frame_skip": -1}, "a whole number from 1 to 100;.*--trust"),
-        ("environment.kwargs", {"frame_skip": True}, "a whole number from 1 to 100;.*--trust"),
+        ("environment.kwargs", {"xml_file": "/etc/passwd"}, "the argument 'xml_file'.*`trust`"),
+        ("environment.kwargs", {"reset_noise_scale": 1e9}, "at most 1e6.*`trust`"),
+        ("environment.kwargs", {"reset_noise_scale": "a"}, "a number.*`trust`"),
+        ("environment.kwargs", {"frame_skip": 10**6}, "a whole number from 1 to 100;.*`trust`"),
+        ("environment.kwargs", {"frame_skip": -1}, "a whole number from 1 to 100;.*`trust`"),
+        ("environment.kwargs", {"frame_skip": True}, "a whole number from 1 to 100;.*`trust`"),
         ("environment.kwargs", {"healthy_z_range": 3}, "cannot be (made|run)"),
         ("environment.kwargs", {"healthy_z_range": [0] * 10**4}, "1000 such numbers"),
         (f"environment.{LIMIT}", 10**12, f"`environment.{LIMIT}` must be at most 1000000"),
         (f"environment.{LIMIT}", True, f"`environment.{LIMIT}` must be a whole number"),
-        ("environment.wrappers", [{"entry_point": WRAPPER, "kwargs": {}}], "RecordVideo.*--trust"),
-        ("environment.wrappers", [{"entry_point": "os:system", "kwargs": {}}], "--trust"),
+        ("environment.wrappers", [{"entry_point": WRAPPER, "kwargs": {}}], "RecordVideo.*`trust`"),
+        ("environment.wrappers", [{"entry_point": "os:system", "kwargs": {}}], "`trust`"),
         ("environment.wrappers", [{"entry_point": "a", "kwargs": {}}] * 100, "20 at most"),
-        ("environment.wrappers", STACKS * 5, "do so 100 x 100 x .* times; look at it.*--trust"),
-        ("environment.wrappers", [REPEAT] * 20, "do so 100 x 100 x .* times; look at it.*--trust"),
+        ("environment.wrappers", STACKS * 5, "do so 100 x 100 x .* times; look at it.*`trust`"),
+        ("environment.wrappers", [REPEAT] * 20, "do so 100 x 100 x .* times; look at it.*`trust`"),
         ("environment.reference_scores", [1, 1], "`environment.reference_scores`"),
         ("environment.reference_scores", [2, 1], "`environment.reference_scores`"),
         ("environment.reference_scores", [-1e308, 1e308], "`environment.reference_scores`"),
@@ -331,7 +331,7 @@ def test_who_trusts_the_author_lets_an_export_say_more(exported: Path, tmp_path:
     document["environment"]["id"] = "gymnasium.envs.mujoco:Hopper-v5"
     document["environment"]["kwargs"] = {"xml_file": "hopper.xml"}
     sealed(document, folder)
-    with pytest.raises(InputError, match="--trust"):
+    with pytest.raises(InputError, match="`trust`"):
         read_artifact(folder)
     trusted = read_artifact(folder, trust=True).arena.environment
     assert trusted.id == "gymnasium.envs.mujoco:Hopper-v5"
