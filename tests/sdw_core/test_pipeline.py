@@ -585,7 +585,7 @@ def test_sources_that_are_not_those_of_earlier_runs_are_refused(
     story = Story()
     with pytest.raises(SourceChanged, match=re.escape(said)) as error:
         Pipeline(tiny(), cache, story, sources=dataclasses.replace(now, **change)).prepare()
-    assert "begin anew under another `--name`" in str(error.value)
+    assert "begin anew under another name" in str(error.value)
     assert {stage for stage, _ in story} == {"dataset"}
 
 
