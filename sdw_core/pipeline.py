@@ -44,7 +44,6 @@ from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import Sources
-from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.stage_keys import density_key, expert_key, needs_density
 from sdw_core.statistics import ReturnSummary, summarize
@@ -353,15 +352,13 @@ class Pipeline:
             sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None)
             self.sources.require_unchanged(sources, self.config)
             self.sources = sources
-            normalizer = Normalizer.fit(dataset.observations)
-            arena = Arena.of(dataset, normalizer)
-            states = normalizer(dataset.observations)
+            arena, states = Arena.of(dataset), dataset.states
         if self._density_is_fitted_elsewhere(dataset):
             with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
-                self._expert(dataset, states, normalizer, arena)
+                self._expert(dataset, states, arena)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):
-            expert = self._expert(dataset, states, normalizer, arena)
+            expert = self._expert(dataset, states, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
             task = build_task(
@@ -412,9 +409,8 @@ class Pipeline:
 
     def source_density(self, dataset: OfflineDataset) -> FittedDensity:
         """log d(s) of the dataset, as a density that can be asked about other states as well."""
-        normalizer = Normalizer.fit(dataset.observations)
         with self._stage("density"):
-            found = self._density(dataset, normalizer(dataset.observations))
+            found = self._density(dataset, dataset.states)
         state = {name: tensor.numpy() for name, tensor in found.tensors.items()}
         return FittedDensity.from_state(self.config.density, state, self.device)
 
@@ -441,11 +437,7 @@ class Pipeline:
         )
 
     def _expert(
-        self,
-        dataset: OfflineDataset,
-        states: NDArray[np.float32],
-        normalizer: Normalizer,
-        arena: Arena,
+        self, dataset: OfflineDataset, states: NDArray[np.float32], arena: Arena
     ) -> StageResult:
         """pi*(s) [N, A], q*(s, pi*(s)) [N] and the returns of the expert's own episodes [10, 1].
 
@@ -463,7 +455,7 @@ class Pipeline:
 
         def compute() -> StageResult:
             z = torch.as_tensor(states).to(self.device)
-            expert = self._make_expert(dataset, z, normalizer, training)
+            expert = self._make_expert(dataset, z, training)
             actions = expert.actions(z)
             act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
             returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
@@ -478,9 +470,7 @@ class Pipeline:
 
         return self._cache.result("expert", key, compute)
 
-    def _make_expert(
-        self, dataset: OfflineDataset, states: Tensor, normalizer: Normalizer, training: Training
-    ) -> Expert:
+    def _make_expert(self, dataset: OfflineDataset, states: Tensor, training: Training) -> Expert:
         config, seed = self.config.expert, self.config.seed
 
         def here(array: NDArray[Any]) -> Tensor:
@@ -488,7 +478,7 @@ class Pipeline:
 
         if isinstance(config, CheckpointConfig):
             assert self._expert_file is not None
-            return self._expert_file.expert(normalizer, self.device)
+            return self._expert_file.expert(dataset.units, self.device)
         actions = here(dataset.unit_actions)
         returns_to_go = here(dataset.returns_to_go(config.discount).astype(np.float32))
         if isinstance(config, CalQLConfig):
@@ -496,7 +486,7 @@ class Pipeline:
                 states,
                 actions,
                 here(dataset.rewards),
-                here(normalizer(dataset.next_observations)),
+                here(dataset.units.normalized_states(dataset.next_observations)),
                 here(dataset.terminated.astype(np.float32)),
                 returns_to_go,
             )
