@@ -100,10 +100,15 @@ class PipelineResult:
     seconds: dict[str, float]
     warnings: tuple[str, ...]
 
-    @property
+    @cached_property
     def summary(self) -> ReturnSummary:
         """Of all policies of all distillation seeds: the objective of a search."""
         return summarize(self.returns, self.config.seed, len(self.seeds))
+
+    @cached_property
+    def expert_summary(self) -> ReturnSummary:
+        """Of the expert's episodes."""
+        return summarize(self.expert_returns, self.config.seed)
 
     @property
     def best(self) -> int:
@@ -116,7 +121,7 @@ class PipelineResult:
         steps = self.config.distill.outer_steps
         return {
             "normalized_return": self.summary.to_json(),
-            "expert": summarize(self.expert_returns, self.config.seed).to_json(),
+            "expert": self.expert_summary.to_json(),
             "effective_sample_size_percent": self.effective_sample_size_percent,
             "density_effective_sample_size_percent": self.density_effective_sample_size_percent,
             "log_likelihood": self.log_likelihood,
