@@ -44,6 +44,7 @@ from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import Sources
+from sdw_core.progress import Progress, StageProgress
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.stage_keys import density_key, expert_key, needs_density
 from sdw_core.statistics import ReturnSummary, summarize
@@ -53,8 +54,6 @@ from sdw_core.weights import effective_sample_size_percent, state_weights
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""
 
-Progress = Callable[[str, float], None]
-"""Told (stage, fraction of the stage that is done)."""
 Returns = NDArray[np.float64]
 
 
@@ -202,7 +201,7 @@ class Pipeline:
         self,
         config: PipelineConfig,
         cache: Path | None = None,
-        progress: Progress = lambda stage, fraction: None,
+        progress: StageProgress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
@@ -299,9 +298,7 @@ class Pipeline:
             warnings=prepared.warnings,
         )
 
-    def _evaluated(
-        self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
-    ) -> Returns:
+    def _evaluated(self, rows: Distilled, arena: Arena, progress: Progress) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
         config, settings = self.config, self.config.evaluation
         size = settings.policies, settings.episodes
@@ -322,7 +319,7 @@ class Pipeline:
         episodes: int,
         seed: int,
         stage: str,
-        progress: Callable[[float], None],
+        progress: Progress,
     ) -> Returns:
         """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
         settings, sound = self.config.evaluation, _sound(rows)

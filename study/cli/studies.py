@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sdw_core.dataset import OfflineDataset
     from study.book import TrialBook
     from study.folder import StudyFolder
-    from study.preflight import Estimate
+    from study.preflight import Need
 
 
 def launch(
@@ -309,7 +309,7 @@ def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
 
 def _require_launchable(
     spec: StudySpec, storage: Path, address: str | None
-) -> "tuple[dict[str, OfflineDataset], Estimate]":
+) -> "tuple[dict[str, OfflineDataset], Need]":
     """Refuse, before anything is written, a new study that could not run."""
     from study.folder import StudyFolder
 
@@ -368,7 +368,7 @@ def _preflight(
     folder: Path,
     address: str | None,
     trials: int | None = None,
-) -> "Estimate":
+) -> "Need":
     """Refuse, before anything is written, a study that does not fit; returns what it needs."""
     from study.preflight import estimate, require_room
 
