@@ -137,8 +137,8 @@ class Rungs:
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
         aggregate: of the normalised returns, what is compared.
-        judge: told such a number, the aggregate there, and whom to tell that it waits for an
-            answer; ends the run by raising.
+        judge: called with a number of outer steps, the aggregate there, and the context to enter
+            while it waits for an answer; ends the run by raising.
     """
 
     steps: tuple[int, ...]
@@ -161,7 +161,7 @@ class Prepared:
         log_likelihood: held-out, nats; None where no density was needed.
         expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
-        warnings: what a person should know before believing what comes of it: a sentence each.
+        warnings: what a person should know before believing the results: a sentence each.
     """
 
     dataset: OfflineDataset
@@ -351,7 +351,7 @@ class Pipeline:
             self.sources = sources
             arena, states = Arena.of(dataset), dataset.states
         if self._density_is_fitted_elsewhere(dataset):
-            with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
+            with self._stage("expert"):  # this run fits the expert meanwhile, and keeps it for all
                 self._expert(dataset, states, arena)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):
