@@ -3,7 +3,7 @@
 An exported folder may come from anyone, and its checksums prove nothing against whoever edits it.
 So a manifest is read as a spec is: key by key, within bounds, before anything that it names is
 opened, imported, made or trained. What only those who trust its author should let it do (import a
-module, give an environment's maker other arguments than known, harmless ones) takes `trust`.
+module, give an environment's maker other arguments than known, harmless ones) needs `trust`.
 """
 
 import json
@@ -18,12 +18,22 @@ from typing import Annotated, Any, Literal, NoReturn
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from sdw_core.config import CloningSteps, Config, Layers, LearningRate, Rows, Runs, Seed, Width
+from sdw_core.config import (
+    Architecture,
+    CloningSteps,
+    Config,
+    Layers,
+    LearningRate,
+    Optimizer,
+    Rows,
+    Runs,
+    Seed,
+    Width,
+)
 from sdw_core.environment import OWN_WRAPPERS
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Recipe
 from sdw_core.offline_dataset import LEAST_APART, MOST_APART, tell_apart
-from sdw_core.policy import Architecture, Optimizer
 from sdw_core.validation import parse, shown
 
 NAME = "manifest.json"
@@ -262,8 +272,8 @@ def _refuse_file(folder: Path, name: str, state: str) -> NoReturn:
         if state != "missing":
             why = f"its {NAME} is {state} that can be read (`cp -rL` copies what links lead to)"
         raise InputError(
-            f"{str(folder)!r} is not an exported synthetic dataset: {why}; give a folder that "
-            "`sdw export` or `sdw distill --to` wrote."
+            f"{str(folder)!r} is not an exported synthetic dataset: {why}; give a folder that an "
+            "export wrote."
         )
     if state != "missing":
         state += " that can be read (`cp -rL` copies what links lead to)"
@@ -288,7 +298,7 @@ def parsed_json(content: bytes, folder: Path) -> Any:
         why = str(error) if isinstance(error, _Refused) else "it is no JSON in UTF-8"
         raise InputError(
             f"{str(folder)!r} is not an exported synthetic dataset: it has no readable {NAME} "
-            f"({why}); give a folder that `sdw export` or `sdw distill --to` wrote."
+            f"({why}); give a folder that an export wrote."
         ) from None
     return document
 
@@ -351,7 +361,7 @@ def _require_harmless(environment: FirstEnvironmentSection, folder: Path) -> Non
     def untrusted(what: str) -> NoReturn:
         raise InputError(
             f"{NAME} of {str(folder)!r} may not by itself {what}; look at it, and if you trust "
-            "whoever made it, read it with `--trust`."
+            "whoever made it, read it with `trust`."
         )
 
     if ":" in environment.id:

@@ -6,7 +6,7 @@ Each stage is a function of its settings and of the stages before it; this modul
 tells one progress callback where it is, and keeps results in one stage cache.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,21 +20,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdw_core.cache import StageCache, StageResult, entry_name
+from sdw_core.cache import StageCache, StageResult
 from sdw_core.config import (
     CalQLConfig,
     CheckpointConfig,
-    DistillConfig,
     PipelineConfig,
-    identifying,
 )
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
-from sdw_core.distill.loop import Distilled, Task, Visits, distill
-from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
-from sdw_core.distill.selection import available_rows
-from sdw_core.errors import InputError, StopRequested
-from sdw_core.evaluate import Arena, Recipe, evaluate_rows, require_feasible, rollout
+from sdw_core.distill.loop import Visits, distill
+from sdw_core.distill.objectives import build_task, warnings_of
+from sdw_core.distill.state import Distilled
+from sdw_core.distill.task import Task
+from sdw_core.errors import StopRequested
+from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.expert import Expert
 from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
 from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
@@ -42,11 +41,12 @@ from sdw_core.expert.networks import ActorCritic
 from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
 from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
+from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
-from sdw_core.identity import METHOD, Sources
-from sdw_core.normalizer import Normalizer
-from sdw_core.protocols import applied
-from sdw_core.seeds import numpy_generator
+from sdw_core.identity import Sources
+from sdw_core.progress import Progress, StageProgress
+from sdw_core.protocols import applied, own_recipe
+from sdw_core.stage_keys import density_key, expert_key, needs_density
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
@@ -54,8 +54,6 @@ from sdw_core.weights import effective_sample_size_percent, state_weights
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""
 
-Progress = Callable[[str, float], None]
-"""Told (stage, fraction of the stage that is done)."""
 Returns = NDArray[np.float64]
 
 
@@ -139,8 +137,8 @@ class Rungs:
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
         aggregate: of the normalised returns, what is compared.
-        judge: told such a number, the aggregate there, and whom to tell that it waits for an
-            answer; ends the run by raising.
+        judge: called with a number of outer steps, the aggregate there, and the context to enter
+            while it waits for an answer; ends the run by raising.
     """
 
     steps: tuple[int, ...]
@@ -163,7 +161,7 @@ class Prepared:
         log_likelihood: held-out, nats; None where no density was needed.
         expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
-        warnings: what a person should know before believing what comes of it: a sentence each.
+        warnings: what a person should know before believing the results: a sentence each.
     """
 
     dataset: OfflineDataset
@@ -203,7 +201,7 @@ class Pipeline:
         self,
         config: PipelineConfig,
         cache: Path | None = None,
-        progress: Progress = lambda stage, fraction: None,
+        progress: StageProgress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
@@ -300,9 +298,7 @@ class Pipeline:
             warnings=prepared.warnings,
         )
 
-    def _evaluated(
-        self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
-    ) -> Returns:
+    def _evaluated(self, rows: Distilled, arena: Arena, progress: Progress) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
         config, settings = self.config, self.config.evaluation
         size = settings.policies, settings.episodes
@@ -323,7 +319,7 @@ class Pipeline:
         episodes: int,
         seed: int,
         stage: str,
-        progress: Callable[[float], None],
+        progress: Progress,
     ) -> Returns:
         """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
         settings, sound = self.config.evaluation, _sound(rows)
@@ -353,15 +349,13 @@ class Pipeline:
             sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None)
             self.sources.require_unchanged(sources, self.config)
             self.sources = sources
-            normalizer = Normalizer.fit(dataset.observations)
-            arena = build_arena(dataset, normalizer)
-            states = normalizer(dataset.observations)
+            arena, states = Arena.of(dataset), dataset.states
         if self._density_is_fitted_elsewhere(dataset):
-            with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
-                self._expert(dataset, states, normalizer, arena)
+            with self._stage("expert"):  # this run fits the expert meanwhile, and keeps it for all
+                self._expert(dataset, states, arena)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):
-            expert = self._expert(dataset, states, normalizer, arena)
+            expert = self._expert(dataset, states, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
             task = build_task(
@@ -412,9 +406,8 @@ class Pipeline:
 
     def source_density(self, dataset: OfflineDataset) -> FittedDensity:
         """log d(s) of the dataset, as a density that can be asked about other states as well."""
-        normalizer = Normalizer.fit(dataset.observations)
         with self._stage("density"):
-            found = self._density(dataset, normalizer(dataset.observations))
+            found = self._density(dataset, dataset.states)
         state = {name: tensor.numpy() for name, tensor in found.tensors.items()}
         return FittedDensity.from_state(self.config.density, state, self.device)
 
@@ -441,11 +434,7 @@ class Pipeline:
         )
 
     def _expert(
-        self,
-        dataset: OfflineDataset,
-        states: NDArray[np.float32],
-        normalizer: Normalizer,
-        arena: Arena,
+        self, dataset: OfflineDataset, states: NDArray[np.float32], arena: Arena
     ) -> StageResult:
         """pi*(s) [N, A], q*(s, pi*(s)) [N] and the returns of the expert's own episodes [10, 1].
 
@@ -463,7 +452,7 @@ class Pipeline:
 
         def compute() -> StageResult:
             z = torch.as_tensor(states).to(self.device)
-            expert = self._make_expert(dataset, z, normalizer, training)
+            expert = self._make_expert(dataset, z, training)
             actions = expert.actions(z)
             act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
             returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
@@ -478,9 +467,7 @@ class Pipeline:
 
         return self._cache.result("expert", key, compute)
 
-    def _make_expert(
-        self, dataset: OfflineDataset, states: Tensor, normalizer: Normalizer, training: Training
-    ) -> Expert:
+    def _make_expert(self, dataset: OfflineDataset, states: Tensor, training: Training) -> Expert:
         config, seed = self.config.expert, self.config.seed
 
         def here(array: NDArray[Any]) -> Tensor:
@@ -488,7 +475,7 @@ class Pipeline:
 
         if isinstance(config, CheckpointConfig):
             assert self._expert_file is not None
-            return self._expert_file.expert(normalizer, self.device)
+            return self._expert_file.expert(dataset.units, self.device)
         actions = here(dataset.unit_actions)
         returns_to_go = here(dataset.returns_to_go(config.discount).astype(np.float32))
         if isinstance(config, CalQLConfig):
@@ -496,7 +483,7 @@ class Pipeline:
                 states,
                 actions,
                 here(dataset.rewards),
-                here(normalizer(dataset.next_observations)),
+                here(dataset.units.normalized_states(dataset.next_observations)),
                 here(dataset.terminated.astype(np.float32)),
                 returns_to_go,
             )
@@ -556,43 +543,6 @@ class Pipeline:
         return perf_counter() - self._waited
 
 
-def needs_density(config: PipelineConfig) -> bool:
-    """Whether anything asks for log d(s)."""
-    return config.weighting.temperature > 0 or config.distill.initial_states == "density"
-
-
-def density_key(config: PipelineConfig, content_hash: str) -> str:
-    """What the density depends on, the dataset by its content."""
-    settings = identifying(config.density)
-    version = METHOD["density"]
-    return StageCache.key("density", version, settings, content_hash, str(config.seed))
-
-
-def expert_key(config: PipelineConfig, content_hash: str, checkpoint: str | None = None) -> str:
-    """What the expert depends on, the dataset and a checkpoint by their content.
-
-    Args:
-        config: the settings.
-        content_hash: of the dataset.
-        checkpoint: SHA-256 of the checkpoint; None where there is none.
-    """
-    settings = identifying(config.expert)
-    if checkpoint is not None:
-        settings["path"] = checkpoint
-    version = METHOD["expert"]
-    return StageCache.key("expert", version, settings, content_hash, str(config.seed))
-
-
-def cache_entries(
-    config: PipelineConfig, content_hash: str, checkpoint: str | None = None
-) -> set[str]:
-    """Names of the files of a stage cache that a run uses; see `expert_key`."""
-    used = {entry_name("expert", expert_key(config, content_hash, checkpoint))}
-    if needs_density(config):
-        used.add(entry_name("density", density_key(config, content_hash)))
-    return used
-
-
 def curve_steps(config: PipelineConfig) -> tuple[int, ...]:
     """Outer steps after which rows are evaluated, the last one included."""
     count, steps = config.evaluation.curve, config.distill.outer_steps
@@ -618,95 +568,3 @@ def _recipes(config: PipelineConfig, rows: Distilled) -> tuple[Recipe, ...]:
     """How policies are trained on the rows of each sound distillation seed."""
     learned = rows.learning_rates[_sound(rows)].tolist()
     return tuple(own_recipe(config.distill, rates) for rates in learned)
-
-
-def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
-    """Refuse settings that do not fit the dataset, or one another.
-
-    Raises:
-        InputError: more synthetic rows than there are to start from, rewards that the objective
-            cannot weigh by, an evaluation that cannot be, no reference scores, or an expert's
-            checkpoint that cannot be used or is for another environment.
-    """
-    size, initial_states = config.distill.synthetic_size, config.distill.initial_states
-    available = available_rows(initial_states, len(dataset))
-    if size > available:
-        chosen = "" if initial_states == "random" else f" that `{initial_states}` chooses from"
-        raise InputError(
-            f"`distill.synthetic_size` cannot exceed the {available} transitions of "
-            f"{dataset.name}{chosen}, and is {size}; lower it."
-        )
-    check_rewards(config.distill, dataset.rewards, dataset.name)
-    evaluation = config.evaluation
-    require_feasible(
-        applied(evaluation, own_recipe(config.distill)),
-        dataset.observations.shape[1],
-        dataset.actions.shape[1],
-        size,
-        config.distill.seeds * evaluation.policies,
-        evaluation.episodes,
-        evaluation.ensemble,
-    )
-    _ = dataset.required_scores
-    if isinstance(config.expert, CheckpointConfig):
-        read_checkpoint(config.expert.path).require_fit(dataset)
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one; a GPU that is not there is an error."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device, present = torch.device(name), torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= present:
-        raise InputError(
-            f"`pipeline.device` is {name!r}, but torch sees {present or 'no'} GPU here; use `auto`."
-        )
-    return device
-
-
-def random_subset(
-    dataset: OfflineDataset, config: PipelineConfig, arena: Arena, stage: str
-) -> Returns:
-    """Normalised returns [K, M] of policies trained on as many random rows of the dataset.
-
-    Every policy gets rows of its own, with the dataset's actions, so that the spread includes the
-    luck of the draw. The learning rate is `inner_lr`: learned rates belong to the rows that they
-    were learned with.
-    """
-    own = own_recipe(config.distill)
-    generator = numpy_generator(config.seed, "random_subset")
-    picks = np.stack(
-        [
-            generator.choice(len(dataset), config.distill.synthetic_size, replace=False)
-            for _ in range(config.evaluation.policies)
-        ]
-    )
-    return evaluate_rows(
-        torch.as_tensor(arena.normalized_states(dataset.observations[picks])),
-        torch.as_tensor(dataset.unit_actions[picks]),
-        [applied(config.evaluation, own)] * len(picks),
-        arena,
-        1,
-        config.evaluation.episodes,
-        config.seed,
-        stage,
-        ensemble=config.evaluation.ensemble,
-    )
-
-
-def own_recipe(config: DistillConfig, rates: Iterable[float] = ()) -> Recipe:
-    """What rows are distilled for, with the learned rates, or else `inner_lr` for every layer."""
-    rates = tuple(rates) or (config.inner_lr,) * config.layers
-    return Recipe(config.layers, config.width, config.inner_steps, rates)
-
-
-def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:
-    """The dataset's environment, as policies see it."""
-    return Arena(
-        dataset.environment,
-        normalizer.mean,
-        normalizer.scale,
-        dataset.action_low,
-        dataset.action_high,
-        dataset.required_scores,
-    )

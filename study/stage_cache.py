@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from sdw_core.cache import Entry, StageCache
 from sdw_core.dataset import load_datasets
 from sdw_core.identity import Inventory
-from sdw_core.pipeline import cache_entries
+from sdw_core.stage_keys import cache_entries
 from study.folder import StudyFolder
 
 

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from sdw_core.config import DistillConfig
 from sdw_core.dataset import load
-from sdw_core.distill import capture, loop
+from sdw_core.distill import capture, state
 from sdw_core.distill.engine import MetaBatch, Rows
-from sdw_core.distill.loop import Distilled, Task, Visits, distill, initial_rows, unroll_of
+from sdw_core.distill.loop import Visits, distill, unroll_of
 from sdw_core.distill.selection import InitialStates, select_rows
+from sdw_core.distill.state import Distilled
+from sdw_core.distill.task import Task, initial_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.expert.percent_bc import best_rows
-from sdw_core.normalizer import Normalizer
 from sdw_core.policy import MLP, clone
 from sdw_core.seeds import torch_generator
 from tests.sdw_core.oracles import DoubleBackward
@@ -367,7 +368,7 @@ def test_rows_that_all_diverged_are_not_visited() -> None:
 def test_what_cannot_fit_is_refused_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "initial_rows", lambda *_: pytest.fail("rows were chosen"))
+    monkeypatch.setattr(state, "initial_rows", lambda *_: pytest.fail("rows were chosen"))
     with pytest.raises(InputError, match=r"needs \d+\.\d GB on cpu"):
         distill(small_task(), changed(SMALL, meta_batch_size=10**7, width=16_384), 0)
 
@@ -471,7 +472,7 @@ def test_distilled_rows_train_better_policies_than_the_rows_they_were(
     """On the bundled dataset, by fresh policies and over all of the states."""
     dataset = load("sdw/hopper-replay-mini-v0")
     best = best_rows(dataset.episode_returns(), dataset.episode_ends, 0.1)
-    states = torch.from_numpy(Normalizer.fit(dataset.observations)(dataset.observations[best]))
+    states = torch.from_numpy(dataset.states[best])
     actions = torch.from_numpy(dataset.unit_actions[best])
     task = Task(states, actions, actions, torch.ones(len(states)))
     config = changed(

@@ -9,7 +9,7 @@ import torch
 
 from sdw_core.cache import StageCache, StageResult
 from sdw_core.dataset import load
-from sdw_core.pipeline import density_key, expert_key
+from sdw_core.stage_keys import density_key, expert_key
 from study.folder import StudyFolder
 from study.search import StudySearch
 from study.stage_cache import contents, prune
