@@ -364,6 +364,9 @@ class Pipeline:
             expert = self._expert(dataset, states, normalizer, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
+            kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
+            state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
+            restored = kind.from_state(state)
             task = build_task(
                 self.config.distill,
                 torch.as_tensor(states).to(self.device),
@@ -378,11 +381,9 @@ class Pipeline:
                 task,
                 log_density=torch.as_tensor(log_density),
                 episode_returns=torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)),
+                targets_at=restored.actions if task.targets is actions else None,
             )
         returns = arena.normalized(expert.tensors["returns"].numpy())
-        kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
-        state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
-        restored = kind.from_state(state)
         expert_summary = summarize(returns, self.config.seed)
         warnings = warnings_of(self.config.distill, task.weights)
         if found := shortfall(self.config.expert, expert_summary, dataset):
