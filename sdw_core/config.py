@@ -37,6 +37,10 @@ Runs = Annotated[PositiveInt, Field(le=10_000)]
 """Of policies, or of episodes."""
 Copies = Annotated[PositiveInt, Field(le=1_000)]
 """Of one thing, side by side: distillations, networks of a policy, samples."""
+Architecture = Literal["mlp", "residual"]
+"""Of a policy's network; `residual`: skip connections round the hidden layers."""
+Optimizer = Literal["sgd", "momentum", "adam", "adamw"]
+"""Of a cloning."""
 
 
 def _types(annotation: Any) -> set[Any]:
@@ -300,13 +304,13 @@ class EvaluationConfig(Config):
     ensemble: Copies = Field(
         1, description="networks of a policy, E, which acts by the mean of their actions"
     )
-    architecture: Literal["mlp", "residual"] | None = Field(
+    architecture: Architecture | None = Field(
         None,
         description="of the network; `residual`: skip connections round the hidden layers. null, "
         "here and below: the rows' own",
     )
     layers: Layers | None = Field(None, description="its linear layers")
-    optimizer: Literal["sgd", "momentum", "adam", "adamw"] | None = Field(
+    optimizer: Optimizer | None = Field(
         None, description="of the cloning; its state lasts for all of the steps"
     )
     steps: CloningSteps | None = Field(None, description="its full-batch gradient steps")

@@ -9,7 +9,6 @@ from sdw_core.artifact import CONFIRM, Artifact, score
 from sdw_core.baselines import random_subset
 from sdw_core.config import EvaluationConfig, PipelineConfig
 from sdw_core.evaluate import one_thread
-from sdw_core.normalizer import Normalizer
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.seeds import numpy_generator
 
@@ -79,5 +78,4 @@ def source_states(dataset: OfflineDataset, seed: int) -> NDArray[np.float32]:
     """Some of the dataset's normalised states [*, O], for a card's picture."""
     count = min(PICTURED_STATES, len(dataset))
     picks = numpy_generator(seed, "card").choice(len(dataset), count, replace=False)
-    normalize = Normalizer.fit(dataset.observations)
-    return normalize(dataset.observations[np.sort(picks)]).astype(np.float32, copy=False)
+    return dataset.units.normalized_states(dataset.observations[np.sort(picks)])

@@ -18,12 +18,22 @@ from typing import Annotated, Any, Literal, NoReturn
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from sdw_core.config import CloningSteps, Config, Layers, LearningRate, Rows, Runs, Seed, Width
+from sdw_core.config import (
+    Architecture,
+    CloningSteps,
+    Config,
+    Layers,
+    LearningRate,
+    Optimizer,
+    Rows,
+    Runs,
+    Seed,
+    Width,
+)
 from sdw_core.environment import OWN_WRAPPERS
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Recipe
 from sdw_core.offline_dataset import LEAST_APART, MOST_APART, tell_apart
-from sdw_core.policy import Architecture, Optimizer
 from sdw_core.validation import parse, shown
 
 NAME = "manifest.json"

@@ -44,7 +44,7 @@ from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import Sources
-from sdw_core.normalizer import Normalizer
+from sdw_core.progress import Progress, StageProgress
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.stage_keys import density_key, expert_key, needs_density
 from sdw_core.statistics import ReturnSummary, summarize
@@ -54,8 +54,6 @@ from sdw_core.weights import effective_sample_size_percent, state_weights
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""
 
-Progress = Callable[[str, float], None]
-"""Told (stage, fraction of the stage that is done)."""
 Returns = NDArray[np.float64]
 
 
@@ -203,7 +201,7 @@ class Pipeline:
         self,
         config: PipelineConfig,
         cache: Path | None = None,
-        progress: Progress = lambda stage, fraction: None,
+        progress: StageProgress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
@@ -300,9 +298,7 @@ class Pipeline:
             warnings=prepared.warnings,
         )
 
-    def _evaluated(
-        self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
-    ) -> Returns:
+    def _evaluated(self, rows: Distilled, arena: Arena, progress: Progress) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
         config, settings = self.config, self.config.evaluation
         size = settings.policies, settings.episodes
@@ -323,7 +319,7 @@ class Pipeline:
         episodes: int,
         seed: int,
         stage: str,
-        progress: Callable[[float], None],
+        progress: Progress,
     ) -> Returns:
         """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
         settings, sound = self.config.evaluation, _sound(rows)
@@ -353,15 +349,13 @@ class Pipeline:
             sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None)
             self.sources.require_unchanged(sources, self.config)
             self.sources = sources
-            normalizer = Normalizer.fit(dataset.observations)
-            arena = Arena.of(dataset, normalizer)
-            states = normalizer(dataset.observations)
+            arena, states = Arena.of(dataset), dataset.states
         if self._density_is_fitted_elsewhere(dataset):
             with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
-                self._expert(dataset, states, normalizer, arena)
+                self._expert(dataset, states, arena)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):
-            expert = self._expert(dataset, states, normalizer, arena)
+            expert = self._expert(dataset, states, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
             kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
@@ -413,9 +407,8 @@ class Pipeline:
 
     def source_density(self, dataset: OfflineDataset) -> FittedDensity:
         """log d(s) of the dataset, as a density that can be asked about other states as well."""
-        normalizer = Normalizer.fit(dataset.observations)
         with self._stage("density"):
-            found = self._density(dataset, normalizer(dataset.observations))
+            found = self._density(dataset, dataset.states)
         state = {name: tensor.numpy() for name, tensor in found.tensors.items()}
         return FittedDensity.from_state(self.config.density, state, self.device)
 
@@ -442,11 +435,7 @@ class Pipeline:
         )
 
     def _expert(
-        self,
-        dataset: OfflineDataset,
-        states: NDArray[np.float32],
-        normalizer: Normalizer,
-        arena: Arena,
+        self, dataset: OfflineDataset, states: NDArray[np.float32], arena: Arena
     ) -> StageResult:
         """pi*(s) [N, A], q*(s, pi*(s)) [N] and the returns of the expert's own episodes [10, 1].
 
@@ -464,7 +453,7 @@ class Pipeline:
 
         def compute() -> StageResult:
             z = torch.as_tensor(states).to(self.device)
-            expert = self._make_expert(dataset, z, normalizer, training)
+            expert = self._make_expert(dataset, z, training)
             actions = expert.actions(z)
             act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
             returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
@@ -479,9 +468,7 @@ class Pipeline:
 
         return self._cache.result("expert", key, compute)
 
-    def _make_expert(
-        self, dataset: OfflineDataset, states: Tensor, normalizer: Normalizer, training: Training
-    ) -> Expert:
+    def _make_expert(self, dataset: OfflineDataset, states: Tensor, training: Training) -> Expert:
         config, seed = self.config.expert, self.config.seed
 
         def here(array: NDArray[Any]) -> Tensor:
@@ -489,7 +476,7 @@ class Pipeline:
 
         if isinstance(config, CheckpointConfig):
             assert self._expert_file is not None
-            return self._expert_file.expert(normalizer, self.device)
+            return self._expert_file.expert(dataset.units, self.device)
         actions = here(dataset.unit_actions)
         returns_to_go = here(dataset.returns_to_go(config.discount).astype(np.float32))
         if isinstance(config, CalQLConfig):
@@ -497,7 +484,7 @@ class Pipeline:
                 states,
                 actions,
                 here(dataset.rewards),
-                here(normalizer(dataset.next_observations)),
+                here(dataset.units.normalized_states(dataset.next_observations)),
                 here(dataset.terminated.astype(np.float32)),
                 returns_to_go,
             )

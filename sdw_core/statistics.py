@@ -92,7 +92,7 @@ class Estimate:
     high: float | None
 
 
-def estimate(
+def with_interval(
     statistic: Callable[..., Returns],
     *scores: Returns,
     paired: bool = False,

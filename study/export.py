@@ -2,7 +2,7 @@
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from sdw_core.evaluate import Arena
 from sdw_core.evidence import confirmed_scores, evidence_of, source_states
 from sdw_core.files import read_whole, sha256_of_file, write_json
 from sdw_core.identity import METHOD, Sources
-from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import own_recipe
+from sdw_core.units import Units
 from sdw_core.validation import parse
 from study.folder import StudyFolder
-from study.outcomes import UNITS, config_hash, finished_result
+from study.outcomes import config_hash, finished_result
 from study.preflight import check_writable
 
 
@@ -56,8 +56,9 @@ def confirm(
     trial = folder.trial(number)
     config, result, rows = found_by(folder, number)
     _require_source_of(result, dataset, config, number)
-    units: dict[str, Any] = {name: rows[name].numpy() for name in UNITS if name in rows}
-    arena = replace(Arena.of(dataset, Normalizer.fit(dataset.observations)), **units)
+    # The first version stated no units.
+    stated = {f.name: rows[f.name].numpy() for f in fields(Units) if f.name in rows}
+    arena = replace(Arena.of(dataset), units=replace(dataset.units, **stated))
     best = result["best"]
     recipe = own_recipe(config.distill, result["learning_rates"][best])
     seed = result["distillation_seeds"][best]

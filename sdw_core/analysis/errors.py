@@ -10,7 +10,7 @@ density does. A policy's own surrounding states differ from another's, so the er
 the pool of all policies' surrounding states, where only the policies differ.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -25,8 +25,9 @@ from sdw_core.distill.selection import select_rows
 from sdw_core.evaluate import Arena, rollout
 from sdw_core.expert import Expert
 from sdw_core.policy import MLP, Parameters, clone
+from sdw_core.progress import Progress
 from sdw_core.seeds import numpy_generator, torch_generator
-from sdw_core.statistics import FEWEST, Estimate, estimate, spearman
+from sdw_core.statistics import FEWEST, Estimate, spearman, with_interval
 
 Floats = NDArray[np.float64]
 States = NDArray[np.float32]
@@ -163,7 +164,7 @@ def expert_support(
     visited = Visited(1)
     act = arena.actor(lambda states: expert.actions(states.flatten(0, 1))[:, None], device)
     rollout(act, arena, episodes, 1, seed, f"{STAGE}/expert", record=visited.record)
-    seen = [arena.normalized_states(states) for states in visited.by_policy(episodes)]
+    seen = [arena.units.normalized_states(states) for states in visited.by_policy(episodes)]
     pivotal = np.concatenate(seen[1::2])
     density = fit_density(np.concatenate(seen[::2]), config, seed, device)
     return Support(density, pivotal, float(np.quantile(density.log_prob(pivotal), quantile)))
@@ -180,7 +181,7 @@ def clone_policies(
     budgets: Sequence[int],
     repeats: int,
     seed: int,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> Policies:
     """Policies of very different quality: every choice of rows x size x budget, `repeats` of each.
 
@@ -239,7 +240,7 @@ def measure(
     act = arena.actor(policies.actions, device)
     returns = rollout(act, arena, count, episodes, seed, STAGE, record=visited.record)
     normalized = arena.normalized(returns).mean(1)
-    seen = [arena.normalized_states(states) for states in visited.by_policy(count)]
+    seen = [arena.units.normalized_states(states) for states in visited.by_policy(count)]
     strayed = [states[support.off(states)] for states in seen]
     pool = np.concatenate(strayed)
     drawn = numpy_generator(seed, f"{STAGE}/pool").permutation(len(pool))[:POOLED_STATES]
@@ -293,5 +294,5 @@ def _correlated(
         elif (known == known[0]).all(0).any():
             lacking = "nothing to order: all are equal"
         else:
-            found = estimate(spearman, known[:, :1], known[:, 1:], paired=True, seed=seed)
+            found = with_interval(spearman, known[:, :1], known[:, 1:], paired=True, seed=seed)
         yield name, {**asdict(found), "policies": len(known), "lacking": lacking}

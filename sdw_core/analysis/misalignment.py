@@ -6,7 +6,7 @@ overlap, loss by loss and not step by step: the paper's claim is that the divers
 better policy while the loss is large, and the narrow set of high quality once it is small.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdw_core.evaluate import Arena, rollout
 from sdw_core.policy import MLP, Descent, Parameters, cloning_loss
+from sdw_core.progress import Progress
 from sdw_core.seeds import numpy_generator, torch_generator
 from sdw_core.statistics import FEWEST
 
@@ -128,7 +129,7 @@ def follow(
     policies: int,
     episodes: int,
     seed: int,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> Course:
     """Clone P policies from the set by Adam on random mini-batches, and run them on the way.
 

@@ -41,6 +41,7 @@ UNLIKE = 0.3
 """Error of the first rewards that is more than chance, where they can be told."""
 
 Verdict = Literal["agrees", "disagrees", "cannot tell"]
+Method = Literal["stepped", "random episodes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Check:
     dataset: str
     environment: str
     verdict: Verdict
-    method: Literal["stepped", "random episodes"]
+    method: Method
     numbers: dict[str, float]
     sentence: str
 
@@ -132,7 +133,7 @@ def _made(dataset: OfflineDataset) -> Iterator[Env]:
 def _check(
     dataset: OfflineDataset,
     verdict: Verdict,
-    method: Literal["stepped", "random episodes"],
+    method: Method,
     numbers: dict[str, float],
     why: str,
 ) -> Check:

@@ -26,6 +26,7 @@ from sdw_core.validation import nearest
 
 BUNDLED = Path(__file__).parents[1] / "data"
 DATASET_ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
+Place = Literal["bundled", "local"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class AvailableDataset:
     """A Minari dataset that `load` finds without a network; counts as its metadata state them."""
 
     id: str
-    where: Literal["bundled", "local"]
+    where: Place
     episodes: int
     transitions: int
     environment: str | None
@@ -131,7 +132,7 @@ def available() -> list[AvailableDataset]:
     Only metadata are read; a folder whose metadata are unreadable is left out.
     """
     found: dict[str, AvailableDataset] = {}
-    places: list[tuple[Literal["bundled", "local"], Path]] = [("bundled", BUNDLED)]
+    places: list[tuple[Place, Path]] = [("bundled", BUNDLED)]
     with contextlib.suppress(InputError):  # no home: nothing is local
         places.insert(0, ("local", datasets_folder()))
     for where, root in places:

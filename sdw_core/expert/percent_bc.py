@@ -107,7 +107,7 @@ def fit_percent_bc(
     value = MLP.build(observations + width, 1, config.layers, config.width, squash=False)
     scale = returns_to_go.square().mean().sqrt().clamp_min(1e-6)
     both = torch.cat([states, actions], -1)
-    learner = _Learner(
+    learner = _Regressions(
         _Regression(policy, states[selected], actions[selected], config.steps, config, seed, 0),
         _Regression(
             value, both, (returns_to_go / scale)[:, None], config.value_steps, config, seed, 1
@@ -162,7 +162,7 @@ class _Regression:
         return picks
 
 
-class _Learner:
+class _Regressions:
     """The policy's regression, then the value's."""
 
     def __init__(self, policy: _Regression, value: _Regression) -> None:

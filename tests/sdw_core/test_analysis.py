@@ -327,7 +327,7 @@ def test_surrounding_states_are_those_below_the_quantile_of_held_out_states(meas
     act = HOPPER.actor(policies.actions, "cpu")
     rollout(act, HOPPER, 2, 3, 7, "errors", record=visited.record)
     for each, seen in zip(found, visited.by_policy(2), strict=True):
-        states = HOPPER.normalized_states(seen)
+        states = HOPPER.units.normalized_states(seen)
         low = support.density.log_prob(states) < support.threshold
         assert each.surrounding_share == low.mean()
         if low.any():
@@ -345,7 +345,7 @@ def test_the_density_never_sees_the_held_out_episodes():
     visited = Visited(1)
     act = HOPPER.actor(lambda z: expert.actions(z.flatten(0, 1))[:, None], "cpu")
     rollout(act, HOPPER, 4, 1, 0, "errors/expert", record=visited.record)
-    seen = [HOPPER.normalized_states(states) for states in visited.by_policy(4)]
+    seen = [HOPPER.units.normalized_states(states) for states in visited.by_policy(4)]
     assert (found.pivotal == np.concatenate([seen[1], seen[3]])).all()
     twin = fit_density(np.concatenate([seen[0], seen[2]]), GAUSSIAN, 0)
     assert (twin.log_prob(found.pivotal) == found.density.log_prob(found.pivotal)).all()

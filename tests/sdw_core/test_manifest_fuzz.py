@@ -19,6 +19,7 @@ from sdw_core.environment import Environment
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, require_feasible
 from sdw_core.files import sha256_of_json
+from sdw_core.units import Units
 from tests.mutations import is_a_sentence, mutated, mutated_bytes, with_raw
 
 ROWS = 6
@@ -41,14 +42,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     spaces = environment.spaces
-    arena = Arena(
-        environment,
-        np.zeros(11, np.float32),
-        np.ones(11, np.float32),
-        spaces.action_low,
-        spaces.action_high,
-        (-20.0, 3000.0),
-    )
+    mean, scale = np.zeros(11, np.float32), np.ones(11, np.float32)
+    units = Units(mean, scale, spaces.action_low, spaces.action_high)
+    arena = Arena(environment, units, (-20.0, 3000.0))
     config = PipelineConfig(dataset="some/source-v0", evaluation={"policies": 2, "episodes": 1})
     generator = torch.Generator().manual_seed(0)
     evidence: dict[str, Any] = {
@@ -102,7 +98,7 @@ def require_refused_or_right(folder: Path, document: Any) -> bool:
         for key in ("id", "kwargs", "max_episode_steps", "wrappers")
         if key in stated["environment"]
     } | {key: environment.to_json()[key] for key in {"max_episode_steps", "wrappers"}}
-    assert read.arena.action_low.tolist() == stated["environment"]["action_low"]
+    assert read.arena.units.action_low.tolist() == stated["environment"]["action_low"]
     assert list(read.arena.reference_scores) == stated["environment"]["reference_scores"]
     assert len(read.observations) == len(read.actions) == stated["rows"]
     assert list(read.recipe.learning_rates) == stated["recipe"]["learning_rates"]
@@ -185,8 +181,8 @@ def test_rows_that_cannot_be_are_refused(
     rows: dict[str, Any] = {
         "observations": read.observations,
         "actions": read.actions,
-        "observation_mean": read.arena.observation_mean,
-        "observation_scale": read.arena.observation_scale,
+        "observation_mean": read.arena.units.observation_mean,
+        "observation_scale": read.arena.units.observation_scale,
         name: value,
     }
     content = save({key: array for key, array in rows.items() if array is not None})
