@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 from torch import Tensor
 
-from sdw_core import __version__
 from sdw_core.card import html_of, write_card
 from sdw_core.cloned import ClonedPolicy
 from sdw_core.config import EvaluationConfig
@@ -64,7 +63,7 @@ DATA, TABLE = "synthetic.safetensors", "synthetic.parquet"
 MOST_DATA = 1_000_000_000
 """Bytes of the rows, at most: distilled ones take a millionth of that."""
 EVIDENCE = ("source", "config", "distillation_seed", "evaluation", "scores")
-LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
+PACKAGES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
 
 
 @dataclass(frozen=True)
@@ -393,6 +392,6 @@ def _manifest(artifact: Artifact) -> dict[str, Any]:
         "actions_outside_bounds": artifact.actions_outside_bounds,
         "recipe": asdict(artifact.recipe),
         **artifact.evidence,
-        "versions": {"python": platform.python_version(), "sdw-obd": __version__}
-        | {library: version(library) for library in LIBRARIES},
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
     }

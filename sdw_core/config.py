@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 """The stages of a pipeline, in order."""
 
-# More than anyone can mean: what is larger is a slip, or meant to exhaust the machine.
+# Upper bounds: a number above them is a slip, or meant to exhaust the machine.
 Count = Annotated[PositiveInt, Field(le=1_000_000_000)]
 Seconds = Annotated[PositiveFloat, Field(le=1e9)]
 Layers = Annotated[PositiveInt, Field(le=100)]
@@ -44,6 +44,10 @@ Runs = Annotated[PositiveInt, Field(le=10_000)]
 """Of policies, or of episodes."""
 Copies = Annotated[PositiveInt, Field(le=1_000)]
 """Of one thing, side by side: distillations, networks of a policy, samples."""
+Architecture = Literal["mlp", "residual"]
+"""Of a policy's network; `residual`: skip connections round the hidden layers."""
+Optimizer = Literal["sgd", "momentum", "adam", "adamw"]
+"""Of a cloning."""
 
 
 def _types(annotation: Any) -> set[Any]:
@@ -63,7 +67,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _true_is_no_number(cls, document: Any) -> Any:
-        """Give a number `true` or `false` as the text that it refuses; Pydantic reads 1 and 0."""
+        """Make text of `true` and `false` where a number is due: Pydantic would read 1 and 0."""
         if not isinstance(document, Mapping):
             return document
         return {
@@ -84,8 +88,8 @@ ADDED: dict[str, JsonValue] = {"added": True}
 def identifying(settings: Any) -> Any:
     """Settings as a JSON document to be hashed: what tells one run from another.
 
-    A key that was added later is left out while it has its default, which must then do what was
-    done before there was the key. So the hashes that earlier versions kept stay true.
+    A key that was added later is left out while it has its default, and its default must do what
+    was done before the key existed: so the hashes that earlier versions kept stay valid.
 
     >>> class Old(Config):
     ...     steps: int = 5
@@ -294,13 +298,13 @@ class EvaluationConfig(Config):
     ensemble: Copies = Field(
         1, description="networks of a policy, E, which acts by the mean of their actions"
     )
-    architecture: Literal["mlp", "residual"] | None = Field(
+    architecture: Architecture | None = Field(
         None,
         description="of the network; `residual`: skip connections round the hidden layers. null, "
         "here and below: the rows' own",
     )
     layers: Layers | None = Field(None, description="its linear layers")
-    optimizer: Literal["sgd", "momentum", "adam", "adamw"] | None = Field(
+    optimizer: Optimizer | None = Field(
         None, description="of the cloning; its state lasts for all of the steps"
     )
     steps: CloningSteps | None = Field(None, description="its full-batch gradient steps")

@@ -58,7 +58,7 @@ class Wrapper:
 
     entry_point: str
     kwargs: Mapping[str, Any] | None
-    """None: it does not say."""
+    """None: the dataset does not state them."""
 
     @property
     def name(self) -> str:

@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdw_core.config import Architecture, Optimizer
 from sdw_core.environment import Env, Environment, quiet
 from sdw_core.errors import DivergenceError, InputError, SDWError, described
 from sdw_core.offline_dataset import OfflineDataset
-from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, Parameters, clone
+from sdw_core.policy import ARCHITECTURES, MLP, Parameters, clone
+from sdw_core.progress import Progress
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
 from sdw_core.units import Units, normalized_returns
@@ -22,7 +24,6 @@ from sdw_core.units import Units, normalized_returns
 Array = NDArray[np.float32]
 Act = Callable[[Array], Array]
 """Actions of K policies: raw observations [K, M, O] -> environment actions [K, M, A]."""
-Progress = Callable[[float], None]
 Record = Callable[[list[int], Array], None]
 """Told, before each step of a rollout, which of its K * M episodes go on, and what they observe
 [as many, O], in environment units."""

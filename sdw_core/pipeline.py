@@ -44,6 +44,7 @@ from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import Sources
+from sdw_core.progress import Progress, StageProgress
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.result import PipelineResult
 from sdw_core.stage_keys import density_key, expert_key, needs_density
@@ -57,8 +58,6 @@ if TYPE_CHECKING:
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""
 
-Progress = Callable[[str, float], None]
-"""Told (stage, fraction of the stage that is done)."""
 Returns = NDArray[np.float64]
 
 
@@ -73,8 +72,8 @@ class Rungs:
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
         aggregate: of the normalised returns, what is compared.
-        judge: told such a number, the aggregate there, and whom to tell that it waits for an
-            answer; ends the run by raising.
+        judge: called with a number of outer steps, the aggregate there, and the context to enter
+            while it waits for an answer; ends the run by raising.
     """
 
     steps: tuple[int, ...]
@@ -97,7 +96,7 @@ class Prepared:
         log_likelihood: held-out, nats; None where no density was needed.
         expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
-        warnings: what a person should know before believing what comes of it: a sentence each.
+        warnings: what a person should know before believing the results: a sentence each.
     """
 
     dataset: OfflineDataset
@@ -137,7 +136,7 @@ class Pipeline:
         self,
         config: PipelineConfig,
         cache: Path | None = None,
-        progress: Progress = lambda stage, fraction: None,
+        progress: StageProgress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
@@ -170,7 +169,7 @@ class Pipeline:
         """
         if not progress:
             return self.finish(self.prepare())
-        from sdw_core.progress import shown
+        from sdw_core.bars import shown
 
         with shown(None if progress is True else progress) as (self._progress, say):
             prepared = self.prepare()
@@ -246,9 +245,7 @@ class Pipeline:
             warnings=prepared.warnings,
         )
 
-    def _evaluated(
-        self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
-    ) -> Returns:
+    def _evaluated(self, rows: Distilled, arena: Arena, progress: Progress) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
         config, settings = self.config, self.config.evaluation
         size = settings.policies, settings.episodes
@@ -269,7 +266,7 @@ class Pipeline:
         episodes: int,
         seed: int,
         stage: str,
-        progress: Callable[[float], None],
+        progress: Progress,
     ) -> Returns:
         """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
         settings, sound = self.config.evaluation, _sound(rows)
@@ -301,7 +298,7 @@ class Pipeline:
             self.sources = sources
             arena, states = Arena.of(dataset), dataset.states
         if self._density_is_fitted_elsewhere(dataset):
-            with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
+            with self._stage("expert"):  # this run fits the expert meanwhile, and keeps it for all
                 self._expert(dataset, states, arena)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):

@@ -1,4 +1,4 @@
-"""Before the first trial: whether a study will fit, and whether every node sees its folder.
+"""Before the first trial: can a study run, will it fit, and does every node see its folder.
 
 Each refusal is one sentence, and comes before anything is written.
 """
@@ -14,14 +14,17 @@ from pathlib import Path
 import torch
 
 from sdw_core.config import PipelineConfig
-from sdw_core.dataset import OfflineDataset
+from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.distill.loop import engine_bytes
 from sdw_core.errors import InputError, SDWError
+from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import write_text
+from sdw_core.identity import Inventory
 from sdw_core.policy import MLP
 from sdw_core.resources import available_memory, usable_cpus
 from search_spaces import Choice, StudySpec
 from search_spaces.spec import Resources
+from study.folder import StudyFolder
 
 PROCESS = 700_000_000
 """Bytes of a worker beside its data and its engine: interpreter, torch, Ray, and their arenas."""
@@ -34,8 +37,78 @@ TRAINABLE = 100_000
 GB = 1e9
 
 
+def require_launchable(
+    spec: StudySpec, storage: Path, address: str | None
+) -> tuple[dict[str, OfflineDataset], "Need"]:
+    """Refuse a new study that could not run; nothing is written.
+
+    Args:
+        spec: the study.
+        storage: the folder to make it in.
+        address: of a Ray cluster, which is not connected to; None: this machine.
+
+    Returns:
+        The datasets that its search can reach, as `check_study` does, and what it needs.
+
+    Raises:
+        InputError: nothing is searched, its settings do not fit, the study exists, or there is no
+            room for it.
+    """
+    if not spec.search:
+        raise InputError(
+            "`search` is empty, so that all trials would be the same; name what to search, or run "
+            "the pipeline once with `sdw distill`."
+        )
+    datasets = check_study(spec)
+    need = estimate(spec, datasets)
+    require_room(spec, need, storage / spec.study.name, on_this_machine=address is None)
+    StudyFolder.require_free(spec, storage)
+    return datasets, need
+
+
+def require_runnable(folder: StudyFolder, address: str | None, more: int = 0) -> None:
+    """Refuse a study that could not go on, or not with more trials; nothing is written.
+
+    Args:
+        folder: the study.
+        address: as for `require_launchable`.
+        more: how many trials are to be added.
+
+    Raises:
+        InputError: its settings do not fit, or there is no room for what is left of it.
+        SourceChanged: its data, checkpoints or method are not what they were.
+    """
+    todo = folder.book(to_write=True).remaining() + more
+    if not todo:
+        return
+    spec = folder.spec()
+    datasets = check_study(spec)
+    folder.require_same_sources(Inventory.of(spec.reaching(), datasets))
+    if not folder.driven():
+        need = estimate(spec, datasets, todo)
+        require_room(spec, need, folder.path, on_this_machine=address is None)
+
+
+def check_study(spec: StudySpec) -> dict[str, OfflineDataset]:
+    """Refuse a study whose settings do not fit its data; nothing is written.
+
+    Returns:
+        `PipelineConfig.source` -> dataset, of all that the search can reach.
+
+    Raises:
+        InputError: a dataset is not there, or settings do not fit it, or there is no such GPU.
+    """
+    reached = [*spec.reaching(), *spec.extremes()]
+    datasets = load_datasets([spec.pipeline, *reached])
+    for config in reached:
+        check_fit(config, datasets[config.source])
+        if not spec.study.resources.gpu:
+            resolve_device(config.device)
+    return datasets
+
+
 @dataclass(frozen=True)
-class Estimate:
+class Need:
     """What a study needs, in bytes, at the largest settings that its search can reach.
 
     Attributes:
@@ -57,7 +130,7 @@ class Estimate:
 
 def estimate(
     spec: StudySpec, datasets: Mapping[str, OfflineDataset], trials: int | None = None
-) -> Estimate:
+) -> Need:
     """What a study needs, whichever of its datasets takes most.
 
     Args:
@@ -67,10 +140,10 @@ def estimate(
     """
     todo = spec.study.trials if trials is None else trials
     each = [asdict(_estimate_on(dataset, spec, todo)) for dataset in datasets.values()]
-    return Estimate(**{name: max(need[name] for need in each) for name in each[0]})
+    return Need(**{name: max(need[name] for need in each) for name in each[0]})
 
 
-def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Estimate:
+def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Need:
     config = largest(spec, dataset)
     distill, states, actions = config.distill, dataset.observations, dataset.actions
     width = states.shape[1] + actions.shape[1]
@@ -85,7 +158,7 @@ def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Estimat
     fitted_anew = any(path.startswith(("density.", "expert.", "seed")) for path in spec.search)
     on_gpu = bool(spec.study.resources.gpu)
     memory = PROCESS + COPIES * data + (0 if on_gpu else engine)
-    return Estimate(
+    return Need(
         disk_per_trial=per_trial,
         disk=todo * per_trial + at_a_time * checkpoint + stages * (todo if fitted_anew else 1),
         memory_per_trial=memory,
@@ -149,7 +222,7 @@ def require_resources(resources: Resources, section: str) -> None:
         )
 
 
-def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine: bool) -> None:
+def require_room(spec: StudySpec, need: Need, folder: Path, on_this_machine: bool) -> None:
     """Refuse a study that the storage, or this machine's cores, memory or GPUs cannot hold.
 
     Args:

@@ -30,6 +30,7 @@ BUNDLED = Path(__file__).parents[1] / "data"
 ARRAYS = "data in memory"
 """What arrays that are given as such are called."""
 DATASET_ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
+Place = Literal["bundled", "local"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class AvailableDataset:
     """A Minari dataset that `load` finds without a network; counts as its metadata state them."""
 
     id: str
-    where: Literal["bundled", "local"]
+    where: Place
     episodes: int
     transitions: int
     environment: str | None
@@ -197,7 +198,7 @@ def available() -> list[AvailableDataset]:
     Only metadata are read; a folder whose metadata are unreadable is left out.
     """
     found: dict[str, AvailableDataset] = {}
-    places: list[tuple[Literal["bundled", "local"], Path]] = [("bundled", BUNDLED)]
+    places: list[tuple[Place, Path]] = [("bundled", BUNDLED)]
     with contextlib.suppress(InputError):  # no home: nothing is local
         places.insert(0, ("local", datasets_folder()))
     for where, root in places:
