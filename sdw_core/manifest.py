@@ -3,7 +3,7 @@
 An exported folder may come from anyone, and its checksums prove nothing against whoever edits it.
 So a manifest is read as a spec is: key by key, within bounds, before anything that it names is
 opened, imported, made or trained. What only those who trust its author should let it do (import a
-module, give an environment's maker other arguments than known, harmless ones) takes `trust`.
+module, give an environment's maker other arguments than known, harmless ones) needs `trust`.
 """
 
 import json

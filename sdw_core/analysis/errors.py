@@ -32,7 +32,7 @@ from sdw_core.statistics import FEWEST, Estimate, spearman, with_interval
 Floats = NDArray[np.float64]
 States = NDArray[np.float32]
 Choice = Literal["random", "weighted", "best"]
-"""Rows at random; those, but counting by their density weight; rows of the best episodes."""
+"""Rows at random; the same rows, counting by their density weight; rows of the best episodes."""
 
 LEARNING_RATE = 1e-3
 """Adam's, of the clonings."""

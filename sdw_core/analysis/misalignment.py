@@ -39,7 +39,7 @@ class TrainingSet:
         name: of the set.
         states: z [N, O], normalised.
         targets: the actions to imitate [N, A], in [-1, 1].
-        arena: where its policies are run; it normalises as the states are.
+        arena: where its policies are run, in the units of the states.
     """
 
     name: str
@@ -89,7 +89,7 @@ class ByLoss:
 
     @property
     def lacking(self) -> str | None:
-        """What there is too little of to say whether the order reverses; None of nothing."""
+        """A sentence on what is missing to say whether the order reverses; None: nothing is."""
         bins, judged = len(self.difference), int(np.isfinite(self.low).sum())
         if not bins:
             return (

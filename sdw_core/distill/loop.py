@@ -174,7 +174,7 @@ def _shape(config: DistillConfig, like: Tensor) -> Shape:
 
 
 def engine_bytes(config: DistillConfig, policy: MLP) -> int:
-    """What the engine of a configuration holds, and beside it the draws of initial parameters."""
+    """Bytes of the engine of a configuration, and of the draws of initial parameters beside it."""
     shape = _shape(config, torch.empty(0))
     draws = config.seeds * (policy.size + 10 * max(policy.sizes) ** 2)
     return memory_bytes(policy, shape) + draws * shape.dtype.itemsize

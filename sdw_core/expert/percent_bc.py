@@ -60,8 +60,9 @@ def best_episodes(
 ) -> NDArray[np.int64]:
     """The episodes with the highest return, which together hold `fraction` of the rows.
 
-    At least one episode; ties go to the earlier one. Counting transitions and not episodes keeps
-    a dataset of many short failures and a few long successes from lending its failures.
+    At least one episode; ties go to the earlier one. The fraction is of the transitions and not of
+    the episodes: where successes are few and long, and failures many and short, the best tenth of
+    the episodes contains failures.
     """
     order = np.argsort(-returns, kind="stable")
     held = np.cumsum(np.diff(episode_ends, prepend=0)[order])
@@ -120,7 +121,8 @@ def fit_percent_bc(
 class _Regression:
     """Least squares by Adam on random mini-batches, and a moving average of the parameters.
 
-    A single last iterate may fall where its neighbours walk; the average does not.
+    The policy of a single last iterate may fall where those of its neighbours walk; the policy of
+    the average does not.
     """
 
     def __init__(
