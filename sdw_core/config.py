@@ -6,7 +6,7 @@ field carries its meaning, so that the reference in `docs/configuration.md` is g
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -14,10 +14,17 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ModelWrapValidatorHandler,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     model_validator,
 )
+
+from sdw_core.errors import InputError
+
+if TYPE_CHECKING:
+    from sdw_core.offline_dataset import OfflineDataset
 
 STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 """The stages of a pipeline, in order."""
@@ -251,6 +258,19 @@ class DistillConfig(Config):
     )
     outer_lr: LearningRate = Field(0.03, description="its learning rate")
     outer_momentum: float = Field(0.9, ge=0, lt=1, description="of `sgd`")
+    outer_schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        json_schema_extra=ADDED,
+        description="of `outer_lr` and `rate_lr`; `cosine`: half a cosine down to 3 %",
+    )
+    state_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        json_schema_extra=ADDED,
+        description="standard deviation, in normalised units, of what is added to three of four "
+        "states of the meta-batch, where the expert is asked anew; 0: nothing",
+    )
     averaging: float = Field(
         0.98,
         ge=0,
@@ -336,6 +356,37 @@ class PipelineConfig(Config):
     expert: ExpertConfig = PercentBCConfig()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    _data: "OfflineDataset | None" = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _takes_a_dataset(cls, document: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Let `dataset` be a loaded one, which then goes beside the settings that name it."""
+        data = document.get("dataset") if isinstance(document, Mapping) else None
+        if data is None or isinstance(data, str):
+            return handler(document)
+        from sdw_core.offline_dataset import OfflineDataset
+
+        if not isinstance(data, OfflineDataset):
+            return handler(document)
+        for key in ("reference_scores", "clip_actions"):
+            if key in document:
+                raise InputError(
+                    f"`pipeline.{key}` counts where data are loaded, and this dataset is loaded "
+                    f"already: give it there, as in `load(..., {key}={document[key]!r})`."
+                )
+        config = handler({**document, **data.settings})
+        config._data = data
+        return config
+
+    @property
+    def data(self) -> "OfflineDataset | None":
+        """The loaded dataset, where one was given and the settings name it still."""
+        if self._data is None:
+            return None
+        named = {"reference_scores": None, "clip_actions": False} | dict(self._data.settings)
+        return self._data if all(getattr(self, k) == v for k, v in named.items()) else None
 
     @property
     def source(self) -> str:

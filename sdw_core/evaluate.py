@@ -214,8 +214,8 @@ def evaluate_rows(
         ]
         rows = observations[sets], actions[sets]
         lanes = [s * policies + k for s in sets for k in range(policies)]
-        packs.append((lanes, *_cloned(*rows, [recipes[s] for s in sets], generators)))
-    lost = sum(_unsound(parameters) for _, _, parameters in packs)
+        packs.append((lanes, *cloned(*rows, [recipes[s] for s in sets], generators)))
+    lost = sum(unsound(parameters) for _, _, parameters in packs)
     if lost:
         raise DivergenceError(
             f"{lost} of {len(recipes) * networks} policies cloned from the rows became non-finite; "
@@ -245,7 +245,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _cloned(
+def cloned(
     observations: Tensor,
     actions: Tensor,
     recipes: Sequence[Recipe],
@@ -268,7 +268,7 @@ def _cloned(
     )
 
 
-def _unsound(parameters: Parameters) -> int:
+def unsound(parameters: Parameters) -> int:
     """How many networks of a pack are not finite."""
     return int((~torch.stack([p.isfinite().flatten(1).all(1) for p in parameters]).all(0)).sum())
 

@@ -32,7 +32,8 @@ from sdw_core.errors import (
 )
 from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.identity import Sources
-from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
+from sdw_core.pipeline import Pipeline, Rungs
+from sdw_core.result import PipelineResult
 from sdw_core.waiting import GoOn, Waiting, holding
 from study.clock import TrialClock
 from study.early_stopping import TrialPruned
@@ -85,7 +86,7 @@ def distil_rows(pipeline: Pipeline, folder: Path, progress: "_ProgressFile") -> 
         "log_likelihood": document["log_likelihood"],
         "best": result.best,
         "distillation_seeds": list(result.seeds),
-        "dataset": result.dataset,
+        "dataset": result.source,
         "learning_rates": [list(recipe.learning_rates) for recipe in result.recipes],
     }
 
