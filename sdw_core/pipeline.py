@@ -8,7 +8,7 @@ tells one progress callback where it is, and keeps results in one stage cache.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -21,13 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult, entry_name
-from sdw_core.config import (
-    CalQLConfig,
-    CheckpointConfig,
-    DistillConfig,
-    PipelineConfig,
-    identifying,
-)
+from sdw_core.config import CheckpointConfig, DistillConfig, PipelineConfig, identifying
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Distilled, Task, Visits, distill
@@ -35,17 +29,15 @@ from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, require_feasible, rollout
-from sdw_core.expert import Expert
-from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
+from sdw_core.expert import Demonstrations, Expert, require_expert
 from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
-from sdw_core.expert.networks import ActorCritic
-from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
 from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
 from sdw_core.files import sha256_of_json
-from sdw_core.identity import METHOD, Sources
+from sdw_core.identity import METHOD, Sources, code_of
 from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied
+from sdw_core.registry import EXPERTS
 from sdw_core.seeds import numpy_generator
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
@@ -350,7 +342,8 @@ class Pipeline:
             dataset = load_dataset(self.config)
             check_fit(self.config, dataset)
             checkpoint = self._expert_file
-            sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None)
+            code = code_of(self.config)
+            sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None, code)
             self.sources.require_unchanged(sources, self.config)
             self.sources = sources
             normalizer = Normalizer.fit(dataset.observations)
@@ -364,6 +357,7 @@ class Pipeline:
             expert = self._expert(dataset, states, normalizer, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
+            lengths = np.diff(dataset.episode_ends, prepend=0)
             task = build_task(
                 self.config.distill,
                 torch.as_tensor(states).to(self.device),
@@ -372,17 +366,12 @@ class Pipeline:
                 values,
                 torch.as_tensor(weights.astype(np.float32)).to(self.device),
                 dataset.zero_is_arbitrary,
-            )
-            lengths = np.diff(dataset.episode_ends, prepend=0)
-            task = replace(
-                task,
-                log_density=torch.as_tensor(log_density),
-                episode_returns=torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)),
+                torch.as_tensor(log_density),
+                torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)).to(self.device),
             )
         returns = arena.normalized(expert.tensors["returns"].numpy())
-        kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
         state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
-        restored = kind.from_state(state)
+        restored = EXPERTS.resolve(self.config.expert.method).from_state(state)
         expert_summary = summarize(returns, self.config.seed)
         warnings = warnings_of(self.config.distill, task.weights)
         if found := shortfall(self.config.expert, expert_summary, dataset):
@@ -463,48 +452,31 @@ class Pipeline:
 
         def compute() -> StageResult:
             z = torch.as_tensor(states).to(self.device)
-            expert = self._make_expert(dataset, z, normalizer, training)
+            method, options = EXPERTS.named_in(self.config)
+            expert: Expert = EXPERTS.make(
+                method,
+                options,
+                data=Demonstrations(dataset, normalizer, z),
+                config=self.config.expert,
+                seed=self.config.seed,
+                training=training,
+                checkpoint=self._expert_file,
+            )
             actions = expert.actions(z)
+            values = expert.values(z, actions)
+            require_expert(method, expert, actions, values, dataset)
             act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
             returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
             return StageResult(
                 {
                     "actions": actions,
-                    "values": expert.values(z, actions),
+                    "values": values,
                     "returns": torch.from_numpy(returns.T.copy()),
                     **expert.state(),
                 }
             )
 
         return self._cache.result("expert", key, compute)
-
-    def _make_expert(
-        self, dataset: OfflineDataset, states: Tensor, normalizer: Normalizer, training: Training
-    ) -> Expert:
-        config, seed = self.config.expert, self.config.seed
-
-        def here(array: NDArray[Any]) -> Tensor:
-            return torch.as_tensor(array).to(self.device)
-
-        if isinstance(config, CheckpointConfig):
-            assert self._expert_file is not None
-            return self._expert_file.expert(normalizer, self.device)
-        actions = here(dataset.unit_actions)
-        returns_to_go = here(dataset.returns_to_go(config.discount).astype(np.float32))
-        if isinstance(config, CalQLConfig):
-            transitions = Transitions(
-                states,
-                actions,
-                here(dataset.rewards),
-                here(normalizer(dataset.next_observations)),
-                here(dataset.terminated.astype(np.float32)),
-                returns_to_go,
-            )
-            return fit_cal_ql(transitions, config, seed, training)
-        selected = best_rows(dataset.episode_returns(), dataset.episode_ends, config.fraction)
-        return fit_percent_bc(
-            states, actions, here(selected), returns_to_go, config, seed, training
-        )
 
     @cached_property
     def _expert_file(self) -> Checkpoint | None:
