@@ -31,7 +31,9 @@ from benchmarks.machine import describe
 from sdw_core.config import DistillConfig, PipelineConfig
 from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine
-from sdw_core.distill.loop import Distilled, Task, distill, initial_rows, unroll_of
+from sdw_core.distill.loop import distill, unroll_of
+from sdw_core.distill.state import Distilled
+from sdw_core.distill.task import Task, initial_rows
 from sdw_core.evaluate import rollout
 from sdw_core.pipeline import Pipeline, Prepared
 from sdw_core.policy import MLP, Parameters, clone, cloning_loss

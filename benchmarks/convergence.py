@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 
 from benchmarks.machine import describe
 from sdw_core.config import DistillConfig, PipelineConfig
-from sdw_core.distill.loop import Task, distill
+from sdw_core.distill.loop import distill
+from sdw_core.distill.task import Task
 from sdw_core.errors import StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
 from sdw_core.pipeline import Pipeline

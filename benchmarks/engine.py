@@ -32,7 +32,8 @@ from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine, Shape
 from sdw_core.distill.generic import GenericEngine
-from sdw_core.distill.loop import Task, distill
+from sdw_core.distill.loop import distill
+from sdw_core.distill.task import Task
 from sdw_core.policy import MLP
 from tests.sdw_core.oracles import DoubleBackward
 

@@ -202,7 +202,9 @@ class CheckpointConfig(Config):
 class OwnExpertConfig(Config):
     """An expert of your own: see docs/extending.md."""
 
-    method: Annotated[str, EXPERTS] = Field(description="must be given")
+    method: Annotated[str, EXPERTS] = Field(
+        description="must be given; the built-in ones have sections of their own, above"
+    )
     options: Options = Field({}, description="of your expert, by name")
 
 

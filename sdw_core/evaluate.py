@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from sdw_core.environment import Env, Environment, quiet
 from sdw_core.errors import DivergenceError, InputError, SDWError, described
+from sdw_core.normalizer import Normalizer
+from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, Parameters, clone
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
@@ -80,6 +83,18 @@ class Arena:
     action_low: Array
     action_high: Array
     reference_scores: tuple[float, float]
+
+    @classmethod
+    def of(cls, dataset: OfflineDataset, normalizer: Normalizer) -> Self:
+        """The dataset's environment, for policies that see states as `normalizer` gives them."""
+        return cls(
+            dataset.environment,
+            normalizer.mean,
+            normalizer.scale,
+            dataset.action_low,
+            dataset.action_high,
+            dataset.required_scores,
+        )
 
     def normalized(self, returns: NDArray[np.float64]) -> NDArray[np.float64]:
         """100 (R - R_random) / (R_expert - R_random); may leave 0 to 100.

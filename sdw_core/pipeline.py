@@ -6,7 +6,7 @@ Each stage is a function of its settings and of the stages before it; this modul
 tells one progress callback where it is, and keeps results in one stage cache.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,25 +20,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdw_core.cache import StageCache, StageResult, entry_name
-from sdw_core.config import CheckpointConfig, DistillConfig, PipelineConfig, identifying
+from sdw_core.cache import StageCache, StageResult
+from sdw_core.config import CheckpointConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
-from sdw_core.distill.loop import Distilled, Task, Visits, distill
-from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
-from sdw_core.distill.selection import available_rows
-from sdw_core.errors import InputError, StopRequested
-from sdw_core.evaluate import Arena, Recipe, evaluate_rows, require_feasible, rollout
+from sdw_core.distill.loop import Visits, distill
+from sdw_core.distill.objectives import build_task, warnings_of
+from sdw_core.distill.state import Distilled
+from sdw_core.distill.task import Task
+from sdw_core.errors import StopRequested
+from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.expert import Demonstrations, Expert, require_expert
 from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
 from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
+from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
-from sdw_core.identity import METHOD, Sources, code_of
+from sdw_core.identity import Sources, code_of
 from sdw_core.normalizer import Normalizer
-from sdw_core.protocols import applied
+from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import EXPERTS
-from sdw_core.seeds import numpy_generator
+from sdw_core.stage_keys import density_key, expert_key, needs_density
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
@@ -347,7 +349,7 @@ class Pipeline:
             self.sources.require_unchanged(sources, self.config)
             self.sources = sources
             normalizer = Normalizer.fit(dataset.observations)
-            arena = build_arena(dataset, normalizer)
+            arena = Arena.of(dataset, normalizer)
             states = normalizer(dataset.observations)
         if self._density_is_fitted_elsewhere(dataset):
             with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
@@ -408,11 +410,11 @@ class Pipeline:
         return FittedDensity.from_state(self.config.density, state, self.device)
 
     def _density(self, dataset: OfflineDataset, states: NDArray[np.float32]) -> StageResult:
-        key = density_key(self.config, dataset.content_hash)
+        key = density_key(self.config, dataset.content_hash, code_of(self.config))
         return self._cache.result("density", key, lambda: self._fit_density(states))
 
     def _density_is_fitted_elsewhere(self, dataset: OfflineDataset) -> bool:
-        key = density_key(self.config, dataset.content_hash)
+        key = density_key(self.config, dataset.content_hash, code_of(self.config))
         return needs_density(self.config) and self._cache.computed_elsewhere("density", key)
 
     def _fit_density(self, states: NDArray[np.float32]) -> StageResult:
@@ -442,7 +444,7 @@ class Pipeline:
         """
         checkpoint = self._expert_file
         sha256 = checkpoint.sha256 if checkpoint else None
-        key = expert_key(self.config, dataset.content_hash, sha256)
+        key = expert_key(self.config, dataset.content_hash, sha256, code_of(self.config))
         training = Training(
             lambda fraction: self._progress("expert", fraction),
             self._cache.checkpoint("expert", key),
@@ -528,43 +530,6 @@ class Pipeline:
         return perf_counter() - self._waited
 
 
-def needs_density(config: PipelineConfig) -> bool:
-    """Whether anything asks for log d(s)."""
-    return config.weighting.temperature > 0 or config.distill.initial_states == "density"
-
-
-def density_key(config: PipelineConfig, content_hash: str) -> str:
-    """What the density depends on, the dataset by its content."""
-    settings = identifying(config.density)
-    version = METHOD["density"]
-    return StageCache.key("density", version, settings, content_hash, str(config.seed))
-
-
-def expert_key(config: PipelineConfig, content_hash: str, checkpoint: str | None = None) -> str:
-    """What the expert depends on, the dataset and a checkpoint by their content.
-
-    Args:
-        config: the settings.
-        content_hash: of the dataset.
-        checkpoint: SHA-256 of the checkpoint; None where there is none.
-    """
-    settings = identifying(config.expert)
-    if checkpoint is not None:
-        settings["path"] = checkpoint
-    version = METHOD["expert"]
-    return StageCache.key("expert", version, settings, content_hash, str(config.seed))
-
-
-def cache_entries(
-    config: PipelineConfig, content_hash: str, checkpoint: str | None = None
-) -> set[str]:
-    """Names of the files of a stage cache that a run uses; see `expert_key`."""
-    used = {entry_name("expert", expert_key(config, content_hash, checkpoint))}
-    if needs_density(config):
-        used.add(entry_name("density", density_key(config, content_hash)))
-    return used
-
-
 def curve_steps(config: PipelineConfig) -> tuple[int, ...]:
     """Outer steps after which rows are evaluated, the last one included."""
     count, steps = config.evaluation.curve, config.distill.outer_steps
@@ -590,95 +555,3 @@ def _recipes(config: PipelineConfig, rows: Distilled) -> tuple[Recipe, ...]:
     """How policies are trained on the rows of each sound distillation seed."""
     learned = rows.learning_rates[_sound(rows)].tolist()
     return tuple(own_recipe(config.distill, rates) for rates in learned)
-
-
-def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
-    """Refuse settings that do not fit the dataset, or one another.
-
-    Raises:
-        InputError: more synthetic rows than there are to start from, rewards that the objective
-            cannot weigh by, an evaluation that cannot be, no reference scores, or an expert's
-            checkpoint that cannot be used or is for another environment.
-    """
-    size, initial_states = config.distill.synthetic_size, config.distill.initial_states
-    available = available_rows(initial_states, len(dataset))
-    if size > available:
-        chosen = "" if initial_states == "random" else f" that `{initial_states}` chooses from"
-        raise InputError(
-            f"`distill.synthetic_size` cannot exceed the {available} transitions of "
-            f"{dataset.name}{chosen}, and is {size}; lower it."
-        )
-    check_rewards(config.distill, dataset.rewards, dataset.name)
-    evaluation = config.evaluation
-    require_feasible(
-        applied(evaluation, own_recipe(config.distill)),
-        dataset.observations.shape[1],
-        dataset.actions.shape[1],
-        size,
-        config.distill.seeds * evaluation.policies,
-        evaluation.episodes,
-        evaluation.ensemble,
-    )
-    _ = dataset.required_scores
-    if isinstance(config.expert, CheckpointConfig):
-        read_checkpoint(config.expert.path).require_fit(dataset)
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one; a GPU that is not there is an error."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device, present = torch.device(name), torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= present:
-        raise InputError(
-            f"`pipeline.device` is {name!r}, but torch sees {present or 'no'} GPU here; use `auto`."
-        )
-    return device
-
-
-def random_subset(
-    dataset: OfflineDataset, config: PipelineConfig, arena: Arena, stage: str
-) -> Returns:
-    """Normalised returns [K, M] of policies trained on as many random rows of the dataset.
-
-    Every policy gets rows of its own, with the dataset's actions, so that the spread includes the
-    luck of the draw. The learning rate is `inner_lr`: learned rates belong to the rows that they
-    were learned with.
-    """
-    own = own_recipe(config.distill)
-    generator = numpy_generator(config.seed, "random_subset")
-    picks = np.stack(
-        [
-            generator.choice(len(dataset), config.distill.synthetic_size, replace=False)
-            for _ in range(config.evaluation.policies)
-        ]
-    )
-    return evaluate_rows(
-        torch.as_tensor(arena.normalized_states(dataset.observations[picks])),
-        torch.as_tensor(dataset.unit_actions[picks]),
-        [applied(config.evaluation, own)] * len(picks),
-        arena,
-        1,
-        config.evaluation.episodes,
-        config.seed,
-        stage,
-        ensemble=config.evaluation.ensemble,
-    )
-
-
-def own_recipe(config: DistillConfig, rates: Iterable[float] = ()) -> Recipe:
-    """What rows are distilled for, with the learned rates, or else `inner_lr` for every layer."""
-    rates = tuple(rates) or (config.inner_lr,) * config.layers
-    return Recipe(config.layers, config.width, config.inner_steps, rates)
-
-
-def build_arena(dataset: OfflineDataset, normalizer: Normalizer) -> Arena:
-    """The dataset's environment, as policies see it."""
-    return Arena(
-        dataset.environment,
-        normalizer.mean,
-        normalizer.scale,
-        dataset.action_low,
-        dataset.action_high,
-        dataset.required_scores,
-    )

@@ -10,10 +10,11 @@ rules, unless it states one, which then holds for every layer:
     adam, adamw                    0.001 for every layer: their steps do not scale with the gradient
 """
 
+from collections.abc import Iterable
 from math import exp, log
 from typing import Any
 
-from sdw_core.config import EvaluationConfig
+from sdw_core.config import DistillConfig, EvaluationConfig
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Recipe
 from sdw_core.policy import MOMENTUM
@@ -21,6 +22,12 @@ from sdw_core.policy import MOMENTUM
 ADAM_RATE = 1e-3
 DEPTHS = (2, 3, 4, 5, 6)
 ENSEMBLE = 10
+
+
+def own_recipe(config: DistillConfig, rates: Iterable[float] = ()) -> Recipe:
+    """What rows are distilled for, with the learned rates, or else `inner_lr` for every layer."""
+    rates = tuple(rates) or (config.inner_lr,) * config.layers
+    return Recipe(config.layers, config.width, config.inner_steps, rates)
 
 
 def applied(evaluation: EvaluationConfig, own: Recipe) -> Recipe:

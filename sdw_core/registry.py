@@ -127,7 +127,7 @@ class Registry:
         part = self.resolve(name)
         lacking = [method for method in self.methods if not callable(getattr(part, method, None))]
         if lacking or not callable(part):
-            must = " and ".join(f"`{method}`" for method in self.methods)
+            must = ", ".join(f"`{method}`" for method in self.methods)
             raise InputError(
                 f"`{name}` is no {self.kind}: it must be "
                 + (f"a class with {must}, and lacks `{lacking[0]}`." if lacking else "callable.")
@@ -238,8 +238,9 @@ def own_parts(config: Any) -> Iterator[tuple[Registry, str]]:
 
 
 def module_path() -> str:
-    """The PYTHONPATH by which another process imports the users' own parts that are used here."""
-    return os.pathsep.join(dict.fromkeys([*_ROOTS, *filter(None, [os.getenv("PYTHONPATH")])]))
+    """The PYTHONPATH by which another process finds the users' modules; "" if there are none."""
+    folders = [*_ROOTS, *filter(None, [os.getenv("PYTHONPATH")])]
+    return os.pathsep.join(folders) if _ROOTS else ""
 
 
 def _imported(name: str) -> Any:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from sdw_core.config import Config, PipelineConfig, Seed
 from sdw_core.errors import InputError
+from sdw_core.registry import FOLDERS
 from sdw_core.validation import nearest, parse, shown
 from search_spaces.paths import Document, absolute_paths
 from search_spaces.spec import (
@@ -156,7 +157,7 @@ class Cell:
     dataset: str
     candidate: int | None
     judged: str
-    config: PipelineConfig
+    config: PipelineConfig = field(hash=False)  # whose options are mappings
     given: PipelineConfig = field(compare=False)
 
 
@@ -177,6 +178,7 @@ def load_comparison(reference: str, overrides: Sequence[str] = ()) -> Comparison
     """
     path = resolve_reference(reference, shipped_comparisons(), "comparison")
     document = read_document(path, "`comparison`, `datasets`, `pipeline` and `methods`")
+    FOLDERS.append(path.parent.absolute())
     for override in overrides:
         place_override(document, override)
     spec = parse(ComparisonSpec, document, "")

@@ -26,9 +26,10 @@ from filelock import Timeout
 
 from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.errors import InputError, SDWError, SourceChanged
+from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import created_folder, made_folder, read_whole, write_text
 from sdw_core.identity import Inventory, Sources
-from sdw_core.pipeline import Pipeline, check_fit, resolve_device
+from sdw_core.pipeline import Pipeline
 from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec
 from study.console import Console

@@ -21,13 +21,15 @@ from sdw_core.artifact import (
     score,
     write_artifact,
 )
+from sdw_core.baselines import random_subset
 from sdw_core.config import EvaluationConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
+from sdw_core.evaluate import Arena
 from sdw_core.files import read_whole, sha256_of_file, write_json
 from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
-from sdw_core.pipeline import build_arena, own_recipe, random_subset
+from sdw_core.protocols import own_recipe
 from sdw_core.seeds import numpy_generator
 from sdw_core.validation import parse
 from study.folder import StudyFolder
@@ -67,7 +69,7 @@ def confirm(
     config, result, rows = found_by(folder, number)
     _require_source_of(result, dataset, config, number)
     units: dict[str, Any] = {name: rows[name].numpy() for name in UNITS if name in rows}
-    arena = replace(build_arena(dataset, Normalizer.fit(dataset.observations)), **units)
+    arena = replace(Arena.of(dataset, Normalizer.fit(dataset.observations)), **units)
     best = result["best"]
     recipe = own_recipe(config.distill, result["learning_rates"][best])
     seed = result["distillation_seeds"][best]

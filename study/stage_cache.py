@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from sdw_core.cache import Entry, StageCache
 from sdw_core.dataset import load_datasets
 from sdw_core.identity import Inventory
-from sdw_core.pipeline import cache_entries
+from sdw_core.stage_keys import cache_entries
 from study.folder import StudyFolder
 
 
@@ -65,7 +65,7 @@ def _users(folder: StudyFolder) -> dict[str, list[int]]:
     for number, config in configs.items():
         sources = inventory.sources(config)
         assert sources.dataset is not None
-        for name in cache_entries(config, sources.dataset, sources.checkpoint):
+        for name in cache_entries(config, sources.dataset, sources.checkpoint, sources.code):
             users.setdefault(name, []).append(number)
     return users
 

@@ -21,6 +21,7 @@ from sdw_core.analysis.errors import (
 from sdw_core.analysis.figures import coverage_figure, errors_figure, misalignment_figure
 from sdw_core.analysis.misalignment import TrainingSet, compare_by_loss, follow, spaced_steps
 from sdw_core.artifact import Artifact
+from sdw_core.baselines import random_rows
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset import load_dataset
 from sdw_core.distill.selection import available_rows
@@ -30,7 +31,6 @@ from sdw_core.files import created_folder, write_json
 from sdw_core.identity import Sources
 from sdw_core.pipeline import Pipeline, Prepared
 from sdw_core.policy import MLP
-from sdw_core.seeds import numpy_generator
 
 BEST = 0.1
 """Part of the transitions that the best episodes make up, where no narrow dataset is given."""
@@ -269,7 +269,7 @@ def coverage(
             of_each = result.returns.reshape(len(result.seeds), -1).mean(axis=1)
             returns[name] = float(of_each[result.best])
         count = config.distill.synthetic_size
-        picks = numpy_generator(config.seed, "random_subset").choice(len(dataset), count, False)
+        picks = random_rows(dataset, count, 1, config.seed)[0]
         sets["random rows"] = arena.normalized_states(dataset.observations[picks])
     tell("measuring the sets")
     source_states = arena.normalized_states(dataset.observations)

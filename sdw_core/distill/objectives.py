@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.config import DistillConfig
-from sdw_core.distill.loop import Task
+from sdw_core.distill.task import Task
 from sdw_core.errors import InputError, SDWError
 from sdw_core.registry import OBJECTIVES
 

@@ -65,7 +65,7 @@ def select_rows(
         if not legal or rows.min() < 0 or rows.max() >= len(states):
             raise InputError(
                 f"The initial selection `{initial_states}` must give the indices of {size} "
-                f"distinct rows of {len(states)}, and gives {shown(rows)}; correct it."
+                f"distinct rows of {len(states)}, and gives {shown(rows.tolist())}; correct it."
             )
     return torch.stack(sets)
 

@@ -202,7 +202,7 @@ def _configured(spec: str, overrides: list[str] | None, to: Path, cache: Path) -
 
 def _check(config: "PipelineConfig") -> None:
     from sdw_core.dataset import load_dataset
-    from sdw_core.pipeline import check_fit, resolve_device
+    from sdw_core.feasibility import check_fit, resolve_device
 
     check_fit(config, load_dataset(config))
     resolve_device(config.device)

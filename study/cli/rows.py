@@ -34,8 +34,9 @@ def distill(
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
+    from sdw_core.baselines import random_subset
     from sdw_core.card import require_license
-    from sdw_core.pipeline import Pipeline, random_subset
+    from sdw_core.pipeline import Pipeline
     from study.export import confirmed_scores, evidence_of, source_states
     from study.preflight import check_writable
 

@@ -296,7 +296,7 @@ def _check(spec: StudySpec) -> "dict[str, OfflineDataset]":
         `PipelineConfig.source` -> dataset, of all that the search can reach.
     """
     from sdw_core.dataset import load_datasets
-    from sdw_core.pipeline import check_fit, resolve_device
+    from sdw_core.feasibility import check_fit, resolve_device
 
     reached = [*spec.reaching(), *spec.extremes()]
     datasets = load_datasets([spec.pipeline, *reached])

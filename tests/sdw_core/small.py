@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 
 from sdw_core.config import DistillConfig
-from sdw_core.distill.loop import Distilled, Task, initial_rows
+from sdw_core.distill.state import Distilled
+from sdw_core.distill.task import Task, initial_rows
 
 SMALL = DistillConfig(
     synthetic_size=6,

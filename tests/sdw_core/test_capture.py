@@ -17,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sdw_core import policy as policy_module
-from sdw_core.distill import capture, loop
+from sdw_core.distill import capture, loop, state
 from sdw_core.distill.capture import Captured, Work
-from sdw_core.distill.loop import Task, distill
+from sdw_core.distill.loop import distill
+from sdw_core.distill.state import State
+from sdw_core.distill.task import Task
 from sdw_core.policy import MLP
 from tests.sdw_core.small import OUTER, SMALL, assert_same_bits, changed, poisoned, small_task
 
@@ -83,7 +85,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recording]]:
     monkeypatch.setattr(capture, "GRAPHS_ON", ("cpu",))
     monkeypatch.setattr(capture, "capture", record)
     # The Adam of the CPU reads its step count on the host, but for the fused one.
-    monkeypatch.setattr(loop, "_adam", lambda v, lr: torch.optim.Adam(v, lr, fused=True))
+    monkeypatch.setattr(state, "_adam", lambda v, lr: torch.optim.Adam(v, lr, fused=True))
     yield made
     for recording in made:
         recording.operations.clear()
@@ -200,15 +202,15 @@ def test_an_outer_step_stays_on_its_device(
 ) -> None:
     """On the meta device, where there are no values to read; Adam's part is torch's to keep."""
     generator = torch.Generator
-    monkeypatch.setattr(loop, "_adam", lambda variables, lr: torch.optim.SGD(variables, lr))
+    monkeypatch.setattr(state, "_adam", lambda variables, lr: torch.optim.SGD(variables, lr))
     monkeypatch.setattr(policy_module, "by_qr", policy_module.by_reflections)  # as on CUDA
     config = changed(SMALL, window=window, truncation="last", **OUTER[outer])
     policy = MLP.build(5, 3, config.layers, config.width)
     task = Task(*(t.to("meta") for t in vars(small_task()).values() if t is not None))
     with OnMeta(), torch.no_grad():
-        state = loop._State.start(task, config, 0)
+        before = State.start(task, config, 0)
         monkeypatch.setattr(torch, "Generator", lambda device: generator())
-        step = loop._OuterStep(task, config, 0, policy, state)
+        step = loop._OuterStep(task, config, 0, policy, before)
         with OnlyMeta():
             step(0)
             step(1)

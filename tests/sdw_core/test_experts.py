@@ -19,16 +19,17 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 from sdw_core.config import CalQLConfig, PercentBCConfig, PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.errors import DivergenceError, InputError, StopRequested
-from sdw_core.evaluate import rollout
+from sdw_core.evaluate import Arena, rollout
 from sdw_core.expert import Expert
 from sdw_core.expert.cal_ql import Networks, Noise, Transitions, fit_cal_ql
 from sdw_core.expert.checkpoint import read_checkpoint
 from sdw_core.expert.networks import ActorCritic
 from sdw_core.expert.percent_bc import PercentBC, best_rows, cosine_rates, fit_percent_bc
 from sdw_core.expert.training import UNTENDED, Training
+from sdw_core.feasibility import check_fit
 from sdw_core.normalizer import Normalizer
 from sdw_core.offline_dataset import OfflineDataset
-from sdw_core.pipeline import Pipeline, build_arena, check_fit
+from sdw_core.pipeline import Pipeline
 from tests.sdw_core.checkpoints import ACTIONS, MEAN, STATES, STD, networks_of, tensors_of
 from tests.sdw_core.processes import ROOT, kill, run, start
 
@@ -846,7 +847,7 @@ def test_the_papers_checkpoints_reach_their_known_returns(
     checkpoint = read_checkpoint(str(SHARED / "experts" / f"calql-{name}.safetensors"))
     checkpoint.require_fit(dataset)
     normalizer = Normalizer.fit(dataset.observations)
-    expert, arena = checkpoint.expert(normalizer, "cpu"), build_arena(dataset, normalizer)
+    expert, arena = checkpoint.expert(normalizer, "cpu"), Arena.of(dataset, normalizer)
     act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], "cpu")
     returns = arena.normalized(rollout(act, arena, 1, 30, 0, "expert"))
     assert abs(returns.mean() - mean) < spread

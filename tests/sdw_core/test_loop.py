@@ -12,10 +12,12 @@ from torch import Tensor
 
 from sdw_core.config import DistillConfig
 from sdw_core.dataset import load
-from sdw_core.distill import capture, loop
+from sdw_core.distill import capture, state
 from sdw_core.distill.engine import MetaBatch, Rows
-from sdw_core.distill.loop import Distilled, Task, Visits, distill, initial_rows, unroll_of
+from sdw_core.distill.loop import Visits, distill, unroll_of
 from sdw_core.distill.selection import select_rows
+from sdw_core.distill.state import Distilled
+from sdw_core.distill.task import Task, initial_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.expert.percent_bc import best_rows
 from sdw_core.normalizer import Normalizer
@@ -367,7 +369,7 @@ def test_rows_that_all_diverged_are_not_visited() -> None:
 def test_what_cannot_fit_is_refused_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "initial_rows", lambda *_: pytest.fail("rows were chosen"))
+    monkeypatch.setattr(state, "initial_rows", lambda *_: pytest.fail("rows were chosen"))
     with pytest.raises(InputError, match=r"needs \d+\.\d GB on cpu"):
         distill(small_task(), changed(SMALL, meta_batch_size=10**7, width=16_384), 0)
 

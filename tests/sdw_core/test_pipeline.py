@@ -15,22 +15,16 @@ import pytest
 import torch
 
 from sdw_core.artifact import Artifact, read_artifact, write_artifact
+from sdw_core.baselines import random_subset
 from sdw_core.cache import StageResult
 from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SourceChanged, StopRequested
-from sdw_core.evaluate import Recipe, evaluate_rows
+from sdw_core.evaluate import Arena, Recipe, evaluate_rows
+from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.identity import METHOD, Sources
 from sdw_core.normalizer import Normalizer
-from sdw_core.pipeline import (
-    Pipeline,
-    PipelineResult,
-    Rungs,
-    build_arena,
-    check_fit,
-    random_subset,
-    resolve_device,
-)
+from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
 from sdw_core.statistics import summarize
 from sdw_core.validation import parse
 from sdw_core.waiting import GoOn, Waiting
@@ -516,7 +510,7 @@ def test_a_dataset_without_reference_scores_is_refused() -> None:
     ):
         check_fit(tiny(), dataset)
     with pytest.raises(InputError, match="has no reference scores"):
-        build_arena(dataset, Normalizer.fit(dataset.observations))
+        Arena.of(dataset, Normalizer.fit(dataset.observations))
 
 
 def test_an_unknown_dataset_is_refused() -> None:

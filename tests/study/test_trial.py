@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sdw_core.cache import entry_name
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset import load
-from sdw_core.pipeline import density_key
+from sdw_core.stage_keys import density_key
 from study.trial import Work, config_hash, distil_rows, run_trial
 from tests.study.conftest import small_spec
 

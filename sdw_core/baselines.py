@@ -1,0 +1,41 @@
+"""What synthetic rows have to beat: as many rows of the dataset, drawn at random."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sdw_core.config import PipelineConfig
+from sdw_core.evaluate import Arena, evaluate_rows
+from sdw_core.offline_dataset import OfflineDataset
+from sdw_core.protocols import applied, own_recipe
+from sdw_core.seeds import numpy_generator
+
+
+def random_rows(dataset: OfflineDataset, size: int, sets: int, seed: int) -> NDArray[np.int64]:
+    """Numbers of distinct rows of the dataset [sets, size], each set drawn anew."""
+    generator = numpy_generator(seed, "random_subset")
+    return np.stack([generator.choice(len(dataset), size, replace=False) for _ in range(sets)])
+
+
+def random_subset(
+    dataset: OfflineDataset, config: PipelineConfig, arena: Arena, stage: str
+) -> NDArray[np.float64]:
+    """Normalised returns [K, M] of policies trained on as many random rows of the dataset.
+
+    Every policy gets rows of its own, with the dataset's actions, so that the spread includes the
+    luck of the draw. The learning rate is `inner_lr`: learned rates belong to the rows that they
+    were learned with.
+    """
+    size, sets = config.distill.synthetic_size, config.evaluation.policies
+    picks = random_rows(dataset, size, sets, config.seed)
+    return evaluate_rows(
+        torch.as_tensor(arena.normalized_states(dataset.observations[picks])),
+        torch.as_tensor(dataset.unit_actions[picks]),
+        [applied(config.evaluation, own_recipe(config.distill))] * sets,
+        arena,
+        1,
+        config.evaluation.episodes,
+        config.seed,
+        stage,
+        ensemble=config.evaluation.ensemble,
+    )

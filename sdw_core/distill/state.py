@@ -1,0 +1,192 @@
+"""What an outer step changes: rows, learning rates, their averages and moments; its checkpoint."""
+
+from dataclasses import dataclass, field
+from math import log
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdw_core.checkpoint import read_checkpoint, write_checkpoint
+from sdw_core.config import DistillConfig
+from sdw_core.distill.engine import Hypergradient
+from sdw_core.distill.task import Task, initial_rows
+from sdw_core.errors import DivergenceError
+
+_TENSORS = (
+    *("observations", "actions", "log_rates"),
+    *("mean_observations", "mean_actions", "mean_log_rates"),
+    *("losses", "diverged_at", "lost_loss"),
+)
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Synthetic rows of S distillation seeds.
+
+    Attributes:
+        observations: x [S, n, O], normalised.
+        actions: y [S, n, A], in units of the action range.
+        learning_rates: inner learning rates alpha [S, L], one a layer.
+        losses: meta-loss of every outer step [S, steps].
+        diverged: distillation seed -> what became non-finite, and when. Its rows are not to be
+            used.
+        visited: outer step -> what was found when the rows were visited there.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    learning_rates: Tensor
+    losses: Tensor
+    diverged: dict[int, str] = field(default_factory=dict)
+    visited: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class State:
+    """What an outer step changes, in place and on the device; no step waits for the host.
+
+    Attributes:
+        done: outer steps that are done, [1].
+        observations, actions: x [S, n, O] and y [S, n, A].
+        log_rates: logarithm of the inner learning rates [S, L].
+        mean_observations, mean_actions, mean_log_rates: moving averages over the steps.
+        losses: [S, steps].
+        diverged_at: [S] the step at which a problem became non-finite; 0: it is sound.
+        lost_loss: [S] whether its loss was not finite then, or only its gradient was not.
+        optimizer, rate_optimizer: of the rows and of the log rates; element by element, so
+            problems stay apart.
+        visited: see `Distilled`.
+    """
+
+    done: Tensor
+    observations: Tensor
+    actions: Tensor
+    log_rates: Tensor
+    mean_observations: Tensor
+    mean_actions: Tensor
+    mean_log_rates: Tensor
+    losses: Tensor
+    diverged_at: Tensor
+    lost_loss: Tensor
+    optimizer: torch.optim.Optimizer
+    rate_optimizer: torch.optim.Optimizer
+    visited: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, task: Task, config: DistillConfig, seed: int) -> "State":
+        """Before the first step: the rows that are chosen, every learning rate `inner_lr`."""
+        observations, actions = initial_rows(task, config, seed)
+        log_rates = observations.new_full((config.seeds, config.layers), log(config.inner_lr))
+        optimizer: torch.optim.Optimizer
+        if config.outer_optimizer == "adam":
+            optimizer = _adam([observations, actions], config.outer_lr)
+        else:
+            optimizer = torch.optim.SGD(
+                [observations, actions], lr=config.outer_lr, momentum=config.outer_momentum
+            )
+        losses = observations.new_zeros(config.seeds, config.outer_steps)
+        diverged_at = losses.new_zeros(config.seeds, dtype=torch.int64)
+        return cls(
+            diverged_at.new_zeros(1),
+            observations,
+            actions,
+            log_rates,
+            observations.clone(),
+            actions.clone(),
+            log_rates.clone(),
+            losses,
+            diverged_at,
+            diverged_at.to(torch.bool),
+            optimizer,
+            _adam([log_rates], config.rate_lr),
+        )
+
+    def update(self, gradient: Hypergradient, config: DistillConfig) -> None:
+        """Follow the hypergradient; a problem that is not finite ends here, the others go on."""
+        self.losses.index_copy_(1, self.done, gradient.loss[:, None])
+        self.done.add_(1)
+        norms = gradient.observations.square().sum((1, 2)) + gradient.actions.square().sum((1, 2))
+        norms = norms.sqrt()
+        finite_loss = torch.isfinite(gradient.loss)
+        ended = ~(finite_loss & torch.isfinite(norms)) & (self.diverged_at == 0)
+        self.diverged_at.copy_(torch.where(ended, self.done, self.diverged_at))
+        self.lost_loss.logical_or_(ended & ~finite_loss)
+        sound = self.diverged_at == 0
+        scale = torch.ones_like(norms)
+        if config.max_gradient_norm is not None:
+            scale = (config.max_gradient_norm / norms.clamp_min(1e-12)).clamp_max(1)
+        for variable, value in (
+            (self.observations, gradient.observations),
+            (self.actions, gradient.actions),
+        ):
+            scaled = value * scale[:, None, None]
+            variable.grad = torch.where(sound[:, None, None], scaled, torch.zeros_like(scaled))
+        rate_gradient = gradient.learning_rates * self.log_rates.exp()
+        self.log_rates.grad = torch.where(
+            sound[:, None], rate_gradient, torch.zeros_like(rate_gradient)
+        )
+        self.optimizer.step()
+        self.rate_optimizer.step()
+        share = self.done.double().reciprocal().clamp_min(1 - config.averaging).to(norms.dtype)
+        self.mean_observations.lerp_(self.observations, share)
+        self.mean_actions.lerp_(self.actions, share)
+        self.mean_log_rates.lerp_(self.log_rates, share)
+
+    def distilled(self) -> Distilled:
+        """The rows as they are now; views of the moving averages."""
+        return Distilled(
+            self.mean_observations,
+            self.mean_actions,
+            self.mean_log_rates.exp(),
+            self.losses,
+            self.diverged(),
+            self.visited,
+        )
+
+    def diverged(self) -> dict[int, str]:
+        """Distillation seed -> what became non-finite, and at which step."""
+        return {
+            stream: f"the {'meta-loss' if lost else 'hypergradient'} became non-finite at outer "
+            f"step {at}"
+            for stream, (at, lost) in enumerate(
+                zip(self.diverged_at.tolist(), self.lost_loss.tolist(), strict=True)
+            )
+            if at
+        }
+
+    def require_sound(self, config: DistillConfig) -> None:
+        """Raises DivergenceError if no problem is left."""
+        diverged = self.diverged()
+        if len(diverged) == len(self.observations):
+            raise DivergenceError(
+                f"Distillation diverged: {diverged[0]}; lower `distill.inner_lr` (now "
+                f"{config.inner_lr:g}) or `distill.outer_lr` (now {config.outer_lr:g})."
+            )
+
+    def save(self, path: Path, key: str, step: int) -> None:
+        """Write a checkpoint under `key`, after `step` outer steps."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        visited = {f"visited/{at}": found for at, found in self.visited.items()}
+        write_checkpoint(path, key, step, tensors | visited, self._optimizers)
+
+    def restore(self, path: Path | None, key: str) -> int:
+        """Take everything over from a checkpoint; returns the outer steps that are done."""
+        step, stored = read_checkpoint(path, key, self._optimizers)
+        self.done.fill_(step)
+        for name, tensor in stored.items():
+            if name in _TENSORS:
+                getattr(self, name).copy_(tensor)
+            else:
+                self.visited[int(name.removeprefix("visited/"))] = tensor
+        return step
+
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"rows": self.optimizer, "rates": self.rate_optimizer}
+
+
+def _adam(variables: list[Tensor], learning_rate: float) -> torch.optim.Adam:
+    """Adam; on CUDA as one kernel, whose step count is on the device."""
+    on_device = variables[0].is_cuda
+    return torch.optim.Adam(variables, learning_rate, fused=on_device or None, capturable=on_device)
