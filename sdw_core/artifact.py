@@ -30,7 +30,7 @@ from sdw_core.card import write_card
 from sdw_core.config import EvaluationConfig
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError
-from sdw_core.evaluate import Arena, Recipe, evaluate_rows
+from sdw_core.evaluate import Arena, Recipe, evaluate_rows, one_thread
 from sdw_core.files import created_folder, sha256_of_file, sha256_of_json
 from sdw_core.manifest import (
     FILES,
@@ -46,6 +46,7 @@ from sdw_core.manifest import (
 from sdw_core.offline_dataset import ACTION_TOLERANCE
 from sdw_core.protocols import applied
 from sdw_core.statistics import ReturnSummary, summarize
+from sdw_core.units import Units
 
 CONFIRM = "confirm"
 """Random stream of the evaluations that a manifest states: never used in a search."""
@@ -90,17 +91,22 @@ class Artifact:
     ) -> Self:
         """Of rows as they were distilled: x [n, O] normalised, y [n, A] in [-1, 1]."""
         return cls(
-            arena.environment_states(observations.cpu().numpy()),
-            arena.environment_actions(actions.cpu().numpy()),
+            arena.units.environment_states(observations.cpu().numpy()),
+            arena.units.environment_actions(actions.cpu().numpy()),
             arena,
             recipe,
             evidence,
         )
 
     @property
+    def states(self) -> NDArray[np.float32]:
+        """[n, O] the observations as policies see them."""
+        return self.arena.units.normalized_states(self.observations)
+
+    @property
     def clipped_actions(self) -> NDArray[np.float32]:
         """[n, A] the actions at the environment's bounds where they lie outside of them."""
-        return np.clip(self.actions, self.arena.action_low, self.arena.action_high)
+        return np.clip(self.actions, self.arena.units.action_low, self.arena.units.action_high)
 
     @property
     def actions_outside_bounds(self) -> dict[str, float]:
@@ -108,7 +114,7 @@ class Artifact:
 
         Outside is what an `OfflineDataset` would refuse.
         """
-        size = np.abs(self.arena.unit_actions(self.actions))
+        size = np.abs(self.arena.units.unit_actions(self.actions))
         outside = size > 1 + 2 * ACTION_TOLERANCE
         return {"share": float(outside.mean()), "largest": float(size.max())}
 
@@ -117,21 +123,24 @@ class Artifact:
     ) -> NDArray[np.float64]:
         """Normalised returns [K, M] of fresh policies trained on the rows.
 
+        On one torch thread, so that everyone finds the same numbers.
+
         Raises:
             InputError: the recipe cannot be changed as the evaluation asks.
             DivergenceError: a policy became non-finite while it was cloned.
         """
-        return evaluate_rows(
-            torch.from_numpy(self.arena.normalized_states(self.observations[None])),
-            torch.from_numpy(self.arena.unit_actions(self.actions[None])),
-            [applied(evaluation, self.recipe)],
-            self.arena,
-            evaluation.policies,
-            evaluation.episodes,
-            seed,
-            stage,
-            ensemble=evaluation.ensemble,
-        )
+        with one_thread():
+            return evaluate_rows(
+                torch.from_numpy(self.states[None]),
+                torch.from_numpy(self.arena.units.unit_actions(self.actions[None])),
+                [applied(evaluation, self.recipe)],
+                self.arena,
+                evaluation.policies,
+                evaluation.episodes,
+                seed,
+                stage,
+                ensemble=evaluation.ensemble,
+            )
 
 
 def score(returns: NDArray[np.float64], seed: int) -> dict[str, Any]:
@@ -155,8 +164,8 @@ def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.f
     rows = {
         "observations": artifact.observations,
         "actions": artifact.actions,
-        "observation_mean": arena.observation_mean,
-        "observation_scale": arena.observation_scale,
+        "observation_mean": arena.units.observation_mean,
+        "observation_scale": arena.units.observation_scale,
     }
     rows = {name: np.ascontiguousarray(array, np.float32) for name, array in rows.items()}
     columns = {
@@ -173,7 +182,7 @@ def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.f
             save_file(rows, scratch / DATA)
             pd.DataFrame(columns).to_parquet(scratch / TABLE, index=False)
             manifest = _manifest(artifact)
-            write_card(artifact, rows, manifest, source_states, scratch)
+            write_card(manifest, artifact.states, source_states, scratch)
             manifest["files"] = {
                 path.name: sha256_of_file(path) for path in sorted(scratch.iterdir())
             }
@@ -194,7 +203,7 @@ def refuse_existing(folder: Path) -> None:
     if os.path.lexists(folder):
         raise InputError(
             f"An export never overwrites, and {str(folder)!r} exists: remove it, or choose another "
-            "folder with `--to`."
+            "folder."
         ) from None
 
 
@@ -218,28 +227,22 @@ def read_artifact(folder: Path, trust: bool = False) -> Artifact:
         raise InputError(
             f"{NAME} of {str(folder)!r} was changed after its export; export the dataset again."
         )
-    rows = _read_rows(folder, manifest)
+    observations, actions, units = _read_rows(folder, manifest)
     environment = Environment.of_json(document["environment"])
-    _require_fit(folder, manifest, environment, rows["observations"].shape[1])
-    arena = Arena(
-        environment,
-        rows["observation_mean"],
-        rows["observation_scale"],
-        np.asarray(manifest.environment.action_low, np.float32),
-        np.asarray(manifest.environment.action_high, np.float32),
-        manifest.environment.reference_scores,
-    )
+    _require_fit(folder, units, environment)
     return Artifact(
-        rows["observations"],
-        rows["actions"],
-        arena,
+        observations,
+        actions,
+        Arena(environment, units, manifest.environment.reference_scores),
         manifest.recipe.recipe(),
         {key: document[key] for key in EVIDENCE},
     )
 
 
-def _read_rows(folder: Path, manifest: FirstManifest) -> dict[str, NDArray[np.float32]]:
-    """The arrays, once every file is what the manifest says."""
+def _read_rows(
+    folder: Path, manifest: FirstManifest
+) -> tuple[NDArray[np.float32], NDArray[np.float32], Units]:
+    """Observations, actions and their units, once every file is what the manifest says."""
     count, outputs = manifest.rows, len(manifest.environment.action_low)
     most = MOST_BYTES + 4 * (count * (MOST_WIDTH + outputs) + 2 * MOST_WIDTH)
     content = _verified(folder, manifest, DATA, min(most, MOST_DATA))
@@ -267,15 +270,17 @@ def _read_rows(folder: Path, manifest: FirstManifest) -> dict[str, NDArray[np.fl
                 f"`{name}` of {DATA} must be {list(shape)} float32, as the manifest's `rows` and "
                 f"bounds say, not {list(rows[name].shape)} {rows[name].dtype}.",
             )
+    bounds = manifest.environment.action_low, manifest.environment.action_high
+    low, high = (np.asarray(each, np.float32) for each in bounds)
+    units = Units(rows["observation_mean"], rows["observation_scale"], low, high)
     with np.errstate(all="ignore"):
-        scale = rows["observation_scale"]
-        states = (rows["observations"] - rows["observation_mean"]) / scale
-    if not (scale > 0).all():
+        states = units.normalized_states(rows["observations"])
+    if not (units.observation_scale > 0).all():
         refuse(folder, f"`observation_scale` of {DATA} must be above 0.")
     for name, values in (rows | {"observations": states}).items():
         if not np.isfinite(values).all():
             refuse(folder, f"`{name}` of {DATA} must be finite, also when they are normalised.")
-    return rows
+    return rows["observations"], rows["actions"], units
 
 
 def _verified(folder: Path, manifest: FirstManifest, name: str, most: int) -> bytes:
@@ -287,13 +292,10 @@ def _verified(folder: Path, manifest: FirstManifest, name: str, most: int) -> by
     return content
 
 
-def _require_fit(
-    folder: Path, manifest: FirstManifest, environment: Environment, inputs: int
-) -> None:
+def _require_fit(folder: Path, units: Units, environment: Environment) -> None:
     """Refuse rows of another environment than the one that the manifest names."""
-    spaces = environment.spaces
-    stated = (manifest.environment.action_low, manifest.environment.action_high)
-    low, high = (np.asarray(each, np.float32) for each in stated)
+    spaces, inputs = environment.spaces, len(units.observation_mean)
+    low, high = units.action_low, units.action_high
     same = np.array_equal(low, spaces.action_low) and np.array_equal(high, spaces.action_high)
     if inputs != spaces.observations or not same:
         raise InputError(
@@ -317,8 +319,8 @@ def _manifest(artifact: Artifact) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "environment": {
             **arena.environment.to_json(),
-            "action_low": arena.action_low.tolist(),
-            "action_high": arena.action_high.tolist(),
+            "action_low": arena.units.action_low.tolist(),
+            "action_high": arena.units.action_high.tolist(),
             "reference_scores": list(arena.reference_scores),
         },
         "rows": len(artifact.observations),

@@ -29,7 +29,7 @@ def random_subset(
     size, sets = config.distill.synthetic_size, config.evaluation.policies
     picks = random_rows(dataset, size, sets, config.seed)
     return evaluate_rows(
-        torch.as_tensor(arena.normalized_states(dataset.observations[picks])),
+        torch.as_tensor(arena.units.normalized_states(dataset.observations[picks])),
         torch.as_tensor(dataset.unit_actions[picks]),
         [applied(config.evaluation, own_recipe(config.distill))] * sets,
         arena,

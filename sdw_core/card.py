@@ -6,7 +6,7 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
@@ -14,9 +14,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sdw_core.errors import InputError
-
-if TYPE_CHECKING:
-    from sdw_core.artifact import Artifact
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
 """A licence's id, as dataset hubs write it: `cc-by-4.0`."""
@@ -91,25 +88,31 @@ NAMES = {
 
 
 def write_card(
-    artifact: "Artifact",
-    rows: dict[str, NDArray[np.float32]],
     manifest: dict[str, Any],
+    states: NDArray[np.float32],
     source_states: NDArray[np.float32],
     folder: Path,
 ) -> None:
-    """Write `README.md` and `card.png` into the folder."""
-    scores, recipe = manifest["scores"], artifact.recipe
+    """Write `README.md` and `card.png` into the folder.
+
+    Args:
+        manifest: what the rows are; checksums are not needed.
+        states: [n, O] the rows' states, normalised.
+        source_states: [*, O] some of the source's, normalised.
+        folder: where to.
+    """
+    scores, recipe, environment = (manifest[key] for key in ("scores", "recipe", "environment"))
     table = "\n".join(
         f"| {NAMES[key]} | {s['mean']:.1f} | {s['iqm']:.1f} | {s['low']:.1f} to {s['high']:.1f} |"
         for key in NAMES
         if (s := scores.get(key))
     )
-    low, high = artifact.arena.action_low, artifact.arena.action_high
-    unit = bool((low == -1).all() and (high == 1).all())
+    low, high = environment["action_low"], environment["action_high"]
+    unit = {*low} == {-1} and {*high} == {1}
     train = TRAIN.format(
-        width=recipe.width,
-        hidden=recipe.layers - 1,
-        steps=recipe.steps,
+        width=recipe["width"],
+        hidden=recipe["layers"] - 1,
+        steps=recipe["steps"],
     )
     if not unit:
         train = train.replace(
@@ -121,30 +124,30 @@ def write_card(
         )
     config = manifest["config"]
     weighting = config["weighting"]
-    source, environment = manifest["source"], artifact.arena.environment
+    source, (random, expert) = manifest["source"], environment["reference_scores"]
     reference_source = source.get("reference_source")
     text = CARD.format(
-        front=front_matter(manifest["rows"], environment.id, source.get("license")),
+        front=front_matter(manifest["rows"], environment["id"], source.get("license")),
         rows=manifest["rows"],
-        environment=as_code(environment.id),
-        whole_environment=_described(manifest["environment"]),
+        environment=as_code(environment["id"]),
+        whole_environment=_described(environment),
         license=_licensed(source.get("license")),
         outside=_outside(**manifest["actions_outside_bounds"]),
         reference_source=f": {as_code(reference_source)}" if reference_source else "",
         source=as_code(source["name"]),
         transitions=source["transitions"],
         episodes=source["episodes"],
-        steps=recipe.steps,
+        steps=recipe["steps"],
         **{key: scores["synthetic"][key] for key in ("mean", "low", "high")},
         policies=manifest["evaluation"]["policies"],
         runs=manifest["evaluation"]["episodes"],
         table=table,
-        random=artifact.arena.reference_scores[0],
-        expert=artifact.arena.reference_scores[1],
+        random=random,
+        expert=expert,
         train=train,
         scaling="" if unit else ", the environment's `action_low` to `action_high`",
-        state=rows["observations"].shape[1],
-        action=rows["actions"].shape[1],
+        state=states.shape[1],
+        action=len(low),
         objective=config["distill"]["objective"],
         weighting=f"{weighting['scheme']} density weights at temperature "
         f"{weighting['temperature']:.3g}"
@@ -152,7 +155,7 @@ def write_card(
         else "no density weights",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
-    _picture(artifact, scores, source_states, folder / "card.png")
+    picture(states, source_states, scores).savefig(folder / "card.png", dpi=120)
 
 
 def front_matter(rows: int, environment: str, license: str | None) -> str:
@@ -229,8 +232,8 @@ def _licensed(license: str | None) -> str:
     if license:
         return f"The licence is {as_code(license)}."
     return (
-        "No licence is chosen: the source states none. `--license` of `sdw export` and `sdw "
-        "distill` states one, if you may choose it."
+        "No licence is chosen: the source states none. Whoever may choose one states it as "
+        "`license` when the rows are exported."
     )
 
 
@@ -245,15 +248,22 @@ def _outside(share: float, largest: float) -> str:
     )
 
 
-def _picture(
-    artifact: "Artifact", scores: dict[str, Any], source: NDArray[np.float32], path: Path
-) -> None:
+def picture(
+    states: NDArray[np.float32], source: NDArray[np.float32], scores: dict[str, Any]
+) -> Figure:
+    """The rows among some states of their source, and what their policies return.
+
+    Args:
+        states: [n, O] the rows' states, normalised.
+        source: [*, O] some of the source's, normalised.
+        scores: as in a manifest.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     centre = source.mean(axis=0)
     axes = np.linalg.svd(source - centre, full_matrices=False)[2][:2].T
     points = (source - centre) @ axes
-    rows = (artifact.arena.normalized_states(artifact.observations) - centre) @ axes
+    rows = (states - centre) @ axes
     left.scatter(*points.T, s=2, color="#b8c4d0", linewidths=0, label="source states")
     left.scatter(*rows.T, s=14, color="#c2410c", label="synthetic states")
     left.set(xlabel="first principal component", ylabel="second", title="States, normalised")
@@ -267,4 +277,4 @@ def _picture(
         labels.append(NAMES[key])
     right.set_xticks(range(len(labels)), labels)
     right.set(ylabel="normalised return", title="Each policy (dot) and their mean (line)")
-    figure.savefig(path, dpi=120)
+    return figure

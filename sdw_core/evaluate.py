@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sdw_core.environment import Env, Environment, quiet
 from sdw_core.errors import DivergenceError, InputError, SDWError, described
-from sdw_core.normalizer import Normalizer
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, Parameters, clone
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
+from sdw_core.units import Units, normalized_returns
 
 Array = NDArray[np.float32]
 Act = Callable[[Array], Array]
@@ -72,29 +72,18 @@ class Arena:
 
     Attributes:
         environment: what they are run in.
-        observation_mean, observation_scale: [O]; a policy sees (s - mean) / scale.
-        action_low, action_high: [A]; a policy's [-1, 1] is mapped to this range.
+        units: of the states that they see, and of the actions that they give.
         reference_scores: returns of a random policy and of an expert: 0 and 100 when normalised.
     """
 
     environment: Environment
-    observation_mean: Array
-    observation_scale: Array
-    action_low: Array
-    action_high: Array
+    units: Units
     reference_scores: tuple[float, float]
 
     @classmethod
-    def of(cls, dataset: OfflineDataset, normalizer: Normalizer) -> Self:
-        """The dataset's environment, for policies that see states as `normalizer` gives them."""
-        return cls(
-            dataset.environment,
-            normalizer.mean,
-            normalizer.scale,
-            dataset.action_low,
-            dataset.action_high,
-            dataset.required_scores,
-        )
+    def of(cls, dataset: OfflineDataset) -> Self:
+        """The dataset's environment, units and reference scores."""
+        return cls(dataset.environment, dataset.units, dataset.required_scores)
 
     def normalized(self, returns: NDArray[np.float64]) -> NDArray[np.float64]:
         """100 (R - R_random) / (R_expert - R_random); may leave 0 to 100.
@@ -104,7 +93,7 @@ class Arena:
         """
         low, high = self.reference_scores
         with np.errstate(all="ignore"):
-            normalized = 100 * (returns - low) / (high - low)
+            normalized = normalized_returns(returns, low, high)
         if not np.isfinite(normalized).all():
             raise DivergenceError(
                 f"{int((~np.isfinite(normalized)).sum())} of {normalized.size} normalised returns "
@@ -117,35 +106,11 @@ class Arena:
         """Let networks act here: `policy` maps states [K, M, O] to actions [K, M, A] in [-1, 1]."""
 
         def act(observations: Array) -> Array:
-            states = torch.from_numpy(self.normalized_states(observations))
+            states = torch.from_numpy(self.units.normalized_states(observations))
             with torch.no_grad():
-                return self.environment_actions(policy(states.to(device)).cpu().numpy())
+                return self.units.environment_actions(policy(states.to(device)).cpu().numpy())
 
         return act
-
-    def normalized_states(self, observations: Array) -> Array:
-        """[*, O] as the environment gives them -> [*, O] as policies see them."""
-        return (observations - self.observation_mean) / self.observation_scale
-
-    def environment_states(self, states: Array) -> Array:
-        """Undoes `normalized_states`, up to rounding."""
-        return self.observation_mean + self.observation_scale * states
-
-    def environment_actions(self, actions: Array) -> Array:
-        """[*, A] in units of the action range, [-1, 1] -> [*, A] as the environment takes them."""
-        centre, half = self._centre_and_half_width
-        return centre + half * actions
-
-    def unit_actions(self, actions: Array) -> Array:
-        """Undoes `environment_actions`, up to rounding."""
-        centre, half = self._centre_and_half_width
-        return (actions - centre) / half
-
-    @property
-    def _centre_and_half_width(self) -> tuple[Array, Array]:
-        half = np.float32(0.5)
-        low, high = self.action_low, self.action_high
-        return half * (low + high), half * (high - low)
 
 
 def require_feasible(
@@ -268,6 +233,17 @@ def evaluate_rows(
     return arena.normalized(returns)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch work on one thread: sums are in one order, whatever the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _cloned(
     observations: Tensor,
     actions: Tensor,
@@ -350,7 +326,7 @@ def rollout(
     """
     environments = _environments(arena.environment, policies * episodes)
     limit = arena.environment.longest_episode
-    observations = np.zeros((len(environments), len(arena.observation_mean)), np.float32)
+    observations = np.zeros((len(environments), len(arena.units.observation_mean)), np.float32)
     with _blamed(arena.environment):
         for lane, env in enumerate(environments):
             start = derive_seed(seed, f"{stage}/episode", *divmod(lane, episodes))

@@ -132,7 +132,7 @@ class Sources:
             raise SourceChanged(
                 f"{what[0].upper()}{what[1:]} changed since the earlier runs, so that new runs "
                 "could not be compared with them; go on with what was there before, or begin anew "
-                "under another `--name`."
+                "under another name."
             )
 
 

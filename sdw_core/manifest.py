@@ -262,8 +262,8 @@ def _refuse_file(folder: Path, name: str, state: str) -> NoReturn:
         if state != "missing":
             why = f"its {NAME} is {state} that can be read (`cp -rL` copies what links lead to)"
         raise InputError(
-            f"{str(folder)!r} is not an exported synthetic dataset: {why}; give a folder that "
-            "`sdw export` or `sdw distill --to` wrote."
+            f"{str(folder)!r} is not an exported synthetic dataset: {why}; give a folder that an "
+            "export wrote."
         )
     if state != "missing":
         state += " that can be read (`cp -rL` copies what links lead to)"
@@ -288,7 +288,7 @@ def parsed_json(content: bytes, folder: Path) -> Any:
         why = str(error) if isinstance(error, _Refused) else "it is no JSON in UTF-8"
         raise InputError(
             f"{str(folder)!r} is not an exported synthetic dataset: it has no readable {NAME} "
-            f"({why}); give a folder that `sdw export` or `sdw distill --to` wrote."
+            f"({why}); give a folder that an export wrote."
         ) from None
     return document
 
@@ -351,7 +351,7 @@ def _require_harmless(environment: FirstEnvironmentSection, folder: Path) -> Non
     def untrusted(what: str) -> NoReturn:
         raise InputError(
             f"{NAME} of {str(folder)!r} may not by itself {what}; look at it, and if you trust "
-            "whoever made it, read it with `--trust`."
+            "whoever made it, read it with `trust`."
         )
 
     if ":" in environment.id:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError
+from sdw_core.units import Units, normalized_returns
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -101,33 +102,21 @@ class OfflineDataset:
         return following
 
     @cached_property
+    def units(self) -> Units:
+        """What networks see and do, in terms of these states and of the environment's bounds."""
+        return Units.fit(self.observations, self.action_low, self.action_high)
+
+    @property
+    def states(self) -> Floats:
+        """[N, O] the observations as networks see them, a new array."""
+        return self.units.normalized_states(self.observations)
+
+    @cached_property
     def unit_actions(self) -> Floats:
-        """[N, A] the actions mapped from their bounds onto [-1, 1].
-
-        Where the bounds are [-1, 1] already, this is `actions` itself.
-        """
-        if self._unit_bounds:
+        """[N, A] the actions in units of their bounds; `actions` itself, where those are 1."""
+        if (self.action_low == -1).all() and (self.action_high == 1).all():
             return self.actions
-        centre, half_width = self._centre_and_half_width
-        return (self.actions - centre) / half_width
-
-    def from_unit(self, actions: Floats) -> Floats:
-        """[..., A] in [-1, 1] -> [..., A] in environment units; undoes `unit_actions`."""
-        if self._unit_bounds:
-            return actions
-        centre, half_width = self._centre_and_half_width
-        return centre + half_width * actions
-
-    @property
-    def _unit_bounds(self) -> bool:
-        return bool((self.action_low == -1).all() and (self.action_high == 1).all())
-
-    @property
-    def _centre_and_half_width(self) -> tuple[Floats, Floats]:
-        half = np.float32(0.5)
-        return half * (self.action_low + self.action_high), half * (
-            self.action_high - self.action_low
-        )
+        return self.units.unit_actions(self.actions)
 
     def episode_returns(self) -> NDArray[np.float64]:
         """[E] undiscounted sums of rewards, environment units."""
@@ -179,8 +168,7 @@ class OfflineDataset:
         Raises:
             InputError: the dataset has no reference scores.
         """
-        low, high = self.required_scores
-        return np.asarray(100 * (np.asarray(returns, np.float64) - low) / (high - low))
+        return normalized_returns(returns, *self.required_scores)
 
     @cached_property
     def content_hash(self) -> str:

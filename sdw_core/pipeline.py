@@ -37,7 +37,6 @@ from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import Sources, code_of
-from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import EXPERTS
 from sdw_core.stage_keys import density_key, expert_key, needs_density
@@ -348,15 +347,13 @@ class Pipeline:
             sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None, code)
             self.sources.require_unchanged(sources, self.config)
             self.sources = sources
-            normalizer = Normalizer.fit(dataset.observations)
-            arena = Arena.of(dataset, normalizer)
-            states = normalizer(dataset.observations)
+            arena, states = Arena.of(dataset), dataset.states
         if self._density_is_fitted_elsewhere(dataset):
             with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
-                self._expert(dataset, states, normalizer, arena)
+                self._expert(dataset, states, arena)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):
-            expert = self._expert(dataset, states, normalizer, arena)
+            expert = self._expert(dataset, states, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
             lengths = np.diff(dataset.episode_ends, prepend=0)
@@ -403,9 +400,8 @@ class Pipeline:
 
     def source_density(self, dataset: OfflineDataset) -> FittedDensity:
         """log d(s) of the dataset, as a density that can be asked about other states as well."""
-        normalizer = Normalizer.fit(dataset.observations)
         with self._stage("density"):
-            found = self._density(dataset, normalizer(dataset.observations))
+            found = self._density(dataset, dataset.states)
         state = {name: tensor.numpy() for name, tensor in found.tensors.items()}
         return FittedDensity.from_state(self.config.density, state, self.device)
 
@@ -432,11 +428,7 @@ class Pipeline:
         )
 
     def _expert(
-        self,
-        dataset: OfflineDataset,
-        states: NDArray[np.float32],
-        normalizer: Normalizer,
-        arena: Arena,
+        self, dataset: OfflineDataset, states: NDArray[np.float32], arena: Arena
     ) -> StageResult:
         """pi*(s) [N, A], q*(s, pi*(s)) [N] and the returns of the expert's own episodes [10, 1].
 
@@ -458,7 +450,7 @@ class Pipeline:
             expert: Expert = EXPERTS.make(
                 method,
                 options,
-                data=Demonstrations(dataset, normalizer, z),
+                data=Demonstrations(dataset, z),
                 config=self.config.expert,
                 seed=self.config.seed,
                 training=training,

@@ -2,42 +2,30 @@
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sdw_core.artifact import (
-    CONFIRM,
-    Artifact,
-    read_artifact,
-    refuse_existing,
-    score,
-    write_artifact,
-)
-from sdw_core.baselines import random_subset
-from sdw_core.config import EvaluationConfig, PipelineConfig
+from sdw_core.artifact import Artifact, read_artifact, refuse_existing, write_artifact
+from sdw_core.config import PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena
+from sdw_core.evidence import confirmed_scores, evidence_of, source_states
 from sdw_core.files import read_whole, sha256_of_file, write_json
 from sdw_core.identity import METHOD, Sources
-from sdw_core.normalizer import Normalizer
 from sdw_core.protocols import own_recipe
-from sdw_core.seeds import numpy_generator
+from sdw_core.units import Units
 from sdw_core.validation import parse
 from study.folder import StudyFolder
-from study.outcomes import UNITS, config_hash, finished_result
+from study.outcomes import config_hash, finished_result
 from study.preflight import check_writable
-
-PICTURED_STATES = 4000
-"""Source states in a card's picture."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +56,9 @@ def confirm(
     trial = folder.trial(number)
     config, result, rows = found_by(folder, number)
     _require_source_of(result, dataset, config, number)
-    units: dict[str, Any] = {name: rows[name].numpy() for name in UNITS if name in rows}
-    arena = replace(Arena.of(dataset, Normalizer.fit(dataset.observations)), **units)
+    # The first version stated no units.
+    stated = {f.name: rows[f.name].numpy() for f in fields(Units) if f.name in rows}
+    arena = replace(Arena.of(dataset), units=replace(dataset.units, **stated))
     best = result["best"]
     recipe = own_recipe(config.distill, result["learning_rates"][best])
     seed = result["distillation_seeds"][best]
@@ -131,65 +120,6 @@ def found_by(
     )
 
 
-def evidence_of(
-    config: PipelineConfig,
-    source: dict[str, Any],
-    seed: int,
-    dataset: OfflineDataset,
-    license: str | None = None,
-) -> dict[str, Any]:
-    """An export's evidence, but for its scores: where its rows come from and how they are judged.
-
-    Args:
-        config: the settings that the rows were distilled with.
-        source: name, content hash and size of the dataset.
-        seed: the distillation seed of the rows.
-        dataset: the source itself.
-        license: the export's, where it is chosen; None: the source's, if that states one.
-    """
-    return {
-        "source": source
-        | {
-            "reference_source": dataset.reference_source,
-            "license": license or dataset.license,
-        },
-        "config": config.model_dump(mode="json"),
-        "distillation_seed": seed,
-        "evaluation": config.evaluation.model_dump(include={"policies", "episodes"})
-        | {"seed": config.seed, "stage": CONFIRM},
-        "scores": {},
-    }
-
-
-def confirmed_scores(
-    artifact: Artifact, dataset: OfflineDataset, config: PipelineConfig, found: dict[str, Any]
-) -> dict[str, Any]:
-    """Scores of the rows and of as many random ones on fresh seeds, beside what the run found.
-
-    By the rows' own recipe, whatever protocol the search evaluated by: an export states one score,
-    and what its recipe does. On one torch thread, as `sdw evaluate` does, so that it finds the same
-    numbers.
-
-    Args:
-        artifact: the rows.
-        dataset: their source.
-        config: how many policies and episodes, and the root seed.
-        found: the run's own `expert` and `normalized_return`.
-    """
-    torch.set_num_threads(1)
-    evaluation = EvaluationConfig(
-        policies=config.evaluation.policies, episodes=config.evaluation.episodes
-    )
-    config = config.model_copy(update={"evaluation": evaluation})
-    subset = random_subset(dataset, config, artifact.arena, CONFIRM)
-    return {
-        "synthetic": score(artifact.evaluate(evaluation, config.seed), config.seed),
-        "random_subset": score(subset, config.seed),
-        "expert": found["expert"],
-        "search": found["normalized_return"],
-    }
-
-
 def _require_rows_of(
     artifact: Artifact,
     target: Path,
@@ -219,14 +149,6 @@ def _require_rows_of(
             f"{str(target)!r} holds other rows than {str(trial)!r}, as if the trial had been run "
             "again since; move it away, or choose another folder with `--to`."
         )
-
-
-def source_states(dataset: OfflineDataset, seed: int) -> NDArray[np.float32]:
-    """Some of the dataset's normalised states [*, O], for a card's picture."""
-    count = min(PICTURED_STATES, len(dataset))
-    picks = numpy_generator(seed, "card").choice(len(dataset), count, replace=False)
-    normalize = Normalizer.fit(dataset.observations)
-    return normalize(dataset.observations[np.sort(picks)]).astype(np.float32, copy=False)
 
 
 def export(

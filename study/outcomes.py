@@ -15,11 +15,6 @@ WORKER_DEATHS = 3
 """How often a trial whose process died is started again before it counts as failed."""
 
 
-UNITS = ("observation_mean", "observation_scale", "action_low", "action_high")
-"""Of `rows.safetensors`: what its observations and actions are in units of; the first version wrote
-none."""
-
-
 def config_hash(config: PipelineConfig) -> str:
     """Hash of a trial's settings as they are written, without the device that they run on."""
     document = identifying(config)

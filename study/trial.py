@@ -41,7 +41,6 @@ from study.outcomes import (
     FAILED,
     PRUNED,
     STOPPED,
-    UNITS,
     config_hash,
     finished_result,
     returns_at_rungs,
@@ -213,12 +212,11 @@ def _timeout_reason(clock: TrialClock) -> str:
 
 def _write_rows(result: PipelineResult, path: Path) -> None:
     """Rows as they were distilled, with the units that they are to be read in."""
-    arena = result.arena
     rows = {
         "observations": result.observations,
         "actions": result.actions,
         "losses": result.losses,
-        **{name: torch.as_tensor(getattr(arena, name)) for name in UNITS},
+        **{name: torch.as_tensor(array) for name, array in vars(result.arena.units).items()},
     }
     with replaced_atomically(path) as scratch:
         save_file({name: tensor.contiguous() for name, tensor in rows.items()}, scratch)

@@ -163,7 +163,7 @@ def expert_support(
     visited = Visited(1)
     act = arena.actor(lambda states: expert.actions(states.flatten(0, 1))[:, None], device)
     rollout(act, arena, episodes, 1, seed, f"{STAGE}/expert", record=visited.record)
-    seen = [arena.normalized_states(states) for states in visited.by_policy(episodes)]
+    seen = [arena.units.normalized_states(states) for states in visited.by_policy(episodes)]
     pivotal = np.concatenate(seen[1::2])
     density = fit_density(np.concatenate(seen[::2]), config, seed, device)
     return Support(density, pivotal, float(np.quantile(density.log_prob(pivotal), quantile)))
@@ -239,7 +239,7 @@ def measure(
     act = arena.actor(policies.actions, device)
     returns = rollout(act, arena, count, episodes, seed, STAGE, record=visited.record)
     normalized = arena.normalized(returns).mean(1)
-    seen = [arena.normalized_states(states) for states in visited.by_policy(count)]
+    seen = [arena.units.normalized_states(states) for states in visited.by_policy(count)]
     strayed = [states[support.off(states)] for states in seen]
     pool = np.concatenate(strayed)
     drawn = numpy_generator(seed, f"{STAGE}/pool").permutation(len(pool))[:POOLED_STATES]

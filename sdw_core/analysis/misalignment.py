@@ -93,18 +93,18 @@ class ByLoss:
         if not bins:
             return (
                 "The training losses of the two sets do not overlap, so that nothing can be said "
-                "of equal losses; raise `--steps` or `--points`."
+                "of equal losses; raise `steps` or `points`."
             )
         if self.policies < FEWEST:
             return (
                 f"An interval takes at least {FEWEST} policies of each set, and there are "
-                f"{self.policies}; raise `--policies`."
+                f"{self.policies}; raise `policies`."
             )
         if judged < 2:
             return (
                 f"A reversal takes two bins with points of at least {FEWEST} policies of each set, "
-                f"and there are {judged} of {bins}; raise `--policies` or `--points`, or lower "
-                "`--bins`."
+                f"and there are {judged} of {bins}; raise `policies` or `points`, or lower "
+                "`bins`."
             )
         return None
 

@@ -258,7 +258,7 @@ def coverage(
     dataset, arena = prepared.dataset, prepared.arena
     returns: dict[str, float] = {}
     for name, artifact in artifacts.items():
-        sets[name] = arena.normalized_states(artifact.observations)
+        sets[name] = arena.units.normalized_states(artifact.observations)
         returns[name] = float(artifact.evidence["scores"]["synthetic"]["mean"])
     if not artifacts:
         for temperature in dict.fromkeys((0.0, config.weighting.temperature)):
@@ -270,9 +270,9 @@ def coverage(
             returns[name] = float(of_each[result.best])
         count = config.distill.synthetic_size
         picks = random_rows(dataset, count, 1, config.seed)[0]
-        sets["random rows"] = arena.normalized_states(dataset.observations[picks])
+        sets["random rows"] = arena.units.normalized_states(dataset.observations[picks])
     tell("measuring the sets")
-    source_states = arena.normalized_states(dataset.observations)
+    source_states = dataset.states
     source = Source(source_states, pipeline.source_density(dataset), bins, config.seed)
     covered = [source.covered(name, states) for name, states in sets.items()]
     table = [
@@ -334,7 +334,7 @@ def _require_one_environment(diverse: PipelineConfig, narrow: PipelineConfig) ->
     if names[0] != names[1]:
         raise InputError(
             f"Both datasets must be of one environment, and {diverse.dataset} is of {names[0]}, "
-            f"{narrow.dataset} of {names[1]}; choose another `--narrow`."
+            f"{narrow.dataset} of {names[1]}; choose another `narrow`."
         )
 
 
@@ -342,7 +342,7 @@ def _require_rows(config: PipelineConfig, sizes: Sequence[int]) -> None:
     available = available_rows("best", len(load_dataset(config)))
     if max(sizes) > available:
         raise InputError(
-            f"`--size` cannot exceed the {available} transitions of the best episodes of "
+            f"`size` cannot exceed the {available} transitions of the best episodes of "
             f"{config.dataset}, and is {max(sizes)}; lower it."
         )
 

@@ -193,7 +193,7 @@ def _local(name: str) -> Path:
     if DATASET_ID.fullmatch(name) and (BUNDLED / name).is_dir():
         raise InputError(
             f"a bundled dataset stays as it is, and `{name}` is one: import it under a name of "
-            f"your own, as in `sdw data import {name} --name my/copy-v0`."
+            f"your own, such as `my/copy-v0`."
         )
     if not DATASET_ID.fullmatch(name) or not (datasets_folder() / name / "data").is_dir():
         raise InputError(

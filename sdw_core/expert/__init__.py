@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.errors import InputError
-from sdw_core.normalizer import Normalizer
 from sdw_core.offline_dataset import OfflineDataset
 
 
@@ -50,12 +49,10 @@ class Demonstrations:
 
     Attributes:
         dataset: the source, in its own units.
-        normalizer: of its states.
         states: z [N, O].
     """
 
     dataset: OfflineDataset
-    normalizer: Normalizer
     states: Tensor
 
     @property
@@ -71,7 +68,7 @@ class Demonstrations:
     @property
     def next_states(self) -> Tensor:
         """z' [N, O]; see `OfflineDataset.next_observations`."""
-        return self.here(self.normalizer(self.dataset.next_observations))
+        return self.here(self.dataset.units.normalized_states(self.dataset.next_observations))
 
     @property
     def terminated(self) -> Tensor:

@@ -33,9 +33,9 @@ from sdw_core.errors import InputError
 from sdw_core.expert import Demonstrations
 from sdw_core.expert.networks import ActorCritic
 from sdw_core.files import sha256_of_file
-from sdw_core.normalizer import Normalizer
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.policy import MLP, Parameters
+from sdw_core.units import Units
 
 NETWORKS = {"actor": "base_network", "critic1": "network", "critic2": "network"}
 NORMALIZER = ("observation_mean", "observation_std")
@@ -92,9 +92,10 @@ class Checkpoint:
                 f"{dataset.name} is of {dataset.environment}; {way_out}"
             )
 
-    def expert(self, normalizer: Normalizer, device: torch.device | str) -> ActorCritic:
-        """The expert, for states that `normalizer` has normalised."""
-        mean, scale = normalizer.mean.astype(np.float64), normalizer.scale.astype(np.float64)
+    def expert(self, units: Units, device: torch.device | str) -> ActorCritic:
+        """The expert, for states in these units."""
+        mean = units.observation_mean.astype(np.float64)
+        scale = units.observation_scale.astype(np.float64)
         own_mean = mean if self.mean is None else self.mean.double().numpy()
         own_std = scale if self.std is None else self.std.double().numpy()
         return ActorCritic(
@@ -111,7 +112,7 @@ class TrainedElsewhere(ActorCritic):
     @classmethod
     def fit(cls, data: Demonstrations, checkpoint: Checkpoint) -> ActorCritic:
         """See `Checkpoint.expert`; nothing is trained."""
-        return checkpoint.expert(data.normalizer, data.states.device)
+        return checkpoint.expert(data.dataset.units, data.states.device)
 
 
 def read_checkpoint(path: str) -> Checkpoint:

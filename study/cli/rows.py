@@ -36,8 +36,8 @@ def distill(
     from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
     from sdw_core.baselines import random_subset
     from sdw_core.card import require_license
+    from sdw_core.evidence import confirmed_scores, evidence_of, source_states
     from sdw_core.pipeline import Pipeline
-    from study.export import confirmed_scores, evidence_of, source_states
     from study.preflight import check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)

@@ -7,6 +7,7 @@ import numpy as np
 
 from sdw_core.environment import Environment
 from sdw_core.evaluate import Arena
+from sdw_core.units import Units
 
 
 def arena(environment: str = "Hopper-v5", **changes: Any) -> Arena:
@@ -16,14 +17,13 @@ def arena(environment: str = "Hopper-v5", **changes: Any) -> Arena:
     space, box = env.observation_space, env.action_space
     env.close()
     size = space.shape[0]
-    fields = {
-        "environment": of,
-        "observation_mean": np.linspace(-0.2, 0.3, size, dtype=np.float32),
-        "observation_scale": np.linspace(0.5, 2.0, size, dtype=np.float32),
-        "action_low": box.low,
-        "action_high": box.high,
-        "reference_scores": (-20.0, 3000.0),
-    }
+    units = Units(
+        np.linspace(-0.2, 0.3, size, dtype=np.float32),
+        np.linspace(0.5, 2.0, size, dtype=np.float32),
+        box.low,
+        box.high,
+    )
+    fields = {"environment": of, "units": units, "reference_scores": (-20.0, 3000.0)}
     return Arena(**{**fields, **changes})
 
 

@@ -157,7 +157,7 @@ def test_bins_hold_the_mean_of_their_points():
     assert by_loss.difference == pytest.approx([20.0, -1.0])
     assert np.isnan(by_loss.low).all()  # one policy: nothing to resample
     assert by_loss.lacking == (
-        "An interval takes at least 6 policies of each set, and there are 1; raise `--policies`."
+        "An interval takes at least 6 policies of each set, and there are 1; raise `policies`."
     )
 
 
@@ -170,7 +170,7 @@ def test_too_few_policies_give_no_verdict(policies: int):
     ]
     by_loss = compare_by_loss(*few, bins=10, seed=0)
     assert by_loss.reverses is None
-    assert f"and there are {policies}; raise `--policies`" in by_loss.lacking
+    assert f"and there are {policies}; raise `policies`" in by_loss.lacking
     assert np.isnan([by_loss.low, by_loss.high]).all()
     assert np.isfinite(by_loss.difference).all()
     assert by_loss.crossings == [pytest.approx(0.1, rel=0.03)]
@@ -327,7 +327,7 @@ def test_surrounding_states_are_those_below_the_quantile_of_held_out_states(meas
     act = HOPPER.actor(policies.actions, "cpu")
     rollout(act, HOPPER, 2, 3, 7, "errors", record=visited.record)
     for each, seen in zip(found, visited.by_policy(2), strict=True):
-        states = HOPPER.normalized_states(seen)
+        states = HOPPER.units.normalized_states(seen)
         low = support.density.log_prob(states) < support.threshold
         assert each.surrounding_share == low.mean()
         if low.any():
@@ -345,7 +345,7 @@ def test_the_density_never_sees_the_held_out_episodes():
     visited = Visited(1)
     act = HOPPER.actor(lambda z: expert.actions(z.flatten(0, 1))[:, None], "cpu")
     rollout(act, HOPPER, 4, 1, 0, "errors/expert", record=visited.record)
-    seen = [HOPPER.normalized_states(states) for states in visited.by_policy(4)]
+    seen = [HOPPER.units.normalized_states(states) for states in visited.by_policy(4)]
     assert (found.pivotal == np.concatenate([seen[1], seen[3]])).all()
     twin = fit_density(np.concatenate([seen[0], seen[2]]), GAUSSIAN, 0)
     assert (twin.log_prob(found.pivotal) == found.density.log_prob(found.pivotal)).all()

@@ -29,6 +29,7 @@ from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe
 from sdw_core.files import sha256_of_file, sha256_of_json
 from sdw_core.policy import MLP, clone
+from sdw_core.units import Units
 from tests.sdw_core.processes import run
 
 ENVIRONMENTS = ["Hopper-v5", "Pendulum-v1"]  # bounds of [-1, 1], and of [-2, 2]
@@ -45,10 +46,12 @@ def make(environment: str) -> Artifact:
     generator = torch.Generator().manual_seed(0)
     arena = Arena(
         Environment.named(environment),
-        np.linspace(-3, 7, inputs, dtype=np.float32),
-        np.linspace(0.3, 5, inputs, dtype=np.float32),
-        box.low,
-        box.high,
+        Units(
+            np.linspace(-3, 7, inputs, dtype=np.float32),
+            np.linspace(0.3, 5, inputs, dtype=np.float32),
+            box.low,
+            box.high,
+        ),
         (-20.5, 3000.25),
     )
     recipe = Recipe(3, 16, 20, (0.3, 0.123456789, 1e-7))
@@ -102,8 +105,10 @@ def test_what_is_read_is_what_was_written(written: tuple[Artifact, Path]) -> Non
     read = read_artifact(folder)
     for field in ("observations", "actions"):
         np.testing.assert_array_equal(getattr(read, field), getattr(artifact, field))
-    for name, value in vars(artifact.arena).items():
-        np.testing.assert_array_equal(getattr(read.arena, name), value)
+    for name, value in vars(artifact.arena.units).items():
+        np.testing.assert_array_equal(getattr(read.arena.units, name), value)
+    assert read.arena.environment == artifact.arena.environment
+    assert read.arena.reference_scores == artifact.arena.reference_scores
     assert read.recipe == artifact.recipe
     assert read.evidence == artifact.evidence
 
@@ -125,7 +130,7 @@ def test_rows_are_in_environment_units(written: tuple[Artifact, Path]) -> None:
     np.testing.assert_allclose(
         (rows["observations"] - rows["observation_mean"]) / rows["observation_scale"], x, atol=1e-5
     )
-    bound = artifact.arena.action_high  # the bounds of both environments are symmetric
+    bound = artifact.arena.units.action_high  # the bounds of both environments are symmetric
     np.testing.assert_allclose(rows["actions"], bound * y, rtol=1e-6)
     assert {array.dtype for array in rows.values()} == {np.dtype(np.float32)}
 
@@ -140,7 +145,7 @@ def test_parquet_holds_the_same_rows(written: tuple[Artifact, Path]) -> None:
         *(f"action_clipped_{i}" for i in range(actions)),
     ]
     arena = written[0].arena
-    clipped = np.clip(rows["actions"], arena.action_low, arena.action_high)
+    clipped = np.clip(rows["actions"], arena.units.action_low, arena.units.action_high)
     np.testing.assert_array_equal(
         table.to_numpy(), np.concatenate([rows["observations"], rows["actions"], clipped], axis=1)
     )
@@ -231,8 +236,8 @@ def test_the_cards_code_trains_the_policy_that_the_recipe_trains(
     run(seed + code[0] + keep, tmp_path / "policy", cwd=folder)  # the code as printed
 
     recipe, arena = artifact.recipe, artifact.arena
-    x = torch.from_numpy(arena.normalized_states(artifact.observations))[None]
-    y = torch.from_numpy(arena.unit_actions(artifact.actions))[None]
+    x = torch.from_numpy(arena.units.normalized_states(artifact.observations))[None]
+    y = torch.from_numpy(arena.units.unit_actions(artifact.actions))[None]
     network = MLP.build(x.shape[2], y.shape[2], recipe.layers, recipe.width)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -352,7 +357,7 @@ def test_what_lies_outside_of_the_bounds_is_said_and_clipped_beside(
 ) -> None:
     """By the rule of datasets: the clipped ones can be imported, the others cannot."""
     artifact = written[0]
-    high = artifact.arena.action_high
+    high = artifact.arena.units.action_high
     actions = np.zeros_like(artifact.actions)
     actions[0] = 2.5 * high
     actions[1] = high * (1 + 1e-6)  # rounding

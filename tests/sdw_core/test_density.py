@@ -17,7 +17,7 @@ from sdw_core import density
 from sdw_core.config import DensityConfig
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.errors import InputError, SDWError
-from sdw_core.normalizer import Normalizer
+from sdw_core.units import Units
 
 MODELS = ["maf", "nsf", "gaussian"]
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,8 @@ def real_states(path):
     with h5py.File(path) as file:
         episodes = [file[f"episode_{i}"]["observations"][:-1] for i in range(len(file))]
     observations = np.concatenate(episodes)
-    return Normalizer.fit(observations)(observations).astype(np.float32)
+    no_actions = np.empty(0, np.float32)
+    return Units.fit(observations, no_actions, no_actions).normalized_states(observations)
 
 
 @pytest.fixture(params=MODELS)

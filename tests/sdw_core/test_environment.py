@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec
 from sdw_core.environment import Environment, Wrapper, silence_mujoco
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, rollout
+from sdw_core.units import Units
 
 BALANCE = np.array([[0.1, 3.0, 0.1, 0.6]])  # gains that hold InvertedPendulum up, in its own units
 
@@ -84,7 +85,8 @@ def returns(environment, act, episodes=2):
     """Undiscounted returns of a controller that sees and acts in the environment's own units."""
     spaces = environment.spaces
     zeros, ones = np.zeros(spaces.observations, np.float32), np.ones(spaces.observations)
-    arena = Arena(environment, zeros, ones, spaces.action_low, spaces.action_high, (0, 1))
+    units = Units(zeros, ones, spaces.action_low, spaces.action_high)
+    arena = Arena(environment, units, (0, 1))
     return rollout(act, arena, 1, episodes, 0, "test")
 
 

@@ -75,7 +75,7 @@ def test_unit_actions_fill_the_bounds_of_the_environment() -> None:
     seen: list[Array] = []
 
     def policy(states: Tensor) -> Tensor:
-        raw = states.numpy() * PENDULUM.observation_scale + PENDULUM.observation_mean
+        raw = states.numpy() * PENDULUM.units.observation_scale + PENDULUM.units.observation_mean
         actions = np.stack([swing(k, raw[k]) for k in range(2)])
         seen.append(actions)
         return torch.from_numpy(actions)
@@ -173,26 +173,6 @@ def test_environments_are_used_again_and_those_of_another_kind_closed() -> None:
     assert Countdown.open == 1
 
 
-def test_bounds_are_mapped_element_by_element_and_back() -> None:
-    countdown = arena("SdwTest/Countdown-v0")
-    unit = np.array([[-1, -1], [0, 0], [1, 1], [0.5, -0.5]], np.float32)
-    expected = np.array([[-1, 2], [1, 3], [3, 4], [2, 2.5]], np.float32)
-    np.testing.assert_allclose(countdown.environment_actions(unit), expected)
-    np.testing.assert_allclose(countdown.unit_actions(expected), unit)
-    states = np.random.default_rng(0).normal(size=(5, 11)).astype(np.float32)
-    normalized = HOPPER.normalized_states(states)
-    expected = (states - HOPPER.observation_mean) / HOPPER.observation_scale
-    np.testing.assert_array_equal(normalized, expected)
-    np.testing.assert_allclose(HOPPER.environment_states(normalized), states, rtol=1e-5, atol=1e-6)
-    assert normalized.dtype == HOPPER.environment_actions(unit[:, :1]).dtype == np.float32
-
-
-def test_unit_bounds_change_no_bit() -> None:
-    actions = np.random.default_rng(0).uniform(-1, 1, (50, 3)).astype(np.float32)
-    np.testing.assert_array_equal(HOPPER.environment_actions(actions), actions)
-    np.testing.assert_array_equal(HOPPER.unit_actions(actions), actions)
-
-
 def test_normalised_returns_follow_the_formula_and_may_leave_its_range() -> None:
     returns = np.array([[-20.0, 3000.0], [1490.0, 6020.0], [-3040.0, -20.0]])
     expected = [[0, 100], [50, 200], [-100, 0]]
@@ -215,7 +195,7 @@ def test_evaluation_is_cloning_followed_by_episodes() -> None:
         trained.append(clone(network, initial, x[at], y[at], equal, rates, 25))
 
     def act(k: int, observation: Array) -> Array:
-        state = (observation - HOPPER.observation_mean) / HOPPER.observation_scale
+        state = (observation - HOPPER.units.observation_mean) / HOPPER.units.observation_scale
         return np.asarray(network(trained[k], torch.from_numpy(state)[None, None])[0, 0])
 
     alone = one_by_one(HOPPER, act, 4, 2, 5, "evaluate")
@@ -237,7 +217,7 @@ def test_an_ensemble_acts_by_the_mean_of_its_networks() -> None:
         trained.append(clone(network, initial, x[at], y[at], equal, rates, 25, "adam"))
 
     def act(k: int, observation: Array) -> Array:
-        state = (observation - HOPPER.observation_mean) / HOPPER.observation_scale
+        state = (observation - HOPPER.units.observation_mean) / HOPPER.units.observation_scale
         states = torch.from_numpy(state)[None, None]
         members = [np.asarray(network(p, states)[0, 0]) for p in trained[3 * k : 3 * k + 3]]
         return np.mean(members, axis=0)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
@@ -27,9 +28,9 @@ from sdw_core.expert.networks import ActorCritic
 from sdw_core.expert.percent_bc import PercentBC, best_rows, cosine_rates, fit_percent_bc
 from sdw_core.expert.training import UNTENDED, Training
 from sdw_core.feasibility import check_fit
-from sdw_core.normalizer import Normalizer
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.pipeline import Pipeline
+from sdw_core.units import Units
 from tests.sdw_core.checkpoints import ACTIONS, MEAN, STATES, STD, networks_of, tensors_of
 from tests.sdw_core.processes import ROOT, kill, run, start
 
@@ -87,13 +88,19 @@ def cal_ql(seed: int = 0, training: Training = UNTENDED, **changes: Any) -> Acto
     return fit_cal_ql(PROBLEM.transitions, CalQLConfig(**(sizes | changes)), seed, training)
 
 
+def units(mean: NDArray[np.float32], scale: NDArray[np.float32]) -> Units:
+    """Of states only: an expert's actions are in [-1, 1] already."""
+    no_actions = np.empty(0, np.float32)
+    return Units(mean, scale, no_actions, no_actions)
+
+
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Expert]:
     """Each of them, fitted; the checkpoint holds the networks of cal_ql for raw observations."""
     path = tmp_path_factory.mktemp("experts") / "expert.safetensors"
     conservative = cal_ql()
     save_file(tensors_of(conservative), path)
-    own = Normalizer(MEAN.numpy(), STD.numpy())
+    own = units(MEAN.numpy(), STD.numpy())
     return {
         "percent_bc": percent_bc(),
         "cal_ql": conservative,
@@ -350,7 +357,7 @@ def test_the_bundled_dataset_yields_a_good_expert() -> None:
     assert prepared.expert_returns.shape == (10, 1)
     assert prepared.expert_returns.mean() >= 80
     dataset = load(config.dataset)
-    states = torch.from_numpy(Normalizer.fit(dataset.observations)(dataset.observations))
+    states = torch.from_numpy(dataset.states)
     assert torch.equal(states, prepared.task.states)
     weights = prepared.task.weights.numpy()  # of `av_pbc` without density: q* over its mean
     returns_to_go = dataset.returns_to_go(config.expert.discount)
@@ -541,14 +548,14 @@ def test_a_checkpoint_sees_raw_states_through_the_right_normaliser(
     own: bool, hopper: OfflineDataset, tmp_path: Path
 ) -> None:
     tensors, raw = networks_of(11, 3), torch.from_numpy(hopper.observations[:500])
-    normalizer = Normalizer.fit(hopper.observations)
-    mean, std = torch.from_numpy(normalizer.mean), torch.from_numpy(normalizer.scale)
+    mean = torch.from_numpy(hopper.units.observation_mean)
+    std = torch.from_numpy(hopper.units.observation_scale)
     if own:
         mean, std = 0.5 * mean + 0.1, 2 * std
         tensors |= {"observation_mean": mean, "observation_std": std}
     save_file(tensors, tmp_path / "e.safetensors")
-    expert = read_checkpoint(str(tmp_path / "e.safetensors")).expert(normalizer, "cpu")
-    z = torch.from_numpy(normalizer(hopper.observations[:500]))
+    expert = read_checkpoint(str(tmp_path / "e.safetensors")).expert(hopper.units, "cpu")
+    z = torch.from_numpy(hopper.states[:500])
     seen = (raw - mean) / std
     actions = by_hand(tensors, "actor.base_network", seen)[:, :3].tanh()
     torch.testing.assert_close(expert.actions(z), actions, rtol=1e-4, atol=1e-4)
@@ -603,8 +610,8 @@ def test_a_file_as_corl_saves_it_is_the_same_expert(tmp_path: Path) -> None:
     save_file(networks_of(11, 3), ours)
     run(SAVED_BY_CORL, ours, corls)
     one, other = read_checkpoint(str(ours)), read_checkpoint(str(corls))
-    normalizer = Normalizer(np.zeros(11, np.float32), np.ones(11, np.float32))
-    assert_same(one.expert(normalizer, "cpu"), other.expert(normalizer, "cpu"))
+    as_they_are = units(np.zeros(11, np.float32), np.ones(11, np.float32))
+    assert_same(one.expert(as_they_are, "cpu"), other.expert(as_they_are, "cpu"))
 
 
 def test_a_pickle_that_would_run_code_runs_nothing(tmp_path: Path) -> None:
@@ -846,11 +853,10 @@ def test_the_papers_checkpoints_reach_their_known_returns(
     dataset = load(str(SHARED / "minari" / "sdw" / f"{name}-v0"))
     checkpoint = read_checkpoint(str(SHARED / "experts" / f"calql-{name}.safetensors"))
     checkpoint.require_fit(dataset)
-    normalizer = Normalizer.fit(dataset.observations)
-    expert, arena = checkpoint.expert(normalizer, "cpu"), Arena.of(dataset, normalizer)
+    expert, arena = checkpoint.expert(dataset.units, "cpu"), Arena.of(dataset)
     act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], "cpu")
     returns = arena.normalized(rollout(act, arena, 1, 30, 0, "expert"))
     assert abs(returns.mean() - mean) < spread
-    states = torch.from_numpy(normalizer(dataset.observations))
+    states = torch.from_numpy(dataset.states)
     values = expert.values(states, expert.actions(states)).numpy()
     assert np.corrcoef(values, dataset.returns_to_go(0.99))[0, 1] > 0.5

@@ -19,6 +19,7 @@ from sdw_core.environment import Environment
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena, Recipe, require_feasible
 from sdw_core.files import sha256_of_json
+from sdw_core.units import Units
 from tests.mutations import is_a_sentence, mutated, mutated_bytes, with_raw
 
 ROWS = 6
@@ -41,14 +42,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     spaces = environment.spaces
-    arena = Arena(
-        environment,
-        np.zeros(11, np.float32),
-        np.ones(11, np.float32),
-        spaces.action_low,
-        spaces.action_high,
-        (-20.0, 3000.0),
-    )
+    mean, scale = np.zeros(11, np.float32), np.ones(11, np.float32)
+    units = Units(mean, scale, spaces.action_low, spaces.action_high)
+    arena = Arena(environment, units, (-20.0, 3000.0))
     config = PipelineConfig(dataset="some/source-v0", evaluation={"policies": 2, "episodes": 1})
     generator = torch.Generator().manual_seed(0)
     evidence: dict[str, Any] = {
@@ -102,7 +98,7 @@ def require_refused_or_right(folder: Path, document: Any) -> bool:
         for key in ("id", "kwargs", "max_episode_steps", "wrappers")
         if key in stated["environment"]
     } | {key: environment.to_json()[key] for key in {"max_episode_steps", "wrappers"}}
-    assert read.arena.action_low.tolist() == stated["environment"]["action_low"]
+    assert read.arena.units.action_low.tolist() == stated["environment"]["action_low"]
     assert list(read.arena.reference_scores) == stated["environment"]["reference_scores"]
     assert len(read.observations) == len(read.actions) == stated["rows"]
     assert list(read.recipe.learning_rates) == stated["recipe"]["learning_rates"]
@@ -185,8 +181,8 @@ def test_rows_that_cannot_be_are_refused(
     rows: dict[str, Any] = {
         "observations": read.observations,
         "actions": read.actions,
-        "observation_mean": read.arena.observation_mean,
-        "observation_scale": read.arena.observation_scale,
+        "observation_mean": read.arena.units.observation_mean,
+        "observation_scale": read.arena.units.observation_scale,
         name: value,
     }
     content = save({key: array for key, array in rows.items() if array is not None})
@@ -211,23 +207,23 @@ STACKS = [
     ("path", "value", "words"),
     [
         ("environment.id", "Pendulum-v1", "argument|fit their environment|cannot be made"),
-        ("environment.id", "os:Hopper-v5", "import a module.*--trust"),
+        ("environment.id", "os:Hopper-v5", "import a module.*`trust`"),
         ("environment.id", "NoSuch-v1", "unknown environment"),
-        ("environment.kwargs", {"xml_file": "/etc/passwd"}, "the argument 'xml_file'.*--trust"),
-        ("environment.kwargs", {"reset_noise_scale": 1e9}, "at most 1e6.*--trust"),
-        ("environment.kwargs", {"reset_noise_scale": "a"}, "a number.*--trust"),
-        ("environment.kwargs", {"frame_skip": 10**6}, "a whole number from 1 to 100;.*--trust"),
-        ("environment.kwargs", {"frame_skip": -1}, "a whole number from 1 to 100;.*--trust"),
-        ("environment.kwargs", {"frame_skip": True}, "a whole number from 1 to 100;.*--trust"),
+        ("environment.kwargs", {"xml_file": "/etc/passwd"}, "the argument 'xml_file'.*`trust`"),
+        ("environment.kwargs", {"reset_noise_scale": 1e9}, "at most 1e6.*`trust`"),
+        ("environment.kwargs", {"reset_noise_scale": "a"}, "a number.*`trust`"),
+        ("environment.kwargs", {"frame_skip": 10**6}, "a whole number from 1 to 100;.*`trust`"),
+        ("environment.kwargs", {"frame_skip": -1}, "a whole number from 1 to 100;.*`trust`"),
+        ("environment.kwargs", {"frame_skip": True}, "a whole number from 1 to 100;.*`trust`"),
         ("environment.kwargs", {"healthy_z_range": 3}, "cannot be (made|run)"),
         ("environment.kwargs", {"healthy_z_range": [0] * 10**4}, "1000 such numbers"),
         (f"environment.{LIMIT}", 10**12, f"`environment.{LIMIT}` must be at most 1000000"),
         (f"environment.{LIMIT}", True, f"`environment.{LIMIT}` must be a whole number"),
-        ("environment.wrappers", [{"entry_point": WRAPPER, "kwargs": {}}], "RecordVideo.*--trust"),
-        ("environment.wrappers", [{"entry_point": "os:system", "kwargs": {}}], "--trust"),
+        ("environment.wrappers", [{"entry_point": WRAPPER, "kwargs": {}}], "RecordVideo.*`trust`"),
+        ("environment.wrappers", [{"entry_point": "os:system", "kwargs": {}}], "`trust`"),
         ("environment.wrappers", [{"entry_point": "a", "kwargs": {}}] * 100, "20 at most"),
-        ("environment.wrappers", STACKS * 5, "do so 100 x 100 x .* times; look at it.*--trust"),
-        ("environment.wrappers", [REPEAT] * 20, "do so 100 x 100 x .* times; look at it.*--trust"),
+        ("environment.wrappers", STACKS * 5, "do so 100 x 100 x .* times; look at it.*`trust`"),
+        ("environment.wrappers", [REPEAT] * 20, "do so 100 x 100 x .* times; look at it.*`trust`"),
         ("environment.reference_scores", [1, 1], "`environment.reference_scores`"),
         ("environment.reference_scores", [2, 1], "`environment.reference_scores`"),
         ("environment.reference_scores", [-1e308, 1e308], "`environment.reference_scores`"),
@@ -331,7 +327,7 @@ def test_who_trusts_the_author_lets_an_export_say_more(exported: Path, tmp_path:
     document["environment"]["id"] = "gymnasium.envs.mujoco:Hopper-v5"
     document["environment"]["kwargs"] = {"xml_file": "hopper.xml"}
     sealed(document, folder)
-    with pytest.raises(InputError, match="--trust"):
+    with pytest.raises(InputError, match="`trust`"):
         read_artifact(folder)
     trusted = read_artifact(folder, trust=True).arena.environment
     assert trusted.id == "gymnasium.envs.mujoco:Hopper-v5"

@@ -23,7 +23,6 @@ from sdw_core.errors import InputError, SourceChanged, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.identity import METHOD, Sources
-from sdw_core.normalizer import Normalizer
 from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
 from sdw_core.statistics import summarize
 from sdw_core.validation import parse
@@ -286,7 +285,7 @@ def test_a_distillation_of_no_steps_is_rows_of_the_dataset(cache: Path, tmp_path
     assert baseline.to_json()["seconds_per_outer_step"] is None
     for recipe in baseline.recipes:
         assert recipe.learning_rates == pytest.approx((0.1, 0.1))
-    states = Normalizer.fit(dataset.observations)(dataset.observations)
+    states = dataset.states
     returns = np.repeat(dataset.episode_returns(), np.diff(dataset.episode_ends, prepend=0))
     for x, y in zip(baseline.observations.numpy(), baseline.actions.numpy(), strict=True):
         found = [int(np.flatnonzero((states == row).all(1))[0]) for row in x]
@@ -510,7 +509,7 @@ def test_a_dataset_without_reference_scores_is_refused() -> None:
     ):
         check_fit(tiny(), dataset)
     with pytest.raises(InputError, match="has no reference scores"):
-        Arena.of(dataset, Normalizer.fit(dataset.observations))
+        Arena.of(dataset)
 
 
 def test_an_unknown_dataset_is_refused() -> None:
@@ -586,7 +585,7 @@ def test_sources_that_are_not_those_of_earlier_runs_are_refused(
     story = Story()
     with pytest.raises(SourceChanged, match=re.escape(said)) as error:
         Pipeline(tiny(), cache, story, sources=dataclasses.replace(now, **change)).prepare()
-    assert "begin anew under another `--name`" in str(error.value)
+    assert "begin anew under another name" in str(error.value)
     assert {stage for stage, _ in story} == {"dataset"}
 
 

@@ -42,7 +42,7 @@ def test_misalignment(capsys):
     assert document["diverse"] == "sdw/hopper-replay-mini-v0"
     assert document["narrow"] == "best 10% of sdw/hopper-replay-mini-v0"
     assert document["reverses"] is None
-    assert "there are 2; raise `--policies`" in document["lacking"]
+    assert "there are 2; raise `policies`" in document["lacking"]
     assert "far below the" in document["warnings"][-1]
     assert set(table.role) == {"diverse", "narrow"}
     assert len(table) == 2 * 2 * table.steps.nunique()

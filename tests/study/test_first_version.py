@@ -101,7 +101,7 @@ def test_it_is_not_gone_on_with_by_another_method(
     status, out, err = sdw(capsys, command, str(stopped), *given)
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert "its stage `weights` is of version 99 and was of 1" in err
-    assert "--name" in err
+    assert "begin anew under another name" in err
 
 
 def test_its_cells_are_taken_if_they_say_that_their_data_were_these(

@@ -14,7 +14,7 @@ from sdw_core.dataset import load
 from sdw_core.errors import InputError
 from sdw_core.files import read_json, write_json
 from sdw_core.identity import Inventory, method_of
-from sdw_core.normalizer import Normalizer
+from sdw_core.units import Units
 from search_spaces import ComparisonSpec, load_comparison, load_spec
 from study.comparison import ComparisonFolder, Results, check_comparison, ready, run_cell
 from study.export import confirm, export
@@ -111,12 +111,13 @@ def test_rows_are_read_in_the_units_that_they_were_distilled_in(
 ) -> None:
     """Even by a later version whose normaliser is another."""
     before = confirm(folder, 0, load(str(data))).artifact
-    fit = Normalizer.fit
+    fit = Units.fit
 
-    def other(observations: np.ndarray) -> Normalizer:
-        return Normalizer(fit(observations).mean + 1, 3 * fit(observations).scale)
+    def other(observations: np.ndarray, *bounds: np.ndarray) -> Units:
+        found = fit(observations, *bounds)
+        return Units(found.observation_mean + 1, 3 * found.observation_scale, *bounds)
 
-    monkeypatch.setattr(Normalizer, "fit", other)
+    monkeypatch.setattr(Units, "fit", other)
     assert np.array_equal(
         confirm(folder, 0, load(str(data))).artifact.observations, before.observations
     )
@@ -211,7 +212,7 @@ def test_a_study_whose_data_or_method_changed_is_not_gone_on_with(
     assert (status, out, err.count("\n")) == (2, "", 1), err
     named = f"content of the dataset '{data}'" if what == "dataset" else "stage `distill`"
     assert named in err
-    assert "under another `--name`" in err
+    assert "under another name" in err
     for path, content in before.items():
         if not path.name.startswith("study.db"):
             assert path.read_bytes() == content
