@@ -1,6 +1,6 @@
 """Comparisons: methods x datasets, each cell a pipeline of its own."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,20 +10,23 @@ from pydantic import Field
 
 from sdw_core.config import Config, PipelineConfig, Seed
 from sdw_core.errors import InputError
-from sdw_core.registry import FOLDERS
 from sdw_core.validation import nearest, parse, shown
 from search_spaces.paths import Document, absolute_paths
 from search_spaces.spec import (
     SHIPPED,
+    Overrides,
     Resources,
+    Source,
     StudyName,
+    as_sets,
+    document_of,
     place_override,
-    read_document,
-    resolve_reference,
 )
 
 PREFIX = "compare-"
 """Shipped files whose name begins so are comparisons, the others are studies."""
+SECTIONS = "`comparison`, `datasets`, `pipeline` and `methods`"
+"""What a comparison's document holds."""
 
 
 class Method(Config):
@@ -166,21 +169,28 @@ def shipped_comparisons() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob(f"{PREFIX}*.yaml"))}
 
 
-def load_comparison(reference: str, overrides: Sequence[str] = ()) -> ComparisonSpec:
-    """Read a comparison, apply `key=value` overrides, and validate every cell of it.
+def load_comparison(spec: Source, overrides: Overrides = ()) -> ComparisonSpec:
+    """Read a comparison, apply overrides, and validate every cell of it.
 
     Args:
-        reference: path of a YAML file, or the name of a shipped comparison.
-        overrides: paths from the document's root; values are YAML.
+        spec: a YAML file's path, the name of a shipped comparison, a document, or a spec.
+        overrides: as for `load_spec`.
 
     Raises:
         InputError: one sentence with the rule, what was received and the way out.
     """
-    path = resolve_reference(reference, shipped_comparisons(), "comparison")
-    document = read_document(path, "`comparison`, `datasets`, `pipeline` and `methods`")
-    FOLDERS.append(path.parent.absolute())
-    for override in overrides:
+    document = document_of(spec, shipped_comparisons(), "comparison", SECTIONS)
+    for override in as_sets(overrides):
         place_override(document, override)
+    return parse_comparison(document)
+
+
+def parse_comparison(document: Document) -> ComparisonSpec:
+    """Validate a comparison's document, and every cell of it.
+
+    Raises:
+        InputError: one sentence with the rule, what was received and the way out.
+    """
     spec = parse(ComparisonSpec, document, "")
     for key in ("ours", "over"):
         name = getattr(spec.comparison, key)

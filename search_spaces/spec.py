@@ -1,5 +1,6 @@
 """Specs: what a study searches, over which pipeline, towards which objectives."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
@@ -20,6 +21,13 @@ from search_spaces.paths import Document, absolute_file, absolute_paths, absolut
 SHIPPED = Path(__file__).parent
 FILES = {"dataset": absolute_reference, "expert.path": absolute_file}
 """Settings that may name files, and how each is made to do so from anywhere."""
+
+SECTIONS = "`study`, `pipeline` and `search`"
+"""What a study's document holds."""
+Source = str | Path | Mapping[str, Any] | BaseModel
+"""Of a spec: a YAML file's path, the name of a shipped one, a document, or a validated spec."""
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Of single settings: `key=value`, whose value is YAML, or a mapping."""
 
 MOST_VALUES = 2**53
 """Of a grid: real numbers lie no closer."""
@@ -204,23 +212,22 @@ def shipped_specs() -> dict[str, Path]:
 
 
 def load_spec(
-    reference: str, overrides: Sequence[str] = (), *, searched_is_fixed: bool = False
+    spec: Source, overrides: Overrides = (), *, searched_is_fixed: bool = False
 ) -> StudySpec:
-    """Read a spec, apply `key=value` overrides, and validate it; files are by absolute paths then.
+    """Read a spec, apply overrides, and validate it; files are by absolute paths then.
 
     Args:
-        reference: path of a YAML file, or the name of a shipped spec.
-        overrides: paths from the document's root; values are YAML.
+        spec: a YAML file's path, the name of a shipped spec, a document, or a spec.
+        overrides: paths from the document's root and their values, each as `key=value` whose value
+            is YAML, or all in a mapping.
         searched_is_fixed: let an override of a searched key take the key out of the search,
             instead of refusing it: for a single run, where nothing is searched.
 
     Raises:
         InputError: one sentence with the rule, what was received and the way out.
     """
-    path = resolve_reference(reference, shipped_specs(), "spec")
-    document = read_document(path)
-    FOLDERS.append(path.parent.absolute())
-    for override in overrides:
+    document = document_of(spec, shipped_specs(), "spec", SECTIONS)
+    for override in as_sets(overrides):
         place_override(document, override, searched_is_fixed)
     return with_absolute_paths(parse_spec(document))
 
@@ -286,6 +293,34 @@ def _check_early_stopping(spec: StudySpec) -> None:
         )
 
 
+def document_of(spec: Source, shipped: Mapping[str, Path], what: str, sections: str) -> Document:
+    """The document of a spec, for its reader to change; users' modules may lie beside the file.
+
+    Args:
+        spec: a YAML file's path, the name of a shipped one, a document, or a validated spec.
+        shipped: paths of the shipped ones, by name.
+        what: that it is.
+        sections: what it should hold.
+
+    Raises:
+        InputError: there is no such file, or it holds no mapping.
+    """
+    if isinstance(spec, BaseModel):
+        return spec.model_dump(mode="json")
+    if isinstance(spec, Mapping):
+        return deepcopy(dict(spec))
+    path = resolve_reference(str(spec), shipped, what)
+    FOLDERS.append(path.parent.absolute())
+    return read_document(path, sections)
+
+
+def as_sets(overrides: Overrides) -> Sequence[str]:
+    """Overrides as `key=value`."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    return overrides
+
+
 def resolve_reference(reference: str, shipped: Mapping[str, Path], what: str) -> Path:
     """The path of a YAML file, or of a shipped one by its name.
 
@@ -305,7 +340,7 @@ def resolve_reference(reference: str, shipped: Mapping[str, Path], what: str) ->
 
 def read_document(
     path: Path,
-    sections: str = "`study`, `pipeline` and `search`",
+    sections: str = SECTIONS,
     loader: type[StrictLoader] = SpecLoader,
 ) -> Document:
     """A YAML file's mapping.

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -31,9 +31,6 @@ from study.outcomes import (
     without_numbers,
     write_record,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ATTRIBUTE = "trial"
 """The one user attribute of an Optuna trial: a JSON record of how it went."""
@@ -254,21 +251,6 @@ class TrialBook:
             first, count = told.get(without_numbers(sentence), (sentence, 0))
             told[without_numbers(sentence)] = first, count + 1
         return dict(told.values())
-
-    def table(self) -> "pd.DataFrame":
-        """One row a trial: number, outcome, reason, parameters, objectives and seconds."""
-        import pandas as pd
-
-        metrics: Sequence[str] = [objective.metric for objective in self.spec.study.objectives]
-        return pd.DataFrame(
-            [
-                {"number": row.number, "outcome": row.outcome, "reason": row.reason}
-                | row.params
-                | {m: row.values[i] if row.values else None for i, m in enumerate(metrics)}
-                | {"trial_seconds": row.seconds}
-                for row in self.rows()
-            ]
-        )
 
 
 def recorded_trials(spec: StudySpec, folders: Path) -> list[FrozenTrial]:

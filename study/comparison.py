@@ -31,9 +31,12 @@ from sdw_core.files import created_folder, made_folder, read_whole, write_text
 from sdw_core.identity import Inventory, Sources
 from sdw_core.pipeline import Pipeline
 from sdw_core.statistics import summarize
-from search_spaces import Cell, ComparisonSpec
+from search_spaces import Cell, ComparisonSpec, parse_comparison
+from search_spaces.documents import StrictLoader
+from search_spaces.spec import read_document
 from study.console import Console
 from study.driver import Heartbeat, Seat
+from study.folder import found
 from study.outcomes import (
     COMPLETE,
     FAILED,
@@ -99,6 +102,24 @@ class ComparisonFolder:
                 if made:
                     folder._take_back()
                 raise
+
+    @classmethod
+    def find(cls, reference: str, storage: Path) -> "ComparisonFolder":
+        """The comparison of a name under the storage folder, or of a path.
+
+        Raises:
+            InputError: there is none; the message names the nearest.
+        """
+        return cls(found(reference, storage, "comparison"))
+
+    def spec(self) -> ComparisonSpec:
+        """The resolved spec.
+
+        Raises:
+            InputError: comparison.yaml is missing, or holds something else.
+        """
+        path = self.path / "comparison.yaml"
+        return parse_comparison(read_document(path, loader=StrictLoader))
 
     def _take_back(self) -> None:
         """Remove what was made, if no cell was begun and no other process runs the comparison.

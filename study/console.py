@@ -7,6 +7,7 @@ command line prints goes through this module.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,7 +54,14 @@ class Console(rich.console.Console):
     """Prints strings, and strings in tables, as `legible` gives them."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+        super().__init__(
+            markup=False,
+            emoji=False,
+            highlight=False,
+            soft_wrap=True,
+            force_jupyter=False,  # lines of text there too, from whatever thread
+            **options,
+        )
 
     def render_str(self, text: str, **options: Any) -> Text:
         """The one place where rich makes text of a string."""
@@ -73,6 +81,34 @@ class Console(rich.console.Console):
 
 out = Console()
 log = Console(stderr=True)
+quiet = Console(quiet=True)
+"""For what runs without showing itself."""
+
+
+class _Logged(logging.Handler):
+    """Prints what is logged: `log` has each message on a line, a warning with that word."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message; what cannot be printed is an error like any other."""
+        kind = "warning: " if record.levelno >= logging.WARNING else ""
+        log.print(kind + record.getMessage())
+
+
+@contextmanager
+def logged() -> Iterator[None]:
+    """Print what this package logs while the block runs: for a command, all that it does.
+
+    Without a command, Python itself prints warnings, and whoever wants more configures `logging`.
+    """
+    logger, handler = logging.getLogger("study"), _Logged()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def print_json(document: Any) -> None:

@@ -145,12 +145,7 @@ class StudyFolder:
         Raises:
             InputError: there is none; the message names the nearest.
         """
-        for candidate in (storage / reference, Path(reference)):
-            if (candidate / "study.yaml").is_file():
-                return cls(candidate.resolve())
-        known = [path.parent.name for path in storage.glob("*/study.yaml")]
-        hint = nearest(reference, known) if known else f"{str(storage)!r} holds no study yet."
-        raise InputError(f"There is no study {reference!r} in {str(storage)!r}: {hint}")
+        return cls(found(reference, storage, "study"))
 
     def _take_back(self) -> None:
         """Remove what `create` made, if no trial was begun and no other process drives the study.
@@ -439,6 +434,25 @@ class StudyFolder:
     def driver(self) -> dict[str, Any]:
         """What a driver wrote of itself: `host`, `pid`, `ray_dashboard`; nothing once it left."""
         return self.seat.driver()
+
+
+def found(reference: str, storage: Path, what: str) -> Path:
+    """The folder of a study, or a comparison, of a name under the storage folder, or of a path.
+
+    Args:
+        reference: the name or the path.
+        storage: the folder of studies and comparisons.
+        what: `study` or `comparison`, whose folder holds a YAML file of that name.
+
+    Raises:
+        InputError: there is none; the message names the nearest.
+    """
+    for candidate in (storage / reference, Path(reference)):
+        if (candidate / f"{what}.yaml").is_file():
+            return candidate.resolve()
+    known = [path.parent.name for path in storage.glob(f"*/{what}.yaml")]
+    hint = nearest(reference, known) if known else f"{str(storage)!r} holds no {what} yet."
+    raise InputError(f"There is no {what} {reference!r} in {str(storage)!r}: {hint}")
 
 
 def _write_spec(folder: Path, spec: StudySpec) -> None:

@@ -1,4 +1,4 @@
-"""Before the first trial: whether a study will fit, and whether every node sees its folder.
+"""Before the first trial: can a study run, will it fit, and does every node see its folder.
 
 Each refusal is one sentence, and comes before anything is written.
 """
@@ -14,14 +14,17 @@ from pathlib import Path
 import torch
 
 from sdw_core.config import PipelineConfig
-from sdw_core.dataset import OfflineDataset
+from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.distill.loop import engine_bytes
 from sdw_core.errors import InputError, SDWError
+from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import write_text
+from sdw_core.identity import Inventory
 from sdw_core.policy import MLP
 from sdw_core.resources import available_memory, usable_cpus
 from search_spaces import Choice, StudySpec
 from search_spaces.spec import Resources
+from study.folder import StudyFolder
 
 PROCESS = 700_000_000
 """Bytes of a worker beside its data and its engine: interpreter, torch, Ray, and their arenas."""
@@ -32,6 +35,76 @@ RECORDS = 200_000
 TRAINABLE = 100_000
 """Most bytes of the pickled trainable: it goes to every worker, and should carry no data."""
 GB = 1e9
+
+
+def require_launchable(
+    spec: StudySpec, storage: Path, address: str | None
+) -> tuple[dict[str, OfflineDataset], "Estimate"]:
+    """Refuse a new study that could not run; nothing is written.
+
+    Args:
+        spec: the study.
+        storage: the folder to make it in.
+        address: of a Ray cluster, which is not connected to; None: this machine.
+
+    Returns:
+        The datasets that its search can reach, as `check_study` does, and what it needs.
+
+    Raises:
+        InputError: nothing is searched, its settings do not fit, the study exists, or there is no
+            room for it.
+    """
+    if not spec.search:
+        raise InputError(
+            "`search` is empty, so that all trials would be the same; name what to search, or run "
+            "the pipeline once with `sdw distill`."
+        )
+    datasets = check_study(spec)
+    need = estimate(spec, datasets)
+    require_room(spec, need, storage / spec.study.name, on_this_machine=address is None)
+    StudyFolder.require_free(spec, storage)
+    return datasets, need
+
+
+def require_runnable(folder: StudyFolder, address: str | None, more: int = 0) -> None:
+    """Refuse a study that could not go on, or not with more trials; nothing is written.
+
+    Args:
+        folder: the study.
+        address: as for `require_launchable`.
+        more: how many trials are to be added.
+
+    Raises:
+        InputError: its settings do not fit, or there is no room for what is left of it.
+        SourceChanged: its data, checkpoints or method are not what they were.
+    """
+    todo = folder.book(to_write=True).remaining() + more
+    if not todo:
+        return
+    spec = folder.spec()
+    datasets = check_study(spec)
+    folder.require_same_sources(Inventory.of(spec.reaching(), datasets))
+    if not folder.driven():
+        need = estimate(spec, datasets, todo)
+        require_room(spec, need, folder.path, on_this_machine=address is None)
+
+
+def check_study(spec: StudySpec) -> dict[str, OfflineDataset]:
+    """Refuse a study whose settings do not fit its data; nothing is written.
+
+    Returns:
+        `PipelineConfig.source` -> dataset, of all that the search can reach.
+
+    Raises:
+        InputError: a dataset is not there, or settings do not fit it, or there is no such GPU.
+    """
+    reached = [*spec.reaching(), *spec.extremes()]
+    datasets = load_datasets([spec.pipeline, *reached])
+    for config in reached:
+        check_fit(config, datasets[config.source])
+        if not spec.study.resources.gpu:
+            resolve_device(config.device)
+    return datasets
 
 
 @dataclass(frozen=True)

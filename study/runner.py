@@ -26,7 +26,7 @@ from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS
 from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
 from study.signals import children_deaf, handlers_kept, stopping
-from study.startup import keep_ray_token, make_room_for_sockets
+from study.startup import keep_ray_token, make_room_for_sockets, settle_environment
 from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def require_node() -> None:
     """Notice that the driver's Ray node died: Ray itself would wait for ever.
 
     Raises:
-        NodeDied: it did; the message lacks the way to go on.
+        NodeDied: the node died; the message lacks the way to go on.
     """
     node = own_node()
     if not node["Alive"]:
@@ -303,7 +303,14 @@ def concurrency(spec: StudySpec, grows: bool) -> int:
 
 @contextmanager
 def ray_session(address: str | None) -> Iterator[Any]:
-    """A connection to a cluster, or a Ray of its own on this machine; ended afterwards."""
+    """A connection to a cluster, or a Ray of its own on this machine; ended afterwards.
+
+    Raises:
+        InputError: the cluster cannot be reached, or this process is connected to a Ray already,
+            whose owner would lose it.
+        RayNotStarted: Ray cannot be started on this machine.
+    """
+    settle_environment()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -314,6 +321,11 @@ def ray_session(address: str | None) -> Iterator[Any]:
         make_room_for_sockets()
     import ray
 
+    if ray.is_initialized():
+        raise InputError(
+            "A study or a comparison needs a connection to Ray of its own, and this process has "
+            "one already; end that one with `ray.shutdown()`, or run this in another process."
+        )
     try:
         if address not in (None, "auto"):
             _knock(address)
@@ -351,7 +363,7 @@ def require_cluster(address: str | None) -> None:
     """Refuse the address of a cluster that cannot be reached.
 
     Raises:
-        InputError: it cannot.
+        InputError: the cluster cannot be reached.
     """
     if address:
         with ray_session(address):

@@ -1,10 +1,12 @@
 """What ends a command: Ctrl-C, a terminal that hangs up, a batch system before it kills.
 
 A command that a signal ends says so in one line; what it wrote is whole. A study and a comparison
-stop in order instead: their trials write a checkpoint first.
+stop in order instead: their trials write a checkpoint first. Python handles signals in its main
+thread only, so work in another thread leaves all handlers as they are.
 """
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +91,9 @@ def going_on_with(way_on: str) -> Iterator[None]:
 @contextmanager
 def handlers_kept() -> Iterator[None]:
     """Keep the handlers from a library that would set its own, as Ray and Tune do."""
+    if not _hears():
+        yield
+        return
     settle = signal.signal
 
     def refuse(number: int, handler: Any) -> Any:
@@ -118,17 +123,22 @@ def children_deaf() -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: Handler) -> Iterator[None]:
-    """Signals call a handler, but one that `nohup` or the like has ignored.
+    """Signals call a handler, except those that `nohup` or the like has ignored.
 
-    Ctrl-C's is heard anyway: a shell has it ignored for all that it starts in the background.
+    Ctrl-C calls it even so: a shell has Ctrl-C ignored for all that it starts in the background.
     """
     before = {
         number: signal.signal(number, handler)
         for number in ENDING
-        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+        if _hears() and (number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN)
     }
     try:
         yield
     finally:
         for number, former in before.items():
             signal.signal(number, former)
+
+
+def _hears() -> bool:
+    """Whether this thread is the one that handles signals."""
+    return threading.current_thread() is threading.main_thread()

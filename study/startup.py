@@ -1,4 +1,4 @@
-"""What the process that starts `sdw` may lack: a stream, a home, a folder to stand in or to use."""
+"""What a process may lack that runs commands or studies: a stream, a home, a folder to use."""
 
 import io
 import logging
@@ -18,7 +18,7 @@ LONGEST = 107 - len("/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/pla
 
 
 def make_ready() -> None:
-    """Settle what libraries, and the workers that inherit this process's environment, rely on.
+    """Settle what a command may lack: its streams, and what `settle_environment` settles.
 
     Raises:
         InputError: the current folder was removed.
@@ -31,6 +31,16 @@ def make_ready() -> None:
     for stream in (sys.stdout, sys.stderr):  # None where the caller closed it
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what its encoding lacks is spelled out
+    settle_environment()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it says where it caches instead
+
+
+def settle_environment() -> None:
+    """Settle what libraries rely on, and the workers that inherit this process's environment.
+
+    Raises:
+        InputError: the current folder was removed.
+    """
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -41,7 +51,6 @@ def make_ready() -> None:
         Path.home()
     except RuntimeError:  # neither HOME nor an entry in the list of users
         os.environ["HOME"] = HOMELESS
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it says where it caches instead
     datasets = os.environ.get("MINARI_DATASETS_PATH")
     if datasets:  # workers may stand elsewhere
         os.environ["MINARI_DATASETS_PATH"] = str(Path(datasets).absolute())

@@ -33,7 +33,7 @@ from study.cli.studies import (
     stop,
     validate,
 )
-from study.console import log, out
+from study.console import log, logged, out
 from study.signals import Ended, ending
 from study.startup import make_ready
 
@@ -83,7 +83,7 @@ def main() -> None:
     try:
         make_ready()
         _require_unicode(*sys.argv, str(Path.cwd()))
-        with ending():
+        with ending(), logged():
             status = app(standalone_mode=False)
         _flush()
     except Ended as ended:

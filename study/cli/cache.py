@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from study.cli.common import STUDIES, AsJson, Storage, StudyName
-from study.cli.studies import _find, _find_to_write
+from study.api import STUDIES, Study
+from study.cli.common import AsJson, Storage, StudyName
 from study.console import Table, out, print_json
 
 cache_app = typer.Typer(help="A study's stage cache: list, prune.")
@@ -16,12 +16,10 @@ cache_app = typer.Typer(help="A study's stage cache: list, prune.")
 @cache_app.command("list")
 def cache_list(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:
     """Stage results that the study's trials share."""
-    from study.stage_cache import contents
-
-    folder = _find(study, storage)
-    entries = contents(folder)
+    found = Study.open(study, storage)
+    entries = found.cache()
     if as_json:
-        print_json({"study": folder.name, "entries": [asdict(entry) for entry in entries]})
+        print_json({"study": found.name, "entries": [asdict(entry) for entry in entries]})
         return
     table = Table("stage", "MB", "written", "trials", "needed", "file")
     for entry in entries:
@@ -46,12 +44,10 @@ def cache_prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove stage results that no unfinished trial needs; what is in use stays."""
-    from study.stage_cache import prune
-
-    folder = _find_to_write(study, storage)
-    document = prune(folder, everything)
+    found = Study.open(study, storage)
+    document = found.prune(everything)
     if as_json:
-        print_json({"study": folder.name, **document})
+        print_json({"study": found.name, **document})
         return
     used = f"; {len(document['in_use'])} are in use and stay" if document["in_use"] else ""
     freed = f"{document['bytes_freed'] / 1e6:.1f} MB"

@@ -1,15 +1,11 @@
-"""What commands share: their options, and how returns and warnings are printed."""
+"""What commands share: their options, and how returns are printed."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from study.console import Table, log
-
-if TYPE_CHECKING:
-    from sdw_core.dataset import OfflineDataset
+from study.console import Table
 
 Spec = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped spec.")]
 StudyName = Annotated[str, typer.Argument(help="A study's name under the storage, or its path.")]
@@ -29,17 +25,6 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Let a set name modules to import, and any arguments."),
 ]
-STUDIES = Path("sdw-studies")
-
-
-def warned(datasets: "Iterable[OfflineDataset]") -> list[str]:
-    """Warn of datasets that seem to come from another environment; returns what was said."""
-    from sdw_core.dataset import check
-
-    found = [check(dataset).warning for dataset in datasets]
-    for sentence in filter(None, found):
-        log.print(f"warning: {sentence}")
-    return [sentence for sentence in found if sentence]
 
 
 ROWS = {

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from sdw_core.errors import DivergenceError, InputError
 from search_spaces import load_spec
-from study.cli.common import STUDIES, AsJson, License, Set, Spec, Trust, returns_table, warned
-from study.cli.studies import _check
+from study.api import STUDIES, warned
+from study.cli.common import AsJson, License, Set, Spec, Trust, returns_table
 from study.console import log, out, print_json
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def distill(
     from sdw_core.card import require_license
     from sdw_core.evidence import confirmed_scores, evidence_of, source_states
     from sdw_core.pipeline import Pipeline
-    from study.preflight import check_writable
+    from study.preflight import check_study, check_writable
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
     loaded = loaded.model_copy(update={"search": {}})
     license = license and require_license(license)
     if to:
         refuse_existing(to)
-    warned(_check(loaded).values())
+    warned(check_study(loaded).values())
     check_writable(cache, "--cache")
     if to:
         check_writable(to.resolve().parent, "--to")

@@ -206,18 +206,6 @@ def test_the_best_follow_the_direction_and_the_front_has_no_dominated_trial(fold
     assert folder.book().best(2) == [2, 0]
 
 
-def test_the_table_has_a_row_a_trial(folder):
-    book = folder.book()
-    search = StudySearch(book)
-    search.suggest("a")
-    search.on_trial_complete("a", report(normalized_return=3.0))
-    search.suggest("b")
-    table = book.table()
-    assert list(table["outcome"]) == ["COMPLETE", "RUNNING"]
-    assert table["normalized_return"][0] == 3.0
-    assert {"weighting.temperature", "distill.synthetic_size", "trial_seconds"} <= set(table)
-
-
 def test_trials_carry_one_user_attribute(folder):
     book = folder.book()
     search = StudySearch(book)

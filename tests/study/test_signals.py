@@ -165,7 +165,7 @@ def test_what_is_started_to_be_deaf_hears_no_signal_of_the_group(tmp_path):
 def test_a_signal_during_the_preflight_leaves_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "study.cli.studies._check", lambda spec: signal.raise_signal(signal.SIGTERM)
+        "study.preflight.check_study", lambda spec: signal.raise_signal(signal.SIGTERM)
     )
     status, out, err = sdw(capsys, "launch", "quickstart")
     assert (status, out, err.count("\n")) == (128 + signal.SIGTERM, "", 1)

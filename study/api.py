@@ -1,0 +1,607 @@
+"""Studies and comparisons from Python: what the commands of the same names do.
+
+    study = Study.launch("quickstart", trials=20)
+    study.frame()
+    study.export("best")
+    Study.open("mine").resume()
+
+A call that runs trials returns when they have ended. It starts Ray on this machine, or connects to
+a cluster, and ends what it started. In the main thread Ctrl-C, or a notebook's interrupt, stops a
+study in order, as it stops the command. Nothing is printed unless `progress=True`; what happens is
+logged under the name `study`.
+
+What is slow to import (torch, ray, optuna, pandas) is imported by the methods that need it.
+"""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from time import sleep
+from typing import TYPE_CHECKING, Any
+
+from sdw_core.errors import InputError, SDWError
+from search_spaces import (
+    ComparisonSpec,
+    Overrides,
+    Source,
+    StudySpec,
+    load_comparison,
+    load_spec,
+)
+from search_spaces.spec import as_sets
+from study.console import log, quiet
+from study.signals import going_on_with
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sdw_core.artifact import Artifact
+    from sdw_core.dataset import OfflineDataset
+    from study.book import TrialRow
+    from study.comparison import ComparisonFolder, Results
+    from study.folder import StudyFolder
+    from study.stage_cache import CacheEntry
+    from study.standings import Standings
+
+logger = logging.getLogger(__name__)
+
+STUDIES = Path("sdw-studies")
+"""The folder of studies, unless the environment variable SDW_STORAGE names another."""
+
+
+class WorkFailed(SDWError):
+    """A study or a comparison ran, and nothing came of it; what it wrote is kept.
+
+    Attributes:
+        ran: the `Study` or the `Comparison`.
+    """
+
+    def __init__(self, sentence: str, ran: Any) -> None:
+        super().__init__(sentence)
+        self.ran = ran
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study on disk, which is run here or looked at.
+
+    Attributes:
+        folder: what lies where.
+    """
+
+    folder: "StudyFolder"
+
+    # Begin, or find
+
+    @classmethod
+    def launch(
+        cls,
+        spec: Source,
+        name: str | None = None,
+        storage: Path | str | None = None,
+        address: str | None = None,
+        trials: int | None = None,
+        overrides: Overrides = (),
+        progress: bool = False,
+    ) -> "Study":
+        """Run a new study to its end and export its best rows.
+
+        Args:
+            spec: a YAML file's path, the name of a shipped spec, a document, or a `StudySpec`.
+            name: of the study; None: the spec's.
+            storage: the folder to make it in; None: as `STUDIES` says.
+            address: of a Ray cluster, `auto` or HOST:PORT; None: this machine.
+            trials: how many; None: as many as the spec says.
+            overrides: single settings, such as `{"pipeline.distill.outer_steps": 100}`.
+            progress: show the trials meanwhile, on stderr.
+
+        Returns:
+            The study, which `status` calls stopped if it was asked to stop.
+
+        Raises:
+            InputError: it could not run; nothing is written then.
+            WorkFailed: no trial completed, or too many failed for one reason.
+            SDWError: Ray cannot be started, or the storage cannot be written.
+        """
+        from sdw_core.identity import Inventory
+        from study.folder import StudyFolder
+        from study.preflight import require_launchable
+
+        loaded, storage = read_study(spec, overrides, name, trials), storage_folder(storage)
+        datasets, _ = require_launchable(loaded, storage, address)
+        warned(datasets.values())
+        inventory = Inventory.of(loaded.reaching(), datasets)
+        with StudyFolder.launched(loaded, storage, inventory) as folder:
+            return cls(folder)._run(address, progress)
+
+    @staticmethod
+    def validate(
+        spec: Source,
+        name: str | None = None,
+        storage: Path | str | None = None,
+        address: str | None = None,
+        trials: int | None = None,
+        overrides: Overrides = (),
+        cluster: Path | str | None = None,
+    ) -> dict[str, Any]:
+        """What `launch` would run, as a document; nothing is written.
+
+        Args:
+            spec: this and the others are those of `launch`.
+            name: of the study.
+            storage: where it would be.
+            address: which is not connected to.
+            trials: how many.
+            overrides: single settings.
+            cluster: a cluster.yaml to check as well.
+
+        Raises:
+            InputError: `launch` would refuse it.
+        """
+        from study.cluster import validate_cluster
+        from study.preflight import require_launchable
+        from study.report import plan
+
+        loaded = read_study(spec, overrides, name, trials)
+        datasets, need = require_launchable(loaded, storage_folder(storage), address)
+        if cluster:
+            validate_cluster(Path(cluster))
+        document = plan(loaded, datasets, need, warned(datasets.values()))
+        return document | {"cluster": str(cluster) if cluster else None}
+
+    @classmethod
+    def open(cls, reference: Path | str, storage: Path | str | None = None) -> "Study":
+        """The study of a name under the storage folder, or of a path.
+
+        Raises:
+            InputError: there is none.
+        """
+        from study.folder import StudyFolder
+
+        return cls(StudyFolder.find(str(reference), storage_folder(storage)))
+
+    # Go on
+
+    def resume(self, address: str | None = None, progress: bool = False) -> "Study":
+        """Go on with a study that was interrupted: trials keep their numbers and checkpoints.
+
+        Args:
+            address: as for `launch`.
+            progress: as for `launch`.
+
+        Raises:
+            Driven: another process runs it.
+            InputError: it could not go on.
+            WorkFailed: no trial completed, or too many failed for one reason.
+        """
+        from study.preflight import require_runnable
+
+        self._require_writable()
+        require_runnable(self.folder, address)
+        return self._run(address, progress)
+
+    def extend(self, trials: int, address: str | None = None, progress: bool = False) -> "Study":
+        """Give the study more trials: taken up by the process that runs it, or else run here.
+
+        Args:
+            trials: how many more.
+            address: as for `launch`.
+            progress: as for `launch`.
+
+        Raises:
+            InputError: they could not be run; the study stays as it was.
+            WorkFailed: no trial completed, or too many failed for one reason.
+        """
+        if trials < 1:
+            raise InputError(f"A study can be given 1 more trial or more, not {trials}.")
+        self._require_writable()
+        self._require_room_for(trials, address)
+        total = self.folder.extend(trials)
+        logger.info(f"{self.name} now has {total} trials")
+        return self._run_unless_driven(address, progress)
+
+    def retry_failed(self, address: str | None = None, progress: bool = False) -> "Study":
+        """Ask again for the trials that FAILED: the same settings, each under a new number.
+
+        Args:
+            address: as for `launch`.
+            progress: as for `launch`.
+
+        Raises:
+            InputError: there is none, or they could not be run; the study stays as it was.
+            WorkFailed: no trial completed, or too many failed for one reason.
+        """
+        self._require_writable()
+        failed = len(self.folder.book().failed())
+        if not failed:
+            raise InputError(
+                f"The study {self.name!r} has no FAILED trial that was not asked again; see `sdw "
+                f"status {self.name}`."
+            )
+        self._require_room_for(failed, address)
+        with self.folder.edit_lock():
+            retries = self.folder.book(to_write=True).retry_failed()
+        for number, new in retries.items():
+            logger.info(f"trial {number} is asked again as trial {new}")
+        return self._run_unless_driven(address, progress)
+
+    def stop(self) -> None:
+        """Ask the process that runs the study to stop, and wait until it has.
+
+        Raises:
+            InputError: no process runs it.
+        """
+        self._require_writable()
+        with self.folder.edit_lock():
+            if not self.folder.driven():
+                raise InputError(
+                    f"The study {self.name!r} is not running; there is nothing to stop."
+                )
+            self.folder.stop_flag.touch()
+        with going_on_with(f"the study stops all the same; see `sdw status {self.name}`"):
+            while self.folder.driven():
+                sleep(0.5)
+
+    def rebuild(self) -> dict[str, Any]:
+        """Make the study's database anew from its trials' folders; what there was is kept.
+
+        Returns:
+            `outcomes`, the number of trials of each; `kept`, what the old database is called now.
+
+        Raises:
+            InputError: a process runs it, or study.yaml is not what the trials were made with.
+        """
+        self._require_writable()
+        book, kept = self.folder.rebuild()
+        outcomes = Counter(row.outcome for row in book.rows())
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        logger.info(f"rebuilt from the trials' folders: {counts or 'no trials'}")
+        logger.info(f"what was there is kept as {kept}" if kept else "there was no database")
+        return {"outcomes": dict(outcomes), "kept": kept}
+
+    # Look
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.folder.name
+
+    @property
+    def spec(self) -> StudySpec:
+        """What it searches, over which pipeline, towards which objectives."""
+        return self.folder.spec()
+
+    def status(self) -> dict[str, Any]:
+        """What `sdw status --json` prints: state, driver, trials, the best, warnings."""
+        from study.report import status
+
+        return status(self.folder)
+
+    def trials(self) -> "list[TrialRow]":
+        """Every trial, by number."""
+        from study.report import trials_of
+
+        return trials_of(self.folder, self.folder.book())
+
+    def frame(self) -> "pd.DataFrame":
+        """One row a trial: number, outcome, reason, parameters, objectives and seconds."""
+        from study.report import frame_of
+
+        return frame_of(self.spec, self.trials())
+
+    def best(self, top: int = 1) -> "list[TrialRow]":
+        """The best COMPLETE trials, best first; of a study of two objectives, the Pareto front."""
+        book = self.folder.book()
+        rows = book.rows()
+        return [rows[number] for number in book.best(top)]
+
+    @property
+    def exports(self) -> list[Path]:
+        """The folders that a study's end exported its best rows to; none before that."""
+        book = self.folder.book()
+        numbers = [] if book.remaining() else book.best()
+        return [self.folder.exports / f"trial-{number}" for number in numbers]
+
+    def _repr_html_(self) -> str:
+        from study.report import frame_of, state_of, trials_of
+
+        book = self.folder.book()
+        table = frame_of(book.spec, trials_of(self.folder, book)).to_html(index=False)
+        heading = f"study {self.name}: {state_of(self.folder, book)}"
+        best = ", ".join(map(str, book.best())) or "none yet"
+        return f"<b>{escape(heading)}</b>{table}best: {best}"
+
+    # Take
+
+    def rows(self, number: int | None = None) -> "Artifact":
+        """A trial's rows, judged on fresh seeds, as they would be exported.
+
+        Args:
+            number: a COMPLETE trial; None: the best.
+
+        Raises:
+            InputError: the trial has no result, or its dataset changed.
+        """
+        from sdw_core.dataset import load_dataset
+        from study.export import confirm, found_by
+
+        if number is None:
+            best = self.best()
+            if not best:
+                raise InputError(f"The study {self.name!r} has no COMPLETE trial yet; resume it.")
+            number = best[0].number
+        config, _, _ = found_by(self.folder, number)
+        return confirm(self.folder, number, load_dataset(config)).artifact
+
+    def export(
+        self,
+        to: Path | str | None = None,
+        top: int | None = None,
+        pareto: bool = False,
+        license: str | None = None,
+    ) -> list[Path]:
+        """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
+
+        Args:
+            to: where; None: the study's own `exports`.
+            top: how many, of a study of one objective; None: 1.
+            pareto: refuse a study that has no Pareto front; one of two objectives always exports
+                its front.
+            license: of the exports, such as cc-by-4.0; None: the source's.
+
+        Returns:
+            The folders.
+
+        Raises:
+            InputError: there is nothing to export, or a folder cannot be written or exists.
+        """
+        from sdw_core.card import require_license
+        from study.export import export
+
+        several = len(self.spec.study.objectives) > 1
+        if pareto and not several:
+            raise InputError(
+                f"`--pareto` needs a study of two objectives, and {self.name!r} has one; use "
+                "`--top`."
+            )
+        if several and top is not None:
+            raise InputError(
+                f"`--top` needs a study of one objective, and {self.name!r} has two, so that no "
+                "trial is the best; use `--pareto`."
+            )
+        license = license and require_license(license)
+        numbers = self.folder.book().best(top or 1)
+        return export(self.folder, numbers, Path(to) if to else None, license)
+
+    # Look after
+
+    def cache(self) -> "list[CacheEntry]":
+        """The stage results that the study's trials share."""
+        from study.stage_cache import contents
+
+        return contents(self.folder)
+
+    def prune(self, everything: bool = False) -> dict[str, Any]:
+        """Remove stage results that no unfinished trial needs; what is in use stays.
+
+        Args:
+            everything: also what unfinished trials would compute again.
+
+        Returns:
+            `removed` files, `in_use` files that stayed for that reason, and `bytes_freed`.
+        """
+        from study.stage_cache import prune
+
+        self._require_writable()
+        return prune(self.folder, everything)
+
+    # How it runs
+
+    def _require_writable(self) -> None:
+        from study.preflight import check_writable
+
+        check_writable(self.folder.path, "--storage")
+
+    def _require_room_for(self, trials: int, address: str | None) -> None:
+        """Refuse, before they are written, more trials that could not be run."""
+        from study.preflight import require_runnable
+        from study.runner import require_cluster
+
+        require_runnable(self.folder, address, trials)
+        if not self.folder.driven():
+            require_cluster(address)
+
+    def _run_unless_driven(self, address: str | None, progress: bool) -> "Study":
+        """Run new trials, or leave them to the process that runs the study."""
+        from study.driver import Driven, process
+
+        with suppress(Driven):
+            return self._run(address, progress)
+        does = "takes them up"
+        if self.folder.stop_flag.exists():
+            does = f"is stopping; go on with `sdw resume {self.name}`"
+        logger.info(f"{process(self.folder.driver())} {does}")
+        return self
+
+    def _run(self, address: str | None, progress: bool) -> "Study":
+        """Run the study to its end; confirm and export the winner."""
+        from study.display import Display
+        from study.export import export
+        from study.runner import drive
+
+        folder, way_on = self.folder, f"go on with `sdw resume {self.folder.path}`"
+        with going_on_with(way_on):
+            given_up = drive(folder, address, Display(folder, log if progress else None))
+            book = folder.book()
+            winners, remaining = book.best(), book.remaining()
+            if winners and not remaining:
+                with (log if progress else quiet).working("re-evaluating on fresh seeds"):
+                    export(folder, winners)
+        if given_up and remaining:
+            name, count = self.name, book.spec.study.max_identical_failures
+            raise WorkFailed(
+                f"{count} trials in a row FAILED for one reason, so the study was stopped: "
+                f"{given_up}; mend that, then go on with `sdw resume {name}` and `sdw retry-failed "
+                f"{name}`.",
+                self,
+            )
+        if remaining:
+            why = folder.stop_flag.read_text() if folder.stop_flag.exists() else ""
+            because = f", as {why}" if why else ""
+            logger.info(f"stopped with {remaining} trials to go{because}; {way_on}")
+        elif not winners:
+            reasons = sorted({row.reason for row in book.rows() if row.reason})
+            raise WorkFailed(f"No trial completed: {'; '.join(reasons)}", self)
+        return self
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods x datasets on disk, run here or looked at.
+
+    Attributes:
+        folder: what lies where.
+        spec: what is compared.
+        results: what the cells found that have ended.
+    """
+
+    folder: "ComparisonFolder"
+    spec: ComparisonSpec
+    results: "Results"
+
+    @classmethod
+    def run(
+        cls,
+        spec: Source,
+        name: str | None = None,
+        storage: Path | str | None = None,
+        address: str | None = None,
+        retry_failed: bool = False,
+        overrides: Overrides = (),
+        progress: bool = False,
+    ) -> "Comparison":
+        """Run methods x datasets, and write their table, statistics and figures; go on if begun.
+
+        Args:
+            spec: a YAML file's path, the name of a shipped comparison, a document, or a
+                `ComparisonSpec`.
+            name: of the comparison; None: the spec's.
+            storage: the folder to make it in; None: as `STUDIES` says.
+            address: of a Ray cluster, `auto` or HOST:PORT; None: this machine.
+            retry_failed: run the cells again that failed.
+            overrides: single settings.
+            progress: tell on stderr when a cell ends.
+
+        Returns:
+            The comparison, which is not `finished` if it was asked to stop.
+
+        Raises:
+            InputError: it could not run; nothing is written then.
+            WorkFailed: no cell completed.
+            SDWError: Ray cannot be started, or the storage cannot be written.
+        """
+        from study.comparison import (
+            ComparisonFolder,
+            check_comparison,
+            run_comparison,
+            write_spec,
+        )
+
+        given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
+        loaded = load_comparison(spec, [*as_sets(overrides), *given])
+        inventory, datasets = check_comparison(loaded)
+        warned(datasets.values())
+        console = log if progress else quiet
+        with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
+            results = run_comparison(folder, loaded, inventory, address, console, retry_failed)
+        comparison = cls(folder, loaded, results)
+        if not comparison.finished:
+            logger.info("stopped; give the same command again, and it goes on where it was")
+            return comparison
+        write_spec(folder.path, loaded)  # a spec that shrank has no cell to run
+        comparison.standings.write(folder.path)
+        if comparison.frame().empty:
+            reasons = sorted(set(comparison.standings.failed.values()))
+            raise WorkFailed(f"No cell completed: {'; '.join(reasons)}", comparison)
+        return comparison
+
+    @classmethod
+    def open(cls, reference: Path | str, storage: Path | str | None = None) -> "Comparison":
+        """The comparison of a name under the storage folder, or of a path.
+
+        Raises:
+            InputError: there is none, or a dataset of it is not there any more.
+        """
+        from study.comparison import ComparisonFolder, check_comparison
+
+        folder = ComparisonFolder.find(str(reference), storage_folder(storage))
+        spec = folder.spec()
+        inventory, _ = check_comparison(spec)
+        return cls(folder, spec, folder.results(spec, inventory))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell has ended."""
+        from study.comparison import ready
+
+        return not any(ready(self.spec, self.results))
+
+    @cached_property
+    def standings(self) -> "Standings":
+        """Table, aggregates, improvement and figures, of the cells that have ended."""
+        from study.standings import Standings
+
+        return Standings.of(self.spec, self.results)
+
+    def frame(self) -> "pd.DataFrame":
+        """One row a policy and evaluation: method, dataset, seed, policy, return, outer steps."""
+        return self.standings.frame
+
+    def to_json(self) -> dict[str, Any]:
+        """What `sdw compare --json` prints."""
+        where = {"finished": self.finished, "folder": str(self.folder.path)}
+        return self.standings.to_json() | where
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.standings.markdown())}</pre>"
+
+
+def read_study(
+    spec: Source,
+    overrides: Overrides | None = None,
+    name: str | None = None,
+    trials: int | None = None,
+) -> StudySpec:
+    """A study's spec, with what a call gives in the place of what it says.
+
+    Raises:
+        InputError: one sentence with the rule, what was received and the way out.
+    """
+    given = [*as_sets(overrides or ())]
+    if name is not None:
+        given.append(f"study.name={json.dumps(name)}")
+    if trials is not None:
+        given.append(f"study.trials={trials}")
+    return load_spec(spec, given)
+
+
+def storage_folder(storage: Path | str | None) -> Path:
+    """The folder that holds studies."""
+    return Path(storage or os.environ.get("SDW_STORAGE") or STUDIES)
+
+
+def warned(datasets: "Iterable[OfflineDataset]") -> list[str]:
+    """Warn of datasets that seem to come from another environment; returns what was said."""
+    from sdw_core.dataset import check
+
+    found = [sentence for dataset in datasets if (sentence := check(dataset).warning)]
+    for sentence in found:
+        logger.warning(sentence)
+    return found
