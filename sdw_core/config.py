@@ -6,7 +6,7 @@ field carries its meaning, so that the reference in `docs/configuration.md` is g
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,18 +15,24 @@ from pydantic import (
     Discriminator,
     Field,
     JsonValue,
+    ModelWrapValidatorHandler,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     Tag,
     model_validator,
 )
 
+from sdw_core.errors import InputError
 from sdw_core.registry import DENSITIES, EXPERTS, OBJECTIVES, SELECTIONS, WEIGHTINGS
+
+if TYPE_CHECKING:
+    from sdw_core.offline_dataset import OfflineDataset
 
 STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 """The stages of a pipeline, in order."""
 
-# More than anyone can mean: what is larger is a slip, or meant to exhaust the machine.
+# Upper bounds: a number above them is a slip, or meant to exhaust the machine.
 Count = Annotated[PositiveInt, Field(le=1_000_000_000)]
 Seconds = Annotated[PositiveFloat, Field(le=1e9)]
 Layers = Annotated[PositiveInt, Field(le=100)]
@@ -44,6 +50,10 @@ Copies = Annotated[PositiveInt, Field(le=1_000)]
 Scalar = bool | int | float | str | None
 Options = dict[str, Scalar | list[Scalar]]
 """Of a part of the user's own, by name."""
+Architecture = Literal["mlp", "residual"]
+"""Of a policy's network; `residual`: skip connections round the hidden layers."""
+Optimizer = Literal["sgd", "momentum", "adam", "adamw"]
+"""Of a cloning."""
 
 
 def _types(annotation: Any) -> set[Any]:
@@ -63,7 +73,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _true_is_no_number(cls, document: Any) -> Any:
-        """Give a number `true` or `false` as the text that it refuses; Pydantic reads 1 and 0."""
+        """Make text of `true` and `false` where a number is due: Pydantic would read 1 and 0."""
         if not isinstance(document, Mapping):
             return document
         return {
@@ -84,8 +94,8 @@ ADDED: dict[str, JsonValue] = {"added": True}
 def identifying(settings: Any) -> Any:
     """Settings as a JSON document to be hashed: what tells one run from another.
 
-    A key that was added later is left out while it has its default, which must then do what was
-    done before there was the key. So the hashes that earlier versions kept stay true.
+    A key that was added later is left out while it has its default, and its default must do what
+    was done before the key existed: so the hashes that earlier versions kept stay valid.
 
     >>> class Old(Config):
     ...     steps: int = 5
@@ -325,13 +335,13 @@ class EvaluationConfig(Config):
     ensemble: Copies = Field(
         1, description="networks of a policy, E, which acts by the mean of their actions"
     )
-    architecture: Literal["mlp", "residual"] | None = Field(
+    architecture: Architecture | None = Field(
         None,
         description="of the network; `residual`: skip connections round the hidden layers. null, "
         "here and below: the rows' own",
     )
     layers: Layers | None = Field(None, description="its linear layers")
-    optimizer: Literal["sgd", "momentum", "adam", "adamw"] | None = Field(
+    optimizer: Optimizer | None = Field(
         None, description="of the cloning; its state lasts for all of the steps"
     )
     steps: CloningSteps | None = Field(None, description="its full-batch gradient steps")
@@ -370,6 +380,37 @@ class PipelineConfig(Config):
     expert: ExpertConfig = PercentBCConfig()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    _data: "OfflineDataset | None" = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _takes_a_dataset(cls, document: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Let `dataset` be a loaded one, which then goes beside the settings that name it."""
+        data = document.get("dataset") if isinstance(document, Mapping) else None
+        if data is None or isinstance(data, str):
+            return handler(document)
+        from sdw_core.offline_dataset import OfflineDataset
+
+        if not isinstance(data, OfflineDataset):
+            return handler(document)
+        for key in ("reference_scores", "clip_actions"):
+            if key in document:
+                raise InputError(
+                    f"`pipeline.{key}` counts where data are loaded, and this dataset is loaded "
+                    f"already: give it there, as in `load(..., {key}={document[key]!r})`."
+                )
+        config = handler({**document, **data.settings})
+        config._data = data
+        return config
+
+    @property
+    def data(self) -> "OfflineDataset | None":
+        """The loaded dataset, where one was given and the settings name it still."""
+        if self._data is None:
+            return None
+        named = {"reference_scores": None, "clip_actions": False} | dict(self._data.settings)
+        return self._data if all(getattr(self, k) == v for k, v in named.items()) else None
 
     @property
     def source(self) -> str:

@@ -6,7 +6,7 @@ no information and makes a flow's likelihood degenerate. The density is over the
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from math import ceil, log, pi
@@ -21,11 +21,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from sdw_core.config import DensityConfig
 from sdw_core.errors import InputError, SDWError
+from sdw_core.progress import Progress
 from sdw_core.registry import DENSITIES
 from sdw_core.seeds import torch_generator
 
 Floats = NDArray[np.floating[Any]]
-Progress = Callable[[float], None]
 
 _CHUNK = 16_384  # states evaluated at once
 SCORINGS = 10

@@ -13,7 +13,7 @@ from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -37,88 +37,22 @@ from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import Sources, code_of
+from sdw_core.progress import Progress, StageProgress
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import EXPERTS
+from sdw_core.result import PipelineResult
 from sdw_core.stage_keys import density_key, expert_key, needs_density
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""
 
-Progress = Callable[[str, float], None]
-"""Told (stage, fraction of the stage that is done)."""
 Returns = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class PipelineResult:
-    """What one run of the pipeline made, and how good it is.
-
-    Attributes:
-        config: the settings.
-        dataset: name, content hash and size of the source.
-        sources: what the run was made of beside its settings.
-        arena: where policies are judged.
-        recipes: what the rows of each distillation seed were distilled for.
-        seeds: the S distillation seeds that did not diverge.
-        observations: x [S, n, O], normalised, of those seeds.
-        actions: y [S, n, A], in units of the action range.
-        returns: normalised returns [S * K, M], the policies of a distillation seed together.
-        curve: outer step -> the same of the rows as they were then; the last step's are `returns`.
-        losses: meta-losses [S, outer steps].
-        expert_returns: normalised returns of the expert's episodes.
-        effective_sample_size_percent: of the weights w(s) c(s) of the distillation.
-        density_effective_sample_size_percent: of the density weights w(s) alone.
-        log_likelihood: held-out, nats; None where no density was needed, or it is not finite.
-        seconds: wall time of each stage.
-        warnings: see `Prepared`.
-    """
-
-    config: PipelineConfig
-    dataset: dict[str, Any]
-    sources: Sources
-    arena: Arena
-    recipes: tuple[Recipe, ...]
-    seeds: tuple[int, ...]
-    observations: Tensor
-    actions: Tensor
-    returns: Returns
-    curve: dict[int, Returns]
-    losses: Tensor
-    expert_returns: Returns
-    effective_sample_size_percent: float
-    density_effective_sample_size_percent: float
-    log_likelihood: float | None
-    seconds: dict[str, float]
-    warnings: tuple[str, ...]
-
-    @property
-    def summary(self) -> ReturnSummary:
-        """Of all policies of all distillation seeds: the objective of a search."""
-        return summarize(self.returns, self.config.seed, len(self.seeds))
-
-    @property
-    def best(self) -> int:
-        """Index, among `seeds`, of the one with the highest mean return."""
-        per_seed = self.returns.reshape(len(self.observations), -1).mean(axis=1)
-        return int(per_seed.argmax())
-
-    def to_json(self) -> dict[str, Any]:
-        """The scalars that scripts rely on."""
-        steps = self.config.distill.outer_steps
-        return {
-            "normalized_return": self.summary.to_json(),
-            "expert": summarize(self.expert_returns, self.config.seed).to_json(),
-            "effective_sample_size_percent": self.effective_sample_size_percent,
-            "density_effective_sample_size_percent": self.density_effective_sample_size_percent,
-            "log_likelihood": self.log_likelihood,
-            "seconds": self.seconds,
-            "outer_steps": steps,
-            "seconds_per_outer_step": self.seconds["distill"] / steps if steps else None,
-            "warnings": list(self.warnings),
-        }
 
 
 @dataclass(frozen=True)
@@ -132,8 +66,8 @@ class Rungs:
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
         aggregate: of the normalised returns, what is compared.
-        judge: told such a number, the aggregate there, and whom to tell that it waits for an
-            answer; ends the run by raising.
+        judge: called with a number of outer steps, the aggregate there, and the context to enter
+            while it waits for an answer; ends the run by raising.
     """
 
     steps: tuple[int, ...]
@@ -156,7 +90,7 @@ class Prepared:
         log_likelihood: held-out, nats; None where no density was needed.
         expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
-        warnings: what a person should know before believing what comes of it: a sentence each.
+        warnings: what a person should know before believing the results: a sentence each.
     """
 
     dataset: OfflineDataset
@@ -196,7 +130,7 @@ class Pipeline:
         self,
         config: PipelineConfig,
         cache: Path | None = None,
-        progress: Progress = lambda stage, fraction: None,
+        progress: StageProgress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
@@ -215,15 +149,32 @@ class Pipeline:
         self._waiting = waiting
         self._waited = 0.0
 
-    def run(self) -> PipelineResult:
+    def run(self, progress: "bool | Console" = False) -> PipelineResult:
         """Run every stage.
+
+        Args:
+            progress: show a bar a stage, the expert's return and the warnings: True, on stderr or
+                in the notebook; or on a console of rich's.
 
         Raises:
             InputError: the settings do not fit the dataset.
             SourceChanged: the dataset, the checkpoint or the method is not what it must be.
             SDWError: a stage failed.
         """
-        return self.finish(self.prepare())
+        if not progress:
+            return self.finish(self.prepare())
+        from sdw_core.bars import shown
+
+        with shown(None if progress is True else progress) as (self._progress, say):
+            prepared = self.prepare()
+            expert = prepared.expert_summary(self.config.seed)
+            say(
+                f"expert ({self.config.expert.method}): normalised return {expert.mean:.1f}, 95 % "
+                f"interval {expert.low:.1f} to {expert.high:.1f}"
+            )
+            for sentence in prepared.warnings:
+                say(f"warning: {sentence}")
+            return self.finish(prepared)
 
     def finish(self, prepared: Prepared) -> PipelineResult:
         """The distillation and the stages after it, on what `prepare` made."""
@@ -268,12 +219,7 @@ class Pipeline:
         curve = {step: distilled.visited[step].numpy()[policies] for step in curve_at}
         return PipelineResult(
             config=config,
-            dataset={
-                "name": dataset.name,
-                "content_hash": dataset.content_hash,
-                "episodes": len(dataset.episode_ends),
-                "transitions": len(dataset),
-            },
+            dataset=dataset,
             sources=self.sources,
             arena=arena,
             recipes=_recipes(config, distilled),
@@ -293,9 +239,7 @@ class Pipeline:
             warnings=prepared.warnings,
         )
 
-    def _evaluated(
-        self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
-    ) -> Returns:
+    def _evaluated(self, rows: Distilled, arena: Arena, progress: Progress) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
         config, settings = self.config, self.config.evaluation
         size = settings.policies, settings.episodes
@@ -316,7 +260,7 @@ class Pipeline:
         episodes: int,
         seed: int,
         stage: str,
-        progress: Callable[[float], None],
+        progress: Progress,
     ) -> Returns:
         """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
         settings, sound = self.config.evaluation, _sound(rows)
@@ -349,7 +293,7 @@ class Pipeline:
             self.sources = sources
             arena, states = Arena.of(dataset), dataset.states
         if self._density_is_fitted_elsewhere(dataset):
-            with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
+            with self._stage("expert"):  # this run fits the expert meanwhile, and keeps it for all
                 self._expert(dataset, states, arena)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):

@@ -68,16 +68,17 @@ class Units:
 
     def unit_actions(self, actions: Floats) -> Floats:
         """Actions in units of the bounds, [-1, 1] within them: `[.., A]` to `[.., A]`."""
-        centre, half = self._centre_and_half_width
+        centre, half = self.centre_and_half_width
         return (actions - centre) / half
 
     def environment_actions(self, actions: Floats) -> Floats:
         """Undoes `unit_actions`, up to rounding."""
-        centre, half = self._centre_and_half_width
+        centre, half = self.centre_and_half_width
         return centre + half * actions
 
     @property
-    def _centre_and_half_width(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def centre_and_half_width(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of the bounds, [A] each."""
         half, low, high = np.float32(0.5), self.action_low, self.action_high
         return half * (low + high), half * (high - low)
 

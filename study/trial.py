@@ -32,7 +32,8 @@ from sdw_core.errors import (
 )
 from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.identity import Sources
-from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
+from sdw_core.pipeline import Pipeline, Rungs
+from sdw_core.result import PipelineResult
 from sdw_core.waiting import GoOn, Waiting, holding
 from study.clock import TrialClock
 from study.early_stopping import TrialPruned
@@ -59,7 +60,7 @@ def placed(config: PipelineConfig, gpu: float) -> PipelineConfig:
     return config
 
 
-def distil_rows(pipeline: Pipeline, folder: Path, progress: "_Progress") -> dict[str, Any]:
+def distil_rows(pipeline: Pipeline, folder: Path, progress: "_ProgressFile") -> dict[str, Any]:
     """The work of a study's trial: run the pipeline, keep its rows in the folder."""
     prepared = pipeline.prepare()
     progress.expert = prepared.expert_summary(pipeline.config.seed).mean
@@ -85,12 +86,12 @@ def distil_rows(pipeline: Pipeline, folder: Path, progress: "_Progress") -> dict
         "log_likelihood": document["log_likelihood"],
         "best": result.best,
         "distillation_seeds": list(result.seeds),
-        "dataset": result.dataset,
+        "dataset": result.source,
         "learning_rates": [list(recipe.learning_rates) for recipe in result.recipes],
     }
 
 
-Work = Callable[[Pipeline, Path, "_Progress"], dict[str, Any]]
+Work = Callable[[Pipeline, Path, "_ProgressFile"], dict[str, Any]]
 """Of a pipeline, a folder to keep things in, and where to tell progress: what the result says."""
 
 
@@ -147,7 +148,7 @@ def run_trial(
         checkpoint = folder / "checkpoint.safetensors"
         clock = TrialClock(folder, timeout)
         stopping = throttled(lambda: stop_flag.exists() or clock.over())
-        progress = _Progress(folder, stopping, clock)
+        progress = _ProgressFile(folder, stopping, clock)
         pipeline: Pipeline | None = None
         try:
             with clock:
@@ -222,7 +223,7 @@ def _write_rows(result: PipelineResult, path: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in rows.items()}, scratch)
 
 
-class _Progress:
+class _ProgressFile:
     """Writes where a trial is, at most every half second and at every new stage.
 
     It also ends a trial that is asked to stop, except in the stages that write a checkpoint first

@@ -19,6 +19,7 @@ from sdw_core.errors import InputError, StopRequested
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import METHOD
 from sdw_core.policy import MLP
+from sdw_core.progress import Progress
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
 
@@ -49,7 +50,7 @@ def distill(
     task: Task,
     config: DistillConfig,
     seed: int,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
     checkpoint: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     visits: Visits | None = None,
@@ -173,7 +174,7 @@ def _shape(config: DistillConfig, like: Tensor) -> Shape:
 
 
 def engine_bytes(config: DistillConfig, policy: MLP) -> int:
-    """What the engine of a configuration holds, and beside it the draws of initial parameters."""
+    """Bytes of the engine of a configuration, and of the draws of initial parameters beside it."""
     shape = _shape(config, torch.empty(0))
     draws = config.seeds * (policy.size + 10 * max(policy.sizes) ** 2)
     return memory_bytes(policy, shape) + draws * shape.dtype.itemsize

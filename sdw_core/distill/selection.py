@@ -88,7 +88,7 @@ def by_density(log_density: Tensor, size: int, generator: torch.Generator) -> Te
 
 
 def _one_a_stratum(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """A place in each of `size` stretches, of equal length but for rounding, of `range(count)`."""
+    """A place in each of `size` stretches, of equal length up to rounding, of `range(count)`."""
     bounds = torch.arange(size + 1) * count // size
     lengths = bounds.diff()
     within = torch.rand(size, generator=generator, dtype=torch.float64) * lengths
@@ -98,7 +98,7 @@ def _one_a_stratum(count: int, size: int, generator: torch.Generator) -> Tensor:
 def kmeans(states: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """k-means++ (Arthur and Vassilvitskii, 2007), steps of Lloyd's, then the nearest rows: [n].
 
-    Each centre in turn takes the nearest row that none before it has.
+    One centre after the other takes the nearest row that no earlier centre has taken.
     """
     drawn = torch.randperm(len(states), generator=generator)[: max(size, CLUSTERED_STATES)]
     points = states[drawn]
@@ -125,6 +125,6 @@ def _spread(points: Tensor, size: int, generator: torch.Generator) -> Tensor:
         pick = int(torch.multinomial(chances, 1, generator=generator))
         squared = (points - points[pick]).square().sum(1)
         chances = torch.minimum(chances, squared) if picks else squared
-        chances = chances.clamp_min(1e-12)  # where all states left are copies, any will do
+        chances = chances.clamp_min(1e-12)  # all other states equal a centre: any of them will do
         picks.append(pick)
     return points[picks]

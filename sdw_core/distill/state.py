@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdw_core.checkpoint import read_checkpoint, write_checkpoint
+from sdw_core.checkpoint import restore_checkpoint, write_checkpoint
 from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Hypergradient
 from sdw_core.distill.task import Task, initial_rows
@@ -172,7 +172,7 @@ class State:
 
     def restore(self, path: Path | None, key: str) -> int:
         """Take everything over from a checkpoint; returns the outer steps that are done."""
-        step, stored = read_checkpoint(path, key, self._optimizers)
+        step, stored = restore_checkpoint(path, key, self._optimizers)
         self.done.fill_(step)
         for name, tensor in stored.items():
             if name in _TENSORS:

@@ -211,7 +211,7 @@ def fit_cal_ql(
         DivergenceError: a network became non-finite.
         StopRequested: the training was asked to stop.
     """
-    learner = _Learner(transitions, config, seed)
+    learner = _CalQL(transitions, config, seed)
     train(learner, config.steps, training)
     networks, ones = learner.networks, torch.ones_like(transitions.states[0])
     return ActorCritic(
@@ -222,7 +222,7 @@ def fit_cal_ql(
     )
 
 
-class _Learner:
+class _CalQL:
     def __init__(self, transitions: Transitions, config: CalQLConfig, seed: int) -> None:
         self._transitions, self._config, self._seed = transitions, config, seed
         states, actions = transitions.states, transitions.actions

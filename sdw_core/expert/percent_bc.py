@@ -74,8 +74,9 @@ def best_episodes(
 ) -> NDArray[np.int64]:
     """The episodes with the highest return, which together hold `fraction` of the rows.
 
-    At least one episode; ties go to the earlier one. Counting transitions and not episodes keeps
-    a dataset of many short failures and a few long successes from lending its failures.
+    At least one episode; ties go to the earlier one. The fraction is of the transitions and not of
+    the episodes: where successes are few and long, and failures many and short, the best tenth of
+    the episodes contains failures.
     """
     order = np.argsort(-returns, kind="stable")
     held = np.cumsum(np.diff(episode_ends, prepend=0)[order])
@@ -121,7 +122,7 @@ def fit_percent_bc(
     value = MLP.build(observations + width, 1, config.layers, config.width, squash=False)
     scale = returns_to_go.square().mean().sqrt().clamp_min(1e-6)
     both = torch.cat([states, actions], -1)
-    learner = _Learner(
+    learner = _Regressions(
         _Regression(policy, states[selected], actions[selected], config.steps, config, seed, 0),
         _Regression(
             value, both, (returns_to_go / scale)[:, None], config.value_steps, config, seed, 1
@@ -134,7 +135,8 @@ def fit_percent_bc(
 class _Regression:
     """Least squares by Adam on random mini-batches, and a moving average of the parameters.
 
-    A single last iterate may fall where its neighbours walk; the average does not.
+    The policy of a single last iterate may fall where those of its neighbours walk; the policy of
+    the average does not.
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class _Regression:
         return picks
 
 
-class _Learner:
+class _Regressions:
     """The policy's regression, then the value's."""
 
     def __init__(self, policy: _Regression, value: _Regression) -> None:
