@@ -292,6 +292,19 @@ class DistillConfig(Config):
     )
     outer_lr: LearningRate = Field(0.03, description="its learning rate")
     outer_momentum: float = Field(0.9, ge=0, lt=1, description="of `sgd`")
+    outer_schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        json_schema_extra=ADDED,
+        description="of `outer_lr` and `rate_lr`; `cosine`: half a cosine down to 3 %",
+    )
+    state_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        json_schema_extra=ADDED,
+        description="standard deviation, in normalised units, of what is added to three of four "
+        "states of the meta-batch, where the expert is asked anew; 0: nothing",
+    )
     averaging: float = Field(
         0.98,
         ge=0,

@@ -8,7 +8,7 @@ tells one progress callback where it is, and keeps results in one stage cache.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -300,6 +300,8 @@ class Pipeline:
             expert = self._expert(dataset, states, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
+            state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
+            restored = EXPERTS.resolve(self.config.expert.method).from_state(state)
             lengths = np.diff(dataset.episode_ends, prepend=0)
             task = build_task(
                 self.config.distill,
@@ -312,9 +314,9 @@ class Pipeline:
                 torch.as_tensor(log_density),
                 torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)).to(self.device),
             )
+            if task.targets is actions:
+                task = replace(task, targets_at=restored.actions)
         returns = arena.normalized(expert.tensors["returns"].numpy())
-        state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
-        restored = EXPERTS.resolve(self.config.expert.method).from_state(state)
         expert_summary = summarize(returns, self.config.seed)
         warnings = warnings_of(self.config.distill, task.weights)
         if found := shortfall(self.config.expert, expert_summary, dataset):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sdw_core.config import DistillConfig, identifying
 from sdw_core.distill.capture import Captured
-from sdw_core.distill.engine import MetaBatch, Rows
+from sdw_core.distill.engine import Rows
 from sdw_core.distill.fused import Program, Shape, memory_bytes
 from sdw_core.distill.state import Distilled, State
-from sdw_core.distill.task import Task
+from sdw_core.distill.task import Task, state_noise
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import METHOD
@@ -127,7 +127,7 @@ class _OuterStep:
                 parameters,
                 Rows(state.observations, state.actions, row_weights),
                 state.log_rates.exp(),
-                MetaBatch(task.states[picks], task.targets[picks], task.weights[picks]),
+                task.batch(picks, state_noise(config, generators, task.states)),
             )
 
         def follow() -> None:
