@@ -42,7 +42,7 @@ from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import EXPERTS
 from sdw_core.result import PipelineResult
 from sdw_core.stage_keys import density_key, expert_key, needs_density
-from sdw_core.statistics import ReturnSummary, summarize
+from sdw_core.statistics import Returns, ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
 
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""
-
-Returns = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
