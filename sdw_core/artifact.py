@@ -25,12 +25,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 from torch import Tensor
 
-from sdw_core import __version__
-from sdw_core.card import write_card
+from sdw_core.card import html_of, write_card
+from sdw_core.cloned import ClonedPolicy
 from sdw_core.config import EvaluationConfig
 from sdw_core.environment import Environment
-from sdw_core.errors import InputError
-from sdw_core.evaluate import Arena, Recipe, evaluate_rows, one_thread
+from sdw_core.errors import DivergenceError, InputError
+from sdw_core.evaluate import (
+    Arena,
+    Recipe,
+    cloned,
+    evaluate_rows,
+    one_thread,
+    require_feasible,
+    unsound,
+)
 from sdw_core.files import created_folder, sha256_of_file, sha256_of_json
 from sdw_core.manifest import (
     FILES,
@@ -45,6 +53,7 @@ from sdw_core.manifest import (
 )
 from sdw_core.offline_dataset import ACTION_TOLERANCE
 from sdw_core.protocols import applied
+from sdw_core.seeds import torch_generator
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.units import Units
 
@@ -54,7 +63,7 @@ DATA, TABLE = "synthetic.safetensors", "synthetic.parquet"
 MOST_DATA = 1_000_000_000
 """Bytes of the rows, at most: distilled ones take a millionth of that."""
 EVIDENCE = ("source", "config", "distillation_seed", "evaluation", "scores")
-LIBRARIES = ("torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
+PACKAGES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
 
 
 @dataclass(frozen=True)
@@ -119,28 +128,92 @@ class Artifact:
         return {"share": float(outside.mean()), "largest": float(size.max())}
 
     def evaluate(
-        self, evaluation: EvaluationConfig, seed: int, stage: str = CONFIRM
+        self, evaluation: EvaluationConfig | None = None, seed: int | None = None
     ) -> NDArray[np.float64]:
         """Normalised returns [K, M] of fresh policies trained on the rows.
 
         On one torch thread, so that everyone finds the same numbers.
 
+        Args:
+            evaluation: how many policies and episodes, and what differs from the rows' own recipe;
+                None: as the manifest states, where the returns are those of its score.
+            seed: root seed; None: the manifest's.
+
         Raises:
             InputError: the recipe cannot be changed as the evaluation asks.
             DivergenceError: a policy became non-finite while it was cloned.
         """
+        stated = self.evidence["evaluation"]
+        if evaluation is None:
+            evaluation = EvaluationConfig(policies=stated["policies"], episodes=stated["episodes"])
         with one_thread():
             return evaluate_rows(
-                torch.from_numpy(self.states[None]),
-                torch.from_numpy(self.arena.units.unit_actions(self.actions[None])),
+                *self._training_set,
                 [applied(evaluation, self.recipe)],
                 self.arena,
                 evaluation.policies,
                 evaluation.episodes,
-                seed,
-                stage,
+                stated["seed"] if seed is None else seed,
+                stated["stage"],
                 ensemble=evaluation.ensemble,
             )
+
+    def train(
+        self, seed: int = 0, policy: int = 0, evaluation: EvaluationConfig | None = None
+    ) -> ClonedPolicy:
+        """A policy that is cloned from the rows: the very one that `evaluate` judges.
+
+        Args:
+            seed: root seed.
+            policy: which of the policies of `evaluate` at that seed, from 0.
+            evaluation: what differs from the rows' own recipe; None: nothing.
+
+        Raises:
+            InputError: the recipe cannot be changed as the evaluation asks.
+            DivergenceError: the policy became non-finite.
+        """
+        evaluation = evaluation or EvaluationConfig()
+        recipe, networks = applied(evaluation, self.recipe), evaluation.ensemble
+        x, y = self._training_set
+        require_feasible(recipe, x.shape[2], y.shape[2], x.shape[1], 1, 1, networks)
+        stage = self.evidence["evaluation"]["stage"]
+        first = policy * networks
+        generators = [torch_generator(seed, stage, first + e) for e in range(networks)]
+        with one_thread():
+            network, parameters = cloned(x, y, [recipe], generators)
+        if unsound(parameters):
+            raise DivergenceError(
+                f"policy {policy}, cloned from the rows with seed {seed}, became non-finite; lower "
+                "the evaluation's `learning_rate`."
+            )
+        return ClonedPolicy(network, parameters, self.arena.units)
+
+    @property
+    def _training_set(self) -> tuple[Tensor, Tensor]:
+        """x [1, n, O] and y [1, n, A], in the units of networks."""
+        actions = self.arena.units.unit_actions(self.actions)
+        return torch.from_numpy(self.states[None]), torch.from_numpy(actions[None])
+
+    def frame(self) -> pd.DataFrame:
+        """The rows, a column a dimension, and the actions clipped to their bounds."""
+        parts = {
+            "observation": self.observations,
+            "action": self.actions,
+            "action_clipped": self.clipped_actions,
+        }
+        return pd.DataFrame(
+            {
+                f"{name}_{i}": column
+                for name, values in parts.items()
+                for i, column in enumerate(np.ascontiguousarray(values, np.float32).T)
+            }
+        )
+
+    def __repr__(self) -> str:
+        return f"Artifact({len(self.observations)} rows for {self.arena.environment})"
+
+    def _repr_html_(self) -> str:
+        return html_of(self.states, self.evidence["scores"])
 
 
 def score(returns: NDArray[np.float64], seed: int) -> dict[str, Any]:
@@ -168,19 +241,10 @@ def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.f
         "observation_scale": arena.units.observation_scale,
     }
     rows = {name: np.ascontiguousarray(array, np.float32) for name, array in rows.items()}
-    columns = {
-        f"{name}_{i}": column
-        for name, values in (
-            ("observation", rows["observations"]),
-            ("action", rows["actions"]),
-            ("action_clipped", artifact.clipped_actions),
-        )
-        for i, column in enumerate(values.T)
-    }
     try:
         with created_folder(folder) as scratch:
             save_file(rows, scratch / DATA)
-            pd.DataFrame(columns).to_parquet(scratch / TABLE, index=False)
+            artifact.frame().to_parquet(scratch / TABLE, index=False)
             manifest = _manifest(artifact)
             write_card(manifest, artifact.states, source_states, scratch)
             manifest["files"] = {
@@ -207,7 +271,7 @@ def refuse_existing(folder: Path) -> None:
         ) from None
 
 
-def read_artifact(folder: Path, trust: bool = False) -> Artifact:
+def read_artifact(folder: str | Path, trust: bool = False) -> Artifact:
     """Read an exported folder, whoever made it, and verify every checksum.
 
     The manifest and the sizes of the files are checked before anything is read whole; the
@@ -222,6 +286,7 @@ def read_artifact(folder: Path, trust: bool = False) -> Artifact:
         InputError: it is no such folder, a file is missing or was changed, it was written by a
             newer version, it holds what must not be, or it needs trust.
     """
+    folder = Path(folder)
     document, manifest = read_manifest(folder, trust)
     if document.pop("checksum") != sha256_of_json(document):
         raise InputError(
@@ -327,6 +392,6 @@ def _manifest(artifact: Artifact) -> dict[str, Any]:
         "actions_outside_bounds": artifact.actions_outside_bounds,
         "recipe": asdict(artifact.recipe),
         **artifact.evidence,
-        "versions": {"python": platform.python_version(), "sdw-obd": __version__}
-        | {library: version(library) for library in LIBRARIES},
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
     }

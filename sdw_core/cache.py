@@ -52,7 +52,8 @@ class StageCache:
     def checkpoint(self, stage: str, key: str) -> Path | None:
         """Where a computation keeps what it has so far; removed when its result is stored.
 
-        It lies here and not with who computes: whoever needs the result next goes on from it.
+        The checkpoint lies in the cache and not in the folder of the run that computes, so that any
+        run that needs the result next goes on from it.
         """
         return self.folder / f"{stage}-{key[:20]}.checkpoint" if self.folder else None
 

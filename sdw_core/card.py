@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 (the lines of a page)
 
+import io
 import json
 import re
 from itertools import pairwise
@@ -13,6 +14,7 @@ import yaml
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sdw_core import html
 from sdw_core.errors import InputError
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
@@ -155,7 +157,7 @@ def write_card(
         else "no density weights",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
-    picture(states, source_states, scores).savefig(folder / "card.png", dpi=120)
+    (folder / "card.png").write_bytes(_picture(states, scores, source_states))
 
 
 def front_matter(rows: int, environment: str, license: str | None) -> str:
@@ -248,23 +250,37 @@ def _outside(share: float, largest: float) -> str:
     )
 
 
-def picture(
-    states: NDArray[np.float32], source: NDArray[np.float32], scores: dict[str, Any]
-) -> Figure:
-    """The rows among some states of their source, and what their policies return.
+def html_of(
+    states: NDArray[np.float32],
+    scores: dict[str, Any],
+    source_states: NDArray[np.float32] | None = None,
+) -> str:
+    """What a notebook shows of rows: the scores, and the picture.
 
     Args:
         states: [n, O] the rows' states, normalised.
-        source: [*, O] some of the source's, normalised.
         scores: as in a manifest.
+        source_states: [*, O] some of the source's, normalised, to show the rows among.
     """
+    named = {name: scores[key] for key, name in NAMES.items() if key in scores}
+    return html.returns(named) + html.image(_picture(states, scores, source_states))
+
+
+def _picture(
+    states: NDArray[np.float32],
+    scores: dict[str, Any],
+    source_states: NDArray[np.float32] | None,
+) -> bytes:
+    """The rows on two principal components, and what their policies return, as PNG."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    centre = source.mean(axis=0)
-    axes = np.linalg.svd(source - centre, full_matrices=False)[2][:2].T
-    points = (source - centre) @ axes
+    shown = states if source_states is None else source_states
+    centre = shown.mean(axis=0)
+    axes = np.linalg.svd(shown - centre, full_matrices=False)[2][:2].T
     rows = (states - centre) @ axes
-    left.scatter(*points.T, s=2, color="#b8c4d0", linewidths=0, label="source states")
+    if source_states is not None:
+        points = (source_states - centre) @ axes
+        left.scatter(*points.T, s=2, color="#b8c4d0", linewidths=0, label="source states")
     left.scatter(*rows.T, s=14, color="#c2410c", label="synthetic states")
     left.set(xlabel="first principal component", ylabel="second", title="States, normalised")
     left.legend(loc="upper right", markerscale=2)
@@ -277,4 +293,6 @@ def picture(
         labels.append(NAMES[key])
     right.set_xticks(range(len(labels)), labels)
     right.set(ylabel="normalised return", title="Each policy (dot) and their mean (line)")
-    return figure
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120)
+    return content.getvalue()

@@ -43,7 +43,7 @@ def write_checkpoint(
         )
 
 
-def read_checkpoint(
+def restore_checkpoint(
     path: Path | None, key: str, optimizers: Mapping[str, Optimizer]
 ) -> tuple[int, dict[str, Tensor]]:
     """The steps that are done and the tensors; the optimisers get their moments back.

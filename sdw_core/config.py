@@ -6,23 +6,33 @@ field carries its meaning, so that the reference in `docs/configuration.md` is g
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
+    ModelWrapValidatorHandler,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
+    Tag,
     model_validator,
 )
+
+from sdw_core.errors import InputError
+from sdw_core.registry import DENSITIES, EXPERTS, OBJECTIVES, SELECTIONS, WEIGHTINGS
+
+if TYPE_CHECKING:
+    from sdw_core.offline_dataset import OfflineDataset
 
 STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 """The stages of a pipeline, in order."""
 
-# More than anyone can mean: what is larger is a slip, or meant to exhaust the machine.
+# Upper bounds: a number above them is a slip, or meant to exhaust the machine.
 Count = Annotated[PositiveInt, Field(le=1_000_000_000)]
 Seconds = Annotated[PositiveFloat, Field(le=1e9)]
 Layers = Annotated[PositiveInt, Field(le=100)]
@@ -37,6 +47,13 @@ Runs = Annotated[PositiveInt, Field(le=10_000)]
 """Of policies, or of episodes."""
 Copies = Annotated[PositiveInt, Field(le=1_000)]
 """Of one thing, side by side: distillations, networks of a policy, samples."""
+Scalar = bool | int | float | str | None
+Options = dict[str, Scalar | list[Scalar]]
+"""Of a part of the user's own, by name."""
+Architecture = Literal["mlp", "residual"]
+"""Of a policy's network; `residual`: skip connections round the hidden layers."""
+Optimizer = Literal["sgd", "momentum", "adam", "adamw"]
+"""Of a cloning."""
 
 
 def _types(annotation: Any) -> set[Any]:
@@ -56,7 +73,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _true_is_no_number(cls, document: Any) -> Any:
-        """Give a number `true` or `false` as the text that it refuses; Pydantic reads 1 and 0."""
+        """Make text of `true` and `false` where a number is due: Pydantic would read 1 and 0."""
         if not isinstance(document, Mapping):
             return document
         return {
@@ -77,8 +94,8 @@ ADDED: dict[str, JsonValue] = {"added": True}
 def identifying(settings: Any) -> Any:
     """Settings as a JSON document to be hashed: what tells one run from another.
 
-    A key that was added later is left out while it has its default, which must then do what was
-    done before there was the key. So the hashes that earlier versions kept stay true.
+    A key that was added later is left out while it has its default, and its default must do what
+    was done before the key existed: so the hashes that earlier versions kept stay valid.
 
     >>> class Old(Config):
     ...     steps: int = 5
@@ -105,10 +122,12 @@ def _is_added(settings: BaseModel, name: str) -> bool:
 class DensityConfig(Config):
     """How log d(s), the log density of normalised states, is estimated."""
 
-    model: Literal["maf", "nsf", "gaussian"] = Field(
+    model: Annotated[str, DENSITIES] = Field(
         "maf",
-        description="masked autoregressive flow, neural spline flow, or full-covariance Gaussian",
+        description="masked autoregressive flow, neural spline flow, full-covariance Gaussian, or "
+        "your own",
     )
+    options: Options = Field({}, json_schema_extra=ADDED, description="of your own model, by name")
     transforms: Layers = Field(5, description="autoregressive transforms of a flow")
     hidden_features: Width = Field(100, description="hidden units of each transform")
     batch_size: Batch = Field(1024, description="states a gradient step")
@@ -125,10 +144,12 @@ class DensityConfig(Config):
 class WeightingConfig(Config):
     """How a density becomes the weight w(s) of a state in the distillation loss."""
 
-    scheme: Literal["reciprocal", "rank"] = Field(
+    scheme: Annotated[str, WEIGHTINGS] = Field(
         "reciprocal",
-        description="`reciprocal`: d^-temperature; `rank`: (quantile rank of d)^-temperature",
+        description="`reciprocal`: d^-temperature; `rank`: (quantile rank of d)^-temperature; your "
+        "own: exp(temperature * what it gives)",
     )
+    options: Options = Field({}, json_schema_extra=ADDED, description="of your own scheme, by name")
     temperature: float = Field(
         0.1, ge=0, description="0: no density weighting; 1: exact reciprocal (density or rank)"
     )
@@ -188,13 +209,34 @@ class CheckpointConfig(Config):
     )
 
 
+class OwnExpertConfig(Config):
+    """An expert of your own: see docs/extending.md."""
+
+    method: Annotated[str, EXPERTS] = Field(
+        description="must be given; the built-in ones have sections of their own, above"
+    )
+    options: Options = Field({}, description="of your expert, by name")
+
+
 def _percent_bc_if_not_said(given: Any) -> Any:
     return {"method": "percent_bc", **given} if isinstance(given, Mapping) else given
 
 
+def _tag_of(given: Any) -> str:
+    method = (
+        given.get("method")
+        if isinstance(given, Mapping)
+        else getattr(given, "method", "percent_bc")
+    )
+    return method if isinstance(method, str) and method in EXPERTS.builtin else "own"
+
+
 ExpertConfig = Annotated[
-    PercentBCConfig | CalQLConfig | CheckpointConfig,
-    Field(discriminator="method"),
+    Annotated[PercentBCConfig, Tag("percent_bc")]
+    | Annotated[CalQLConfig, Tag("cal_ql")]
+    | Annotated[CheckpointConfig, Tag("checkpoint")]
+    | Annotated[OwnExpertConfig, Tag("own")],
+    Discriminator(_tag_of),
     BeforeValidator(_percent_bc_if_not_said),
 ]
 """How the near-optimal policy pi* and its action value q* are extracted from the dataset."""
@@ -203,10 +245,13 @@ ExpertConfig = Annotated[
 class DistillConfig(Config):
     """How synthetic rows are optimised through an unrolled behavioural cloning."""
 
-    objective: Literal["dbc", "pbc", "av_pbc"] = Field(
+    objective: Annotated[str, OBJECTIVES] = Field(
         "av_pbc",
         description="`dbc`: the dataset's actions are the targets; `pbc`: the expert's; "
         "`av_pbc`: the expert's, weighted by its action value",
+    )
+    objective_options: Options = Field(
+        {}, json_schema_extra=ADDED, description="of your own objective, by name"
     )
     value_scale: Literal["mean", "paper"] = Field(
         "mean",
@@ -247,6 +292,19 @@ class DistillConfig(Config):
     )
     outer_lr: LearningRate = Field(0.03, description="its learning rate")
     outer_momentum: float = Field(0.9, ge=0, lt=1, description="of `sgd`")
+    outer_schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        json_schema_extra=ADDED,
+        description="of `outer_lr` and `rate_lr`; `cosine`: half a cosine down to 3 %",
+    )
+    state_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        json_schema_extra=ADDED,
+        description="standard deviation, in normalised units, of what is added to three of four "
+        "states of the meta-batch, where the expert is asked anew; 0: nothing",
+    )
     averaging: float = Field(
         0.98,
         ge=0,
@@ -263,11 +321,14 @@ class DistillConfig(Config):
         description="on a GPU, matrix products in TF32: faster, with 10 bits of mantissa instead "
         "of 23",
     )
-    initial_states: Literal["random", "kmeans", "best", "density"] = Field(
+    initial_states: Annotated[str, SELECTIONS] = Field(
         "random",
         description="rows that the optimisation starts from: at `random`; the nearest to the "
         "centres of `kmeans`; at random from the `best` tenth by episode return; one from each of "
         "as many strata of the log `density`",
+    )
+    initial_options: Options = Field(
+        {}, json_schema_extra=ADDED, description="of your own selection, by name"
     )
     initial_actions: Literal["dataset", "expert"] = Field(
         "expert", description="actions of the rows that the optimisation starts from"
@@ -287,13 +348,13 @@ class EvaluationConfig(Config):
     ensemble: Copies = Field(
         1, description="networks of a policy, E, which acts by the mean of their actions"
     )
-    architecture: Literal["mlp", "residual"] | None = Field(
+    architecture: Architecture | None = Field(
         None,
         description="of the network; `residual`: skip connections round the hidden layers. null, "
         "here and below: the rows' own",
     )
     layers: Layers | None = Field(None, description="its linear layers")
-    optimizer: Literal["sgd", "momentum", "adam", "adamw"] | None = Field(
+    optimizer: Optimizer | None = Field(
         None, description="of the cloning; its state lasts for all of the steps"
     )
     steps: CloningSteps | None = Field(None, description="its full-batch gradient steps")
@@ -332,6 +393,37 @@ class PipelineConfig(Config):
     expert: ExpertConfig = PercentBCConfig()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    _data: "OfflineDataset | None" = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _takes_a_dataset(cls, document: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Let `dataset` be a loaded one, which then goes beside the settings that name it."""
+        data = document.get("dataset") if isinstance(document, Mapping) else None
+        if data is None or isinstance(data, str):
+            return handler(document)
+        from sdw_core.offline_dataset import OfflineDataset
+
+        if not isinstance(data, OfflineDataset):
+            return handler(document)
+        for key in ("reference_scores", "clip_actions"):
+            if key in document:
+                raise InputError(
+                    f"`pipeline.{key}` counts where data are loaded, and this dataset is loaded "
+                    f"already: give it there, as in `load(..., {key}={document[key]!r})`."
+                )
+        config = handler({**document, **data.settings})
+        config._data = data
+        return config
+
+    @property
+    def data(self) -> "OfflineDataset | None":
+        """The loaded dataset, where one was given and the settings name it still."""
+        if self._data is None:
+            return None
+        named = {"reference_scores": None, "clip_actions": False} | dict(self._data.settings)
+        return self._data if all(getattr(self, k) == v for k, v in named.items()) else None
 
     @property
     def source(self) -> str:

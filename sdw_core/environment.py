@@ -58,7 +58,7 @@ class Wrapper:
 
     entry_point: str
     kwargs: Mapping[str, Any] | None
-    """None: it does not say."""
+    """None: the dataset does not state them."""
 
     @property
     def name(self) -> str:
@@ -131,16 +131,35 @@ class Environment:
         return environment
 
     @classmethod
-    def of_dataset(cls, document: Any, dataset: str) -> Self:
+    def of_spec(cls, spec: EnvSpec) -> Self:
+        """The environment of Gymnasium's own record, as `env.spec` is one; see `of_dataset`."""
+        try:
+            document = json.loads(_spec_json(spec))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the arguments of `{spec.id}` must be such as JSON holds ({described(error)}): "
+                "register the environment with its arguments under a name of its own."
+            ) from None
+        return cls.of_dataset(document, "the data", "environment=")
+
+    @classmethod
+    def of_dataset(cls, document: Any, dataset: str, naming: str | None = None) -> Self:
         """The environment that a dataset states: the JSON of a Gymnasium `EnvSpec`.
 
         A dataset decides neither which modules are imported nor which files are opened.
+
+        Args:
+            document: the JSON.
+            dataset: what messages call the dataset.
+            naming: what its user writes before the name of another environment; None: the
+                reference of the dataset.
 
         Raises:
             InputError: Gymnasium does not know it here, or it cannot be made again from what is
                 stated; the message names what is in the way.
         """
-        way_out = f"name the environment to use as in `{dataset}?env=Hopper-v5`"
+        naming = naming or f"{dataset}?env="
+        way_out = f"name the environment to use as in `{naming}Hopper-v5`"
         try:
             identifier, kwargs = str(document["id"]), dict(document.get("kwargs") or {})
             limit, entry_point = document.get("max_episode_steps"), document.get("entry_point")
@@ -158,13 +177,13 @@ class Environment:
         if instead := _instead_of(identifier):
             raise InputError(
                 f"{dataset} was collected in `{identifier}`, which needs mujoco-py, and Gymnasium "
-                f"gave that up: name the same model on today's MuJoCo, `{dataset}?env={instead}`."
+                f"gave that up: name the same model on today's MuJoCo, `{naming}{instead}`."
             )
         if identifier not in gymnasium.registry:
             raise InputError(
                 f"{dataset} was collected in the environment `{identifier}`, which Gymnasium does "
                 "not know here: name the module that registers it, as in "
-                f"`{dataset}?env=my_module:{identifier}`, or another environment."
+                f"`{naming}my_module:{identifier}`, or another environment."
             )
         here = gymnasium.registry[identifier].entry_point
         if all(isinstance(each, str) for each in (here, entry_point)) and (
@@ -180,7 +199,7 @@ class Environment:
                 raise InputError(
                     f"a dataset does not decide which files are opened, and {dataset} was "
                     f"collected in `{identifier}` with `{key}={json.dumps(value)}`: name it "
-                    f"yourself, as in `{dataset}?env={identifier}&{key}=...`."
+                    f"yourself, as in `{naming}{identifier}&{key}=...`."
                 )
         wrappers = tuple(
             _made_again(wrapper, identifier, dataset, way_out)
@@ -270,14 +289,10 @@ class Environment:
     def spec_json(self) -> str:
         """Gymnasium's JSON of it, as a dataset states it; undone by `of_dataset`."""
         spec = self.spec()
-        if callable(spec.entry_point):
-            maker = spec.entry_point
-            named = f"{maker.__module__}:{getattr(maker, '__qualname__', type(maker).__name__)}"
-            spec = dataclasses.replace(spec, entry_point=named)
         try:
-            return spec.to_json()
+            return _spec_json(spec)
         except (TypeError, ValueError):  # it is registered with what JSON cannot hold
-            return dataclasses.replace(spec, kwargs=dict(self.kwargs)).to_json()
+            return _spec_json(dataclasses.replace(spec, kwargs=dict(self.kwargs)))
 
     def make(self) -> Env:
         """Make it, without a window and without words.
@@ -404,6 +419,17 @@ def _registered(identifier: str) -> EnvSpec:
             + (f"; or did you mean `{close[0]}`?" if close else ".")
         )
     return gymnasium.registry[name]
+
+
+def _spec_json(spec: EnvSpec) -> str:
+    """Gymnasium's JSON of its record, whose maker may be an object.
+
+    Raises TypeError or ValueError if an argument is nothing that JSON holds.
+    """
+    if callable(maker := spec.entry_point):
+        named = f"{maker.__module__}:{getattr(maker, '__qualname__', type(maker).__name__)}"
+        spec = dataclasses.replace(spec, entry_point=named)
+    return spec.to_json()
 
 
 def _usual_limit(identifier: str) -> int:

@@ -26,11 +26,11 @@ class StopRequested(SDWError):
 
 
 def first_line(error: Exception) -> str:
-    """What another's error says first; empty if it says nothing."""
+    """The first line of another library's error; empty if the error has no text."""
     return (str(error).strip().splitlines() or [""])[0]
 
 
 def described(error: Exception) -> str:
-    """Another's error in a few words: its type, and what it says first."""
+    """Another library's error in a few words: its type and its first line."""
     line = first_line(error).rstrip(".")
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdw_core.config import Architecture, Optimizer
 from sdw_core.environment import Env, Environment, quiet
 from sdw_core.errors import DivergenceError, InputError, SDWError, described
 from sdw_core.offline_dataset import OfflineDataset
-from sdw_core.policy import ARCHITECTURES, MLP, Architecture, Optimizer, Parameters, clone
+from sdw_core.policy import ARCHITECTURES, MLP, Parameters, clone
+from sdw_core.progress import Progress
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
 from sdw_core.units import Units, normalized_returns
@@ -22,7 +24,6 @@ from sdw_core.units import Units, normalized_returns
 Array = NDArray[np.float32]
 Act = Callable[[Array], Array]
 """Actions of K policies: raw observations [K, M, O] -> environment actions [K, M, A]."""
-Progress = Callable[[float], None]
 Record = Callable[[list[int], Array], None]
 """Told, before each step of a rollout, which of its K * M episodes go on, and what they observe
 [as many, O], in environment units."""
@@ -213,8 +214,8 @@ def evaluate_rows(
         ]
         rows = observations[sets], actions[sets]
         lanes = [s * policies + k for s in sets for k in range(policies)]
-        packs.append((lanes, *_cloned(*rows, [recipes[s] for s in sets], generators)))
-    lost = sum(_unsound(parameters) for _, _, parameters in packs)
+        packs.append((lanes, *cloned(*rows, [recipes[s] for s in sets], generators)))
+    lost = sum(unsound(parameters) for _, _, parameters in packs)
     if lost:
         raise DivergenceError(
             f"{lost} of {len(recipes) * networks} policies cloned from the rows became non-finite; "
@@ -244,7 +245,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _cloned(
+def cloned(
     observations: Tensor,
     actions: Tensor,
     recipes: Sequence[Recipe],
@@ -267,7 +268,7 @@ def _cloned(
     )
 
 
-def _unsound(parameters: Parameters) -> int:
+def unsound(parameters: Parameters) -> int:
     """How many networks of a pack are not finite."""
     return int((~torch.stack([p.isfinite().flatten(1).all(1) for p in parameters]).all(0)).sum())
 

@@ -23,7 +23,7 @@ def evidence_of(
     dataset: OfflineDataset,
     license: str | None = None,
 ) -> dict[str, Any]:
-    """An export's evidence, but for its scores: where its rows come from and how they are judged.
+    """An export's evidence without its scores: where its rows come from and how they are judged.
 
     Args:
         config: the settings that the rows were distilled with.

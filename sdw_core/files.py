@@ -37,6 +37,18 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def created_file(path: Path) -> Iterator[Path]:
+    """Yield a scratch path that becomes `path`, as `replaced_atomically` does, but a new one.
+
+    Raises FileExistsError if `path` exists, be it a link to nothing, before the work or after it.
+    """
+    _require_absent(path)
+    with replaced_atomically(path) as scratch:
+        yield scratch
+        _require_absent(path)
+
+
+@contextmanager
 def created_folder(path: Path) -> Iterator[Path]:
     """Yield a scratch folder beside `path`; on a clean exit it becomes `path`, else it is removed.
 

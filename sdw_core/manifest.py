@@ -3,7 +3,7 @@
 An exported folder may come from anyone, and its checksums prove nothing against whoever edits it.
 So a manifest is read as a spec is: key by key, within bounds, before anything that it names is
 opened, imported, made or trained. What only those who trust its author should let it do (import a
-module, give an environment's maker other arguments than known, harmless ones) takes `trust`.
+module, give an environment's maker other arguments than known, harmless ones) needs `trust`.
 """
 
 import json
@@ -18,12 +18,22 @@ from typing import Annotated, Any, Literal, NoReturn
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from sdw_core.config import CloningSteps, Config, Layers, LearningRate, Rows, Runs, Seed, Width
+from sdw_core.config import (
+    Architecture,
+    CloningSteps,
+    Config,
+    Layers,
+    LearningRate,
+    Optimizer,
+    Rows,
+    Runs,
+    Seed,
+    Width,
+)
 from sdw_core.environment import OWN_WRAPPERS
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Recipe
 from sdw_core.offline_dataset import LEAST_APART, MOST_APART, tell_apart
-from sdw_core.policy import Architecture, Optimizer
 from sdw_core.validation import parse, shown
 
 NAME = "manifest.json"

@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdw_core import html
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError
 from sdw_core.units import Units, normalized_returns
@@ -16,6 +18,8 @@ Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 Scores = tuple[float, float]
 
+IN_MEMORY = "in-memory:"
+"""How settings call data that no reference leads to; a hash of the content follows."""
 MANY_NEGATIVE = 0.2
 """Part of the returns-to-go; see `OfflineDataset.zero_is_arbitrary`."""
 LEAST_APART, MOST_APART = 1e-9, 1e30
@@ -63,6 +67,8 @@ class OfflineDataset:
     """Where the reference scores come from."""
     license: str | None = None
     """As the dataset states it."""
+    loaded_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The settings of a pipeline that load it again; empty: it was made in memory."""
 
     def __post_init__(self) -> None:
         _require_finite(self)
@@ -74,14 +80,18 @@ class OfflineDataset:
         return len(self.rewards)
 
     def __repr__(self) -> str:
-        values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
-        shown = (
-            f"{name}={value.dtype}{list(value.shape)}"
-            if isinstance(value, np.ndarray)
-            else f"{name}={value!r}"
-            for name, value in values
+        return (
+            f"OfflineDataset({self.name!r}, {self.environment}, {len(self.episode_ends)} episodes, "
+            f"{len(self)} transitions)"
         )
-        return f"OfflineDataset({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        return html.table(describe(self).items())
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What a pipeline's settings say of it."""
+        return self.loaded_by or {"dataset": f"{IN_MEMORY}{self.content_hash[:16]}"}
 
     @property
     def episode_starts(self) -> NDArray[np.int64]:

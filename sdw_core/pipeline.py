@@ -13,7 +13,7 @@ from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,11 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult
-from sdw_core.config import (
-    CalQLConfig,
-    CheckpointConfig,
-    PipelineConfig,
-)
+from sdw_core.config import CheckpointConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Visits, distill
@@ -34,102 +30,27 @@ from sdw_core.distill.state import Distilled
 from sdw_core.distill.task import Task
 from sdw_core.errors import StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
-from sdw_core.expert import Expert
-from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
+from sdw_core.expert import Demonstrations, Expert, require_expert
 from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
-from sdw_core.expert.networks import ActorCritic
-from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
 from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
-from sdw_core.identity import Sources
+from sdw_core.identity import Sources, code_of
+from sdw_core.progress import Progress, StageProgress
 from sdw_core.protocols import applied, own_recipe
+from sdw_core.registry import EXPERTS
+from sdw_core.result import PipelineResult
 from sdw_core.stage_keys import density_key, expert_key, needs_density
-from sdw_core.statistics import ReturnSummary, summarize
+from sdw_core.statistics import Returns, ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""
-
-Progress = Callable[[str, float], None]
-"""Told (stage, fraction of the stage that is done)."""
-Returns = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class PipelineResult:
-    """What one run of the pipeline made, and how good it is.
-
-    Attributes:
-        config: the settings.
-        dataset: name, content hash and size of the source.
-        sources: what the run was made of beside its settings.
-        arena: where policies are judged.
-        recipes: what the rows of each distillation seed were distilled for.
-        seeds: the S distillation seeds that did not diverge.
-        observations: x [S, n, O], normalised, of those seeds.
-        actions: y [S, n, A], in units of the action range.
-        returns: normalised returns [S * K, M], the policies of a distillation seed together.
-        curve: outer step -> the same of the rows as they were then; the last step's are `returns`.
-        losses: meta-losses [S, outer steps].
-        expert_returns: normalised returns of the expert's episodes.
-        effective_sample_size_percent: of the weights w(s) c(s) of the distillation.
-        density_effective_sample_size_percent: of the density weights w(s) alone.
-        log_likelihood: held-out, nats; None where no density was needed, or it is not finite.
-        seconds: wall time of each stage.
-        warnings: see `Prepared`.
-    """
-
-    config: PipelineConfig
-    dataset: dict[str, Any]
-    sources: Sources
-    arena: Arena
-    recipes: tuple[Recipe, ...]
-    seeds: tuple[int, ...]
-    observations: Tensor
-    actions: Tensor
-    returns: Returns
-    curve: dict[int, Returns]
-    losses: Tensor
-    expert_returns: Returns
-    effective_sample_size_percent: float
-    density_effective_sample_size_percent: float
-    log_likelihood: float | None
-    seconds: dict[str, float]
-    warnings: tuple[str, ...]
-
-    @cached_property
-    def summary(self) -> ReturnSummary:
-        """Of all policies of all distillation seeds: the objective of a search."""
-        return summarize(self.returns, self.config.seed, len(self.seeds))
-
-    @cached_property
-    def expert_summary(self) -> ReturnSummary:
-        """Of the expert's episodes."""
-        return summarize(self.expert_returns, self.config.seed)
-
-    @property
-    def best(self) -> int:
-        """Index, among `seeds`, of the one with the highest mean return."""
-        per_seed = self.returns.reshape(len(self.observations), -1).mean(axis=1)
-        return int(per_seed.argmax())
-
-    def to_json(self) -> dict[str, Any]:
-        """The scalars that scripts rely on."""
-        steps = self.config.distill.outer_steps
-        return {
-            "normalized_return": self.summary.to_json(),
-            "expert": self.expert_summary.to_json(),
-            "effective_sample_size_percent": self.effective_sample_size_percent,
-            "density_effective_sample_size_percent": self.density_effective_sample_size_percent,
-            "log_likelihood": self.log_likelihood,
-            "seconds": self.seconds,
-            "outer_steps": steps,
-            "seconds_per_outer_step": self.seconds["distill"] / steps if steps else None,
-            "warnings": list(self.warnings),
-        }
 
 
 @dataclass(frozen=True)
@@ -143,8 +64,8 @@ class Rungs:
         policies, episodes: K and M, fewer than those of the evaluation that counts.
         seed: root seed, the same for all runs that are compared.
         aggregate: of the normalised returns, what is compared.
-        judge: told such a number, the aggregate there, and whom to tell that it waits for an
-            answer; ends the run by raising.
+        judge: called with a number of outer steps, the aggregate there, and the context to enter
+            while it waits for an answer; ends the run by raising.
     """
 
     steps: tuple[int, ...]
@@ -167,7 +88,7 @@ class Prepared:
         log_likelihood: held-out, nats; None where no density was needed.
         expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
-        warnings: what a person should know before believing what comes of it: a sentence each.
+        warnings: what a person should know before believing the results: a sentence each.
     """
 
     dataset: OfflineDataset
@@ -207,7 +128,7 @@ class Pipeline:
         self,
         config: PipelineConfig,
         cache: Path | None = None,
-        progress: Progress = lambda stage, fraction: None,
+        progress: StageProgress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         rungs: Rungs | None = None,
@@ -226,15 +147,32 @@ class Pipeline:
         self._waiting = waiting
         self._waited = 0.0
 
-    def run(self) -> PipelineResult:
+    def run(self, progress: "bool | Console" = False) -> PipelineResult:
         """Run every stage.
+
+        Args:
+            progress: show a bar a stage, the expert's return and the warnings: True, on stderr or
+                in the notebook; or on a console of rich's.
 
         Raises:
             InputError: the settings do not fit the dataset.
             SourceChanged: the dataset, the checkpoint or the method is not what it must be.
             SDWError: a stage failed.
         """
-        return self.finish(self.prepare())
+        if not progress:
+            return self.finish(self.prepare())
+        from sdw_core.bars import shown
+
+        with shown(None if progress is True else progress) as (self._progress, say):
+            prepared = self.prepare()
+            expert = prepared.expert_summary(self.config.seed)
+            say(
+                f"expert ({self.config.expert.method}): normalised return {expert.mean:.1f}, 95 % "
+                f"interval {expert.low:.1f} to {expert.high:.1f}"
+            )
+            for sentence in prepared.warnings:
+                say(f"warning: {sentence}")
+            return self.finish(prepared)
 
     def finish(self, prepared: Prepared) -> PipelineResult:
         """The distillation and the stages after it, on what `prepare` made."""
@@ -279,12 +217,7 @@ class Pipeline:
         curve = {step: distilled.visited[step].numpy()[policies] for step in curve_at}
         return PipelineResult(
             config=config,
-            dataset={
-                "name": dataset.name,
-                "content_hash": dataset.content_hash,
-                "episodes": len(dataset.episode_ends),
-                "transitions": len(dataset),
-            },
+            dataset=dataset,
             sources=self.sources,
             arena=arena,
             recipes=_recipes(config, distilled),
@@ -304,9 +237,7 @@ class Pipeline:
             warnings=prepared.warnings,
         )
 
-    def _evaluated(
-        self, rows: Distilled, arena: Arena, progress: Callable[[float], None]
-    ) -> Returns:
+    def _evaluated(self, rows: Distilled, arena: Arena, progress: Progress) -> Returns:
         """Normalised returns [seeds * K, M]; nan for distillation seeds that diverged."""
         config, settings = self.config, self.config.evaluation
         size = settings.policies, settings.episodes
@@ -327,7 +258,7 @@ class Pipeline:
         episodes: int,
         seed: int,
         stage: str,
-        progress: Callable[[float], None],
+        progress: Progress,
     ) -> Returns:
         """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
         settings, sound = self.config.evaluation, _sound(rows)
@@ -354,18 +285,22 @@ class Pipeline:
             dataset = load_dataset(self.config)
             check_fit(self.config, dataset)
             checkpoint = self._expert_file
-            sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None)
+            code = code_of(self.config)
+            sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None, code)
             self.sources.require_unchanged(sources, self.config)
             self.sources = sources
             arena, states = Arena.of(dataset), dataset.states
         if self._density_is_fitted_elsewhere(dataset):
-            with self._stage("expert"):  # what else trials share is computed meanwhile, and kept
+            with self._stage("expert"):  # this run fits the expert meanwhile, and keeps it for all
                 self._expert(dataset, states, arena)
         weights, log_density, log_likelihood = self._weights(dataset, states)
         with self._stage("expert"):
             expert = self._expert(dataset, states, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
+            state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
+            restored = EXPERTS.resolve(self.config.expert.method).from_state(state)
+            lengths = np.diff(dataset.episode_ends, prepend=0)
             task = build_task(
                 self.config.distill,
                 torch.as_tensor(states).to(self.device),
@@ -374,17 +309,12 @@ class Pipeline:
                 values,
                 torch.as_tensor(weights.astype(np.float32)).to(self.device),
                 dataset.zero_is_arbitrary,
+                torch.as_tensor(log_density),
+                torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)).to(self.device),
             )
-            lengths = np.diff(dataset.episode_ends, prepend=0)
-            task = replace(
-                task,
-                log_density=torch.as_tensor(log_density),
-                episode_returns=torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)),
-            )
+            if task.targets is actions:
+                task = replace(task, targets_at=restored.actions)
         returns = arena.normalized(expert.tensors["returns"].numpy())
-        kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
-        state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
-        restored = kind.from_state(state)
         expert_summary = summarize(returns, self.config.seed)
         warnings = warnings_of(self.config.distill, task.weights)
         if found := shortfall(self.config.expert, expert_summary, dataset):
@@ -420,11 +350,11 @@ class Pipeline:
         return FittedDensity.from_state(self.config.density, state, self.device)
 
     def _density(self, dataset: OfflineDataset, states: NDArray[np.float32]) -> StageResult:
-        key = density_key(self.config, dataset.content_hash)
+        key = density_key(self.config, dataset.content_hash, code_of(self.config))
         return self._cache.result("density", key, lambda: self._fit_density(states))
 
     def _density_is_fitted_elsewhere(self, dataset: OfflineDataset) -> bool:
-        key = density_key(self.config, dataset.content_hash)
+        key = density_key(self.config, dataset.content_hash, code_of(self.config))
         return needs_density(self.config) and self._cache.computed_elsewhere("density", key)
 
     def _fit_density(self, states: NDArray[np.float32]) -> StageResult:
@@ -450,7 +380,7 @@ class Pipeline:
         """
         checkpoint = self._expert_file
         sha256 = checkpoint.sha256 if checkpoint else None
-        key = expert_key(self.config, dataset.content_hash, sha256)
+        key = expert_key(self.config, dataset.content_hash, sha256, code_of(self.config))
         training = Training(
             lambda fraction: self._progress("expert", fraction),
             self._cache.checkpoint("expert", key),
@@ -460,46 +390,31 @@ class Pipeline:
 
         def compute() -> StageResult:
             z = torch.as_tensor(states).to(self.device)
-            expert = self._make_expert(dataset, z, training)
+            method, options = EXPERTS.named_in(self.config)
+            expert: Expert = EXPERTS.make(
+                method,
+                options,
+                data=Demonstrations(dataset, z),
+                config=self.config.expert,
+                seed=self.config.seed,
+                training=training,
+                checkpoint=self._expert_file,
+            )
             actions = expert.actions(z)
+            values = expert.values(z, actions)
+            require_expert(method, expert, actions, values, dataset)
             act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
             returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
             return StageResult(
                 {
                     "actions": actions,
-                    "values": expert.values(z, actions),
+                    "values": values,
                     "returns": torch.from_numpy(returns.T.copy()),
                     **expert.state(),
                 }
             )
 
         return self._cache.result("expert", key, compute)
-
-    def _make_expert(self, dataset: OfflineDataset, states: Tensor, training: Training) -> Expert:
-        config, seed = self.config.expert, self.config.seed
-
-        def here(array: NDArray[Any]) -> Tensor:
-            return torch.as_tensor(array).to(self.device)
-
-        if isinstance(config, CheckpointConfig):
-            assert self._expert_file is not None
-            return self._expert_file.expert(dataset.units, self.device)
-        actions = here(dataset.unit_actions)
-        returns_to_go = here(dataset.returns_to_go(config.discount).astype(np.float32))
-        if isinstance(config, CalQLConfig):
-            transitions = Transitions(
-                states,
-                actions,
-                here(dataset.rewards),
-                here(dataset.units.normalized_states(dataset.next_observations)),
-                here(dataset.terminated.astype(np.float32)),
-                returns_to_go,
-            )
-            return fit_cal_ql(transitions, config, seed, training)
-        selected = best_rows(dataset.episode_returns(), dataset.episode_ends, config.fraction)
-        return fit_percent_bc(
-            states, actions, here(selected), returns_to_go, config, seed, training
-        )
 
     @cached_property
     def _expert_file(self) -> Checkpoint | None:

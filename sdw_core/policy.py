@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from sdw_core.config import Architecture, Optimizer
+
 Parameters = list[Tensor]
 """[W_0, b_0, W_1, b_1, ...] of a pack: W_l is [P, in, out], b_l is [P, 1, out]."""
-Architecture = Literal["mlp", "residual"]
-Optimizer = Literal["sgd", "momentum", "adam", "adamw"]
 MOMENTUM = 0.9
 BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
 """Of `adam` and `adamw`: torch's defaults."""

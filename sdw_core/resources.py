@@ -10,7 +10,7 @@ CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def usable_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Cores: what the process may be scheduled on, or the quota of a control group if that is less.
+    """Cores that the process may be scheduled on, or a control group's quota if that is less.
 
     At least 1; part of a core counts as none.
 
@@ -27,9 +27,9 @@ def usable_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
 
 
 def available_memory(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Bytes: of the machine, or of a control group that holds the process, if that has fewer left.
+    """Free bytes: the machine's, or those of a control group that holds the process, if fewer.
 
-    A container's limit is one of a control group, and what exceeds it is killed without a word.
+    A container's limit is a control group's; a process that exceeds it is killed without a message.
 
     Args:
         cgroups: where control groups are mounted.

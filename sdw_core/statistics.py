@@ -12,8 +12,8 @@ from sdw_core.seeds import numpy_generator
 Returns = NDArray[np.float64]
 
 FEWEST = 6
-"""Runs below which a 95 % bootstrap interval is no statement: it lies within their range, and the
-range of n runs misses their median in 2^(1 - n) of all cases, of 5 runs in 1 of 16."""
+"""Runs that a 95 % bootstrap interval takes at least. It lies within the range of the runs, and the
+range of n runs misses their median in 2^(1 - n) of all cases: of 5 runs, in 1 of 16."""
 
 
 def interquartile_mean(values: Returns) -> float:
@@ -36,9 +36,9 @@ class ReturnSummary:
     Attributes:
         mean: over all episodes.
         iqm: interquartile mean over all episodes.
-        low, high: 95 % percentile-bootstrap interval of the mean. Distillation seeds are resampled,
-            within them policies, each with all of its episodes: what shares rows or weights is no
-            independent draw.
+        low, high: 95 % percentile-bootstrap interval of the mean. A resample draws distillation
+            seeds, then policies of each seed drawn, and takes every episode of a policy drawn:
+            policies of the same rows, and episodes of the same policy, are not independent.
         per_policy: mean of each policy.
     """
 
@@ -55,7 +55,7 @@ class ReturnSummary:
         return cls(mean, iqm, low, high, tuple(document["per_policy"]))
 
     def to_json(self) -> dict[str, float | list[float]]:
-        """The object that `--json` prints as `normalized_return`."""
+        """The JSON object that results state as `normalized_return`."""
         return {
             "mean": self.mean,
             "iqm": self.iqm,
@@ -92,14 +92,14 @@ def summarize(returns: Returns, seed: int, sets: int = 1, resamples: int = 2000)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and its 95 % stratified-bootstrap interval, which one run alone has none of."""
+    """A statistic and its 95 % stratified-bootstrap interval; low and high are None of one run."""
 
     value: float
     low: float | None
     high: float | None
 
 
-def estimate(
+def with_interval(
     statistic: Callable[..., Returns],
     *scores: Returns,
     paired: bool = False,
@@ -108,7 +108,7 @@ def estimate(
 ) -> Estimate:
     """A statistic over runs and tasks, with the interval of "Statistical Precipice".
 
-    Runs are resampled task by task, which the paper (arXiv 2108.13264) calls stratified.
+    Runs are resampled separately for each task: the stratified bootstrap of arXiv 2108.13264.
 
     Args:
         statistic: maps stacks of resampled scores [B, R, T], one argument each of `scores`, to [B].

@@ -11,7 +11,7 @@ LOOK = 0.1
 GoOn = Callable[[], None]
 """Asked between two looks; raises `StopRequested` to end the wait."""
 Waiting = Callable[[], AbstractContextManager[GoOn]]
-"""Told of a wait by being entered for as long as it lasts: it is no time of the run's own."""
+"""Gives a context that is entered for as long as a wait lasts: time that is not the run's own."""
 
 
 @contextmanager

@@ -354,7 +354,7 @@ def _run(
             continue
         results[cell] = result
         done = sum(each in results for each in needed(spec, results))
-        line = f"{done} of {spec.size} {describe(spec, cell)}: {_told(result)}"
+        line = f"{done} of {spec.size} {title(spec, cell)}: {_told(result)}"
         console.print(line)
     if changed:
         raise SourceChanged(changed)
@@ -399,7 +399,7 @@ def judge_experts(pipeline: Pipeline, folder: Path, progress: object) -> TrialRe
     )
 
 
-def describe(spec: ComparisonSpec, cell: Cell) -> str:
+def title(spec: ComparisonSpec, cell: Cell) -> str:
     """A cell in a line."""
     searched = cell.config.seed == spec.comparison.search_seed
     chosen = "" if cell.candidate is None else f", candidate {cell.candidate}"

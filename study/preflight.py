@@ -39,7 +39,7 @@ GB = 1e9
 
 def require_launchable(
     spec: StudySpec, storage: Path, address: str | None
-) -> tuple[dict[str, OfflineDataset], "Estimate"]:
+) -> tuple[dict[str, OfflineDataset], "Need"]:
     """Refuse a new study that could not run; nothing is written.
 
     Args:
@@ -108,7 +108,7 @@ def check_study(spec: StudySpec) -> dict[str, OfflineDataset]:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Need:
     """What a study needs, in bytes, at the largest settings that its search can reach.
 
     Attributes:
@@ -130,7 +130,7 @@ class Estimate:
 
 def estimate(
     spec: StudySpec, datasets: Mapping[str, OfflineDataset], trials: int | None = None
-) -> Estimate:
+) -> Need:
     """What a study needs, whichever of its datasets takes most.
 
     Args:
@@ -140,10 +140,10 @@ def estimate(
     """
     todo = spec.study.trials if trials is None else trials
     each = [asdict(_estimate_on(dataset, spec, todo)) for dataset in datasets.values()]
-    return Estimate(**{name: max(need[name] for need in each) for name in each[0]})
+    return Need(**{name: max(need[name] for need in each) for name in each[0]})
 
 
-def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Estimate:
+def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Need:
     config = largest(spec, dataset)
     distill, states, actions = config.distill, dataset.observations, dataset.actions
     width = states.shape[1] + actions.shape[1]
@@ -158,7 +158,7 @@ def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Estimat
     fitted_anew = any(path.startswith(("density.", "expert.", "seed")) for path in spec.search)
     on_gpu = bool(spec.study.resources.gpu)
     memory = PROCESS + COPIES * data + (0 if on_gpu else engine)
-    return Estimate(
+    return Need(
         disk_per_trial=per_trial,
         disk=todo * per_trial + at_a_time * checkpoint + stages * (todo if fitted_anew else 1),
         memory_per_trial=memory,
@@ -222,7 +222,7 @@ def require_resources(resources: Resources, section: str) -> None:
         )
 
 
-def require_room(spec: StudySpec, need: Estimate, folder: Path, on_this_machine: bool) -> None:
+def require_room(spec: StudySpec, need: Need, folder: Path, on_this_machine: bool) -> None:
     """Refuse a study that the storage, or this machine's cores, memory or GPUs cannot hold.
 
     Args:

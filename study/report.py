@@ -10,7 +10,7 @@ from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow
 from study.early_stopping import saved
 from study.folder import StudyFolder
-from study.preflight import Estimate
+from study.preflight import Need
 
 
 def status(folder: StudyFolder) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def frame_of(spec: StudySpec, trials: list[TrialRow]) -> pd.DataFrame:
 
 
 def plan(
-    spec: StudySpec, datasets: dict[str, OfflineDataset], need: Estimate, warnings: list[str]
+    spec: StudySpec, datasets: dict[str, OfflineDataset], need: Need, warnings: list[str]
 ) -> dict[str, Any]:
     """What a study would run, as `sdw validate --json` prints it.
 

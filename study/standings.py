@@ -13,11 +13,11 @@ from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.labels import label
 from sdw_core.statistics import (
     Estimate,
-    estimate,
     gain,
     iqm_score,
     mean_score,
     probability_of_improvement,
+    with_interval,
 )
 from search_spaces import ComparisonSpec
 from study.comparison import Results, final_cell
@@ -131,7 +131,7 @@ class Standings:
         if self.common(method) != list(self.spec.datasets):
             return None
         matrix = self.matrix(method, list(self.spec.datasets))
-        return {"mean": estimate(mean_score, matrix), "iqm": estimate(iqm_score, matrix)}
+        return {"mean": with_interval(mean_score, matrix), "iqm": with_interval(iqm_score, matrix)}
 
     def improvement(self) -> dict[str, Any] | None:
         """Ours over theirs, on the datasets that both have; None if there are none."""
@@ -140,16 +140,16 @@ class Standings:
         if not datasets:
             return None
         ours, theirs = (self.matrix(name, datasets) for name in names)
-        difference, baseline = estimate(gain, ours, theirs, paired=True), float(theirs.mean())
+        difference, baseline = with_interval(gain, ours, theirs, paired=True), float(theirs.mean())
         return {
             "ours": names[0],
             "over": names[1],
             "datasets": datasets,
             "gain": difference,
             "gain_percent": 100 * difference.value / baseline if baseline > 0 else None,
-            "probability": estimate(probability_of_improvement, ours, theirs),
+            "probability": with_interval(probability_of_improvement, ours, theirs),
             "by_dataset": {
-                d: estimate(gain, ours[:, [i]], theirs[:, [i]], paired=True)
+                d: with_interval(gain, ours[:, [i]], theirs[:, [i]], paired=True)
                 for i, d in enumerate(datasets)
             },
         }
@@ -260,7 +260,7 @@ class Standings:
             return [""] * (4 if which == "last" else 2)
         matrix = self.matrix(method, datasets, which)
         statistics = (mean_score, iqm_score) if which == "last" else (mean_score,)
-        estimates = [estimate(statistic, matrix) for statistic in statistics]
+        estimates = [with_interval(statistic, matrix) for statistic in statistics]
         return [t for each in estimates for t in (f"{each.value:.1f}", _interval(each, ".1f"))]
 
 

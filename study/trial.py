@@ -33,7 +33,8 @@ from sdw_core.errors import (
 )
 from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.identity import Sources
-from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
+from sdw_core.pipeline import Pipeline, Rungs
+from sdw_core.result import PipelineResult
 from sdw_core.waiting import GoOn, Waiting, holding
 from study.clock import TrialClock
 from study.early_stopping import TrialPruned
@@ -61,7 +62,7 @@ def placed(config: PipelineConfig, gpu: float) -> PipelineConfig:
     return config
 
 
-def distil_rows(pipeline: Pipeline, folder: Path, progress: "_Progress") -> TrialResult:
+def distil_rows(pipeline: Pipeline, folder: Path, progress: "_ProgressFile") -> TrialResult:
     """The work of a study's trial: run the pipeline, keep its rows in the folder."""
     prepared = pipeline.prepare()
     progress.expert = prepared.expert_summary(pipeline.config.seed).mean
@@ -86,12 +87,12 @@ def distil_rows(pipeline: Pipeline, folder: Path, progress: "_Progress") -> Tria
         log_likelihood=result.log_likelihood,
         best=result.best,
         distillation_seeds=list(result.seeds),
-        dataset=result.dataset,
+        dataset=result.source,
         learning_rates=[list(recipe.learning_rates) for recipe in result.recipes],
     )
 
 
-Work = Callable[[Pipeline, Path, "_Progress"], TrialResult]
+Work = Callable[[Pipeline, Path, "_ProgressFile"], TrialResult]
 """Of a pipeline, a folder to keep things in, and where to tell progress: what was found."""
 
 
@@ -149,7 +150,7 @@ def run_trial(
         checkpoint = folder / "checkpoint.safetensors"
         clock = TrialClock(folder, timeout)
         stopping = throttled(lambda: stop_flag.exists() or clock.over())
-        progress = _Progress(folder, stopping, clock)
+        progress = _ProgressFile(folder, stopping, clock)
         pipeline: Pipeline | None = None
         try:
             with clock:
@@ -216,7 +217,7 @@ def _write_rows(result: PipelineResult, path: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in rows.items()}, scratch)
 
 
-class _Progress:
+class _ProgressFile:
     """Writes where a trial is, at most every half second and at every new stage.
 
     It also ends a trial that is asked to stop, except in the stages that write a checkpoint first

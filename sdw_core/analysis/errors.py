@@ -10,7 +10,7 @@ density does. A policy's own surrounding states differ from another's, so the er
 the pool of all policies' surrounding states, where only the policies differ.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -25,13 +25,14 @@ from sdw_core.distill.selection import select_rows
 from sdw_core.evaluate import Arena, rollout
 from sdw_core.expert import Expert
 from sdw_core.policy import MLP, Parameters, clone
+from sdw_core.progress import Progress
 from sdw_core.seeds import numpy_generator, torch_generator
-from sdw_core.statistics import FEWEST, Estimate, estimate, spearman
+from sdw_core.statistics import FEWEST, Estimate, spearman, with_interval
 
 Floats = NDArray[np.float64]
 States = NDArray[np.float32]
 Choice = Literal["random", "weighted", "best"]
-"""Rows at random; those, but counting by their density weight; rows of the best episodes."""
+"""Rows at random; the same rows, counting by their density weight; rows of the best episodes."""
 
 LEARNING_RATE = 1e-3
 """Adam's, of the clonings."""
@@ -180,7 +181,7 @@ def clone_policies(
     budgets: Sequence[int],
     repeats: int,
     seed: int,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> Policies:
     """Policies of very different quality: every choice of rows x size x budget, `repeats` of each.
 
@@ -200,7 +201,7 @@ def clone_policies(
     grid = [(choice, size) for choice in choices for size in sizes]
     for index, (choice, size) in enumerate(grid):
         generators = [torch_generator(seed, f"{STAGE}/rows", size, r) for r in range(repeats)]
-        initial_states: Literal["best", "random"] = "best" if choice == "best" else "random"
+        initial_states = "best" if choice == "best" else "random"
         picks = select_rows(
             initial_states, size, generators, states, episode_returns=episode_returns
         ).to(states.device)
@@ -293,5 +294,5 @@ def _correlated(
         elif (known == known[0]).all(0).any():
             lacking = "nothing to order: all are equal"
         else:
-            found = estimate(spearman, known[:, :1], known[:, 1:], paired=True, seed=seed)
+            found = with_interval(spearman, known[:, :1], known[:, 1:], paired=True, seed=seed)
         yield name, {**asdict(found), "policies": len(known), "lacking": lacking}

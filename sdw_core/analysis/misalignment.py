@@ -6,7 +6,7 @@ overlap, loss by loss and not step by step: the paper's claim is that the divers
 better policy while the loss is large, and the narrow set of high quality once it is small.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdw_core.evaluate import Arena, rollout
 from sdw_core.policy import MLP, Descent, Parameters, cloning_loss
+from sdw_core.progress import Progress
 from sdw_core.seeds import numpy_generator, torch_generator
 from sdw_core.statistics import FEWEST
 
@@ -38,7 +39,7 @@ class TrainingSet:
         name: of the set.
         states: z [N, O], normalised.
         targets: the actions to imitate [N, A], in [-1, 1].
-        arena: where its policies are run; it normalises as the states are.
+        arena: where its policies are run, in the units of the states.
     """
 
     name: str
@@ -88,7 +89,7 @@ class ByLoss:
 
     @property
     def lacking(self) -> str | None:
-        """What there is too little of to say whether the order reverses; None of nothing."""
+        """A sentence on what is missing to say whether the order reverses; None: nothing is."""
         bins, judged = len(self.difference), int(np.isfinite(self.low).sum())
         if not bins:
             return (
@@ -128,7 +129,7 @@ def follow(
     policies: int,
     episodes: int,
     seed: int,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> Course:
     """Clone P policies from the set by Adam on random mini-batches, and run them on the way.
 

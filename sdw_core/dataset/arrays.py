@@ -34,12 +34,14 @@ class Asked:
         reference_scores: returns of a random and of an expert policy; None: as stated, or D4RL's.
         clip_actions: whether actions outside the environment's bounds are clipped to them.
         name: the id that it lies under, which a copy does not state; None: what it calls itself.
+        settings: of a pipeline, to load it again; empty: nothing does.
     """
 
     environment: Environment | None = None
     reference_scores: Scores | None = None
     clip_actions: bool = False
     name: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,7 @@ def assemble(
         reference_scores=scores,
         reference_source=source if scores else None,
         license=license,
+        loaded_by=asked.settings,
     )
 
 

@@ -26,7 +26,7 @@ from sdw_core.seeds import numpy_generator
 STEPPED = 300
 """Transitions that are stepped again."""
 PROOFS = 16
-"""Times that a step is taken again before it is believed to follow from what is observed."""
+"""Times that a step is taken again before an observation is believed to hold all it depends on."""
 RESETS = 32
 """Random episodes whose beginnings are compared."""
 BEGINNING = 10
@@ -36,11 +36,12 @@ AGREEING = {"observation": 0.01, "reward": 0.1}
 MuJoCo computed at the start of its last step. In units of what changes in a step, and of the
 rewards' standard deviation."""
 DISTANT = 3.0
-"""By how many times the range of random episodes the data's first observations leave theirs."""
+"""Ranges of random episodes' first observations by which the data's may lie outside of them."""
 UNLIKE = 0.3
 """Error of the first rewards that is more than chance, where they can be told."""
 
 Verdict = Literal["agrees", "disagrees", "cannot tell"]
+Method = Literal["stepped", "random episodes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Check:
     dataset: str
     environment: str
     verdict: Verdict
-    method: Literal["stepped", "random episodes"]
+    method: Method
     numbers: dict[str, float]
     sentence: str
 
@@ -132,7 +133,7 @@ def _made(dataset: OfflineDataset) -> Iterator[Env]:
 def _check(
     dataset: OfflineDataset,
     verdict: Verdict,
-    method: Literal["stepped", "random episodes"],
+    method: Method,
     numbers: dict[str, float],
     why: str,
 ) -> Check:
@@ -164,8 +165,9 @@ def _step(env: Env, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], f
 def _layout(env: Env, dataset: OfflineDataset, rng: np.random.Generator) -> _Layout | None:
     """Where an observation holds the state, proved by a step taken again; None: it may not.
 
-    What observation wrappers change, what an environment remembers of the step before and what is
-    drawn at random all show, if the step is taken again often enough, each time after another.
+    A step that is taken again often enough, each time after a different step, reveals what
+    observation wrappers change, what the environment remembers of the step before, and what the
+    environment draws at random.
     """
     simulated: Any = env.unwrapped
     if not all(hasattr(simulated, name) for name in ("set_state", "data", "model")):
@@ -335,5 +337,5 @@ def _distance(
 
 
 def _finite(value: float) -> float:
-    """A number that JSON has; what is no number is very large, as an error or a distance is."""
+    """The number, if JSON can hold it; nan and infinity count as a very large error."""
     return float(np.nan_to_num(value, nan=1e9, posinf=1e9))

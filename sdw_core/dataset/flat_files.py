@@ -1,4 +1,4 @@
-"""Files whose arrays hold all steps one after the other: D4RL's layout, and that of d3rlpy 1.x.
+"""Arrays that hold all steps one after the other: D4RL's layout, and that of d3rlpy 1.x.
 
     D4RL     observations, actions, rewards, terminals; timeouts and next_observations may lack
     d3rlpy   observations, actions, rewards, terminals, episode_terminals: where episodes end
@@ -9,7 +9,7 @@ the environment's limit, which is what D4RL does with its own files.
 
 import contextlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from sdw_core.dataset.arrays import (
     stated_license,
 )
 from sdw_core.environment import Environment
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, described
 from sdw_core.offline_dataset import Flags, Floats, OfflineDataset
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -56,23 +56,8 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
     environment = asked.environment
     stated, license = "", None
     with reading(path, "D4RL-layout HDF5 or .npz file"), _opened(path) as file:
-        if all(key in file for key in D3RLPY_2):
-            raise InputError(
-                f"{where} is a replay buffer of d3rlpy 2.x, which is not read: write its episodes "
-                f"as arrays named {', '.join((*REQUIRED, 'timeouts'))}, one after the other."
-            )
-        if missing := [key for key in REQUIRED if key not in file]:
-            raise InputError(
-                f"a D4RL-layout file must hold {', '.join(REQUIRED)}, and {where} lacks "
-                f"{', '.join(missing)}: add what is missing."
-            )
-        misnamed = [key for key in OTHER_NAMES if key in file]
-        if misnamed and not any(key in file for key in ("timeouts", "episode_terminals")):
-            raise InputError(
-                f"where episodes are cut off is called `timeouts` in D4RL's layout, and {where} "
-                f"has `{misnamed[0]}`: rename that."
-            )
-        stored = {key: np.asarray(file[key][()]) for key in (*REQUIRED, *OPTIONAL) if key in file}
+        _require_keys(file, where)
+        stored = {key: file[key][()] for key in (*REQUIRED, *OPTIONAL) if key in file}
         if isinstance(file, h5py.File):
             attribute = file.attrs.get("env_id", "")
             stated = attribute.decode() if isinstance(attribute, bytes) else str(attribute)
@@ -85,6 +70,41 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
     if environment is None:
         _refuse_foreign(stated, where)
         environment = Environment.named(stated)
+    return from_flat(stored, where, reference, environment, asked, license)
+
+
+def from_flat(
+    arrays: Mapping[str, Any],
+    where: str,
+    name: str,
+    environment: Environment,
+    asked: Asked,
+    license: str | None = None,
+) -> OfflineDataset:
+    """The dataset of arrays in either layout.
+
+    Args:
+        arrays: by the names of the layout; others are left out.
+        where: they are, for messages.
+        name: of the dataset.
+        environment: that they come from.
+        asked: what the user says of them.
+        license: as they are under.
+
+    Raises:
+        InputError: one lacks, or they do not fit the environment.
+    """
+    _require_keys(arrays, where)
+    stored: dict[str, NDArray[Any]] = {}
+    for key in (*REQUIRED, *OPTIONAL):
+        if key in arrays:
+            try:
+                stored[key] = np.asarray(arrays[key])
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise InputError(
+                    f"`{key}` must be an array, and in {where} it cannot be made one "
+                    f"({described(error)}): convert it to NumPy's."
+                ) from None
     spaces = environment.spaces
     steps = len(np.atleast_1d(stored["rewards"]))
     hint = _hint(environment, stored["observations"])
@@ -98,7 +118,7 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
     if steps and (not ends.size or ends[-1] < steps):
         ends = np.append(ends, steps)
     return assemble(
-        reference,
+        name,
         environment,
         Steps(
             observations=observations,
@@ -112,6 +132,26 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
         asked,
         license=license,
     )
+
+
+def _require_keys(arrays: Mapping[str, Any], where: str) -> None:
+    """Refuse arrays that are of another layout, or lack what there must be."""
+    if all(key in arrays for key in D3RLPY_2):
+        raise InputError(
+            f"{where} is a replay buffer of d3rlpy 2.x, which is not read: write its episodes "
+            f"as arrays named {', '.join((*REQUIRED, 'timeouts'))}, one after the other."
+        )
+    if missing := [key for key in REQUIRED if key not in arrays]:
+        raise InputError(
+            f"data in D4RL's layout must hold {', '.join(REQUIRED)}, and {where} lacks "
+            f"{', '.join(missing)}: add what is missing."
+        )
+    misnamed = [key for key in OTHER_NAMES if key in arrays]
+    if misnamed and not any(key in arrays for key in ("timeouts", "episode_terminals")):
+        raise InputError(
+            f"where episodes are cut off is called `timeouts` in D4RL's layout, and {where} "
+            f"has `{misnamed[0]}`: rename that."
+        )
 
 
 @contextlib.contextmanager

@@ -6,26 +6,31 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import minari
+from gymnasium.envs.registration import EnvSpec
 from minari.dataset.minari_storage import METADATA_FILE_NAME
+from numpy.typing import ArrayLike
 
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset.arrays import Asked, reading
-from sdw_core.dataset.flat_files import SUFFIXES, read_flat
+from sdw_core.dataset.flat_files import SUFFIXES, from_flat, read_flat
 from sdw_core.dataset.minari_files import MAIN_FILE, read_minari, stated_spec
 from sdw_core.environment import Environment, quiet
 from sdw_core.errors import InputError, described
-from sdw_core.offline_dataset import OfflineDataset, Scores
+from sdw_core.offline_dataset import IN_MEMORY, OfflineDataset, Scores
 from sdw_core.validation import nearest
 
 BUNDLED = Path(__file__).parents[1] / "data"
+ARRAYS = "data in memory"
+"""What arrays that are given as such are called."""
 DATASET_ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
+Place = Literal["bundled", "local"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,51 +38,113 @@ class AvailableDataset:
     """A Minari dataset that `load` finds without a network; counts as its metadata state them."""
 
     id: str
-    where: Literal["bundled", "local"]
+    where: Place
     episodes: int
     transitions: int
     environment: str | None
 
 
 def load_dataset(config: PipelineConfig) -> OfflineDataset:
-    """The dataset of a pipeline, by all that its settings say of it; see `load`."""
+    """The dataset of a pipeline: the one that it was given, or else what its settings name."""
+    if config.data is not None:
+        return config.data
     return load(config.dataset, config.reference_scores, config.clip_actions)
 
 
 def load_datasets(configs: Iterable[PipelineConfig]) -> dict[str, OfflineDataset]:
-    """The datasets of several pipelines, by `PipelineConfig.source`; each is loaded once."""
+    """The datasets of several pipelines, by `PipelineConfig.source`; each is loaded once.
+
+    As other processes load them, who know the settings only.
+    """
     datasets: dict[str, OfflineDataset] = {}
     for config in configs:
         if config.source not in datasets:
-            datasets[config.source] = load_dataset(config)
+            known = config.reference_scores, config.clip_actions
+            datasets[config.source] = load(config.dataset, *known)
     return datasets
 
 
 def load(
-    reference: str, reference_scores: Scores | None = None, clip_actions: bool = False
+    source: str | Path | Mapping[str, ArrayLike] | minari.MinariDataset,
+    reference_scores: Scores | None = None,
+    clip_actions: bool = False,
+    environment: str | EnvSpec | None = None,
 ) -> OfflineDataset:
-    """The dataset that `reference` names (see the package for its forms), numbers as float32.
+    """A dataset for the pipeline, checked, numbers as float32.
 
     Args:
-        reference: id, folder or file, and maybe `?env=ENVIRONMENT`.
+        source: a reference (see the package for its forms); a Minari dataset, of which the episodes
+            that it was filtered to are taken; or arrays by their names in D4RL's layout.
         reference_scores: undiscounted returns of a random and of an expert policy; None: as the
             dataset states them, or D4RL's.
         clip_actions: clip actions to the environment's bounds, where they would be refused.
+        environment: what the data come from and policies are judged in: text as behind `?env=`, or
+            the `spec` of an environment, for data that are no reference; None: what they state.
 
     Raises:
         InputError: the reference is unknown, or what it names is not a readable dataset of two or
             more episodes whose finite values fit a Gymnasium environment with Box spaces.
     """
+    if reference_scores:
+        reference_scores = float(reference_scores[0]), float(reference_scores[1])
+    if isinstance(source, Mapping):
+        if environment is None:
+            raise InputError(
+                "arrays do not say which environment they come from: name it, as in "
+                '`environment="Hopper-v5"`.'
+            )
+        made = _environment(environment)
+        return from_flat(source, ARRAYS, ARRAYS, made, Asked(made, reference_scores, clip_actions))
+    if isinstance(source, minari.MinariDataset):
+        folder, chosen = Path(source.storage.data_path), source.episode_indices
+        if isinstance(environment, EnvSpec) or len(chosen) < source.storage.total_episodes:
+            made_here = _environment(environment) if environment else None
+            asked = Asked(made_here, reference_scores, clip_actions)
+            return read_minari(folder, source.id, asked, chosen.tolist())
+        source = source.id if folder_of_id(source.id) == folder else folder
+    if isinstance(environment, EnvSpec):
+        raise InputError(
+            f"a reference names its environment in text, and `environment` is the EnvSpec of "
+            f'{environment.id}: give it as in `environment="Hopper-v5"`.'
+        )
+    return _load(_with_environment(str(source), environment), reference_scores, clip_actions)
+
+
+def _environment(environment: str | EnvSpec) -> Environment:
+    if isinstance(environment, EnvSpec):
+        return Environment.of_spec(environment)
+    return Environment.named(environment)
+
+
+def _with_environment(reference: str, environment: str | None) -> str:
+    """A reference that names its environment, if one is given."""
+    where, named = split_reference(reference)
+    if named and environment and named != environment:
+        raise InputError(
+            f"the environment is named twice, {named!r} and {environment!r}: name it once."
+        )
+    return f"{where}?env={environment}" if environment else reference
+
+
+def _load(reference: str, reference_scores: Scores | None, clip_actions: bool) -> OfflineDataset:
+    if reference.startswith(IN_MEMORY):
+        raise InputError(
+            f"`{reference}` are data that were made in memory, and settings do not hold them: load "
+            "them again and give them as `pipeline.dataset`, or, for other processes to read, "
+            'store them with `sdw_core.dataset.import_dataset(data, "my/data-v0")`.'
+        )
     with reading(Path(reference), "dataset"):
         where, environment = split_reference(reference)
         path = Path(where)
         folder, is_file, is_folder = folder_of(where), path.is_file(), path.is_dir()
         name = where if folder_of_id(where) else None
+    said = {"reference_scores": reference_scores, "clip_actions": clip_actions}
     asked = Asked(
         Environment.named(environment) if environment else None,
         reference_scores,
         clip_actions,
         name,
+        {"dataset": reference} | {key: value for key, value in said.items() if value},
     )
     if folder:
         return read_minari(folder, where, asked)
@@ -131,7 +198,7 @@ def available() -> list[AvailableDataset]:
     Only metadata are read; a folder whose metadata are unreadable is left out.
     """
     found: dict[str, AvailableDataset] = {}
-    places: list[tuple[Literal["bundled", "local"], Path]] = [("bundled", BUNDLED)]
+    places: list[tuple[Place, Path]] = [("bundled", BUNDLED)]
     with contextlib.suppress(InputError):  # no home: nothing is local
         places.insert(0, ("local", datasets_folder()))
     for where, root in places:

@@ -21,11 +21,11 @@ from sdw_core.dataset.minari_files import (
 )
 from sdw_core.errors import InputError, SDWError, described
 from sdw_core.files import created_folder, read_json, write_text
-from sdw_core.offline_dataset import Scores, require_ascending
+from sdw_core.offline_dataset import OfflineDataset, Scores, require_ascending
 
 
 def import_dataset(
-    source: str,
+    source: str | OfflineDataset,
     name: str,
     environment: str | None = None,
     reference_scores: Scores | None = None,
@@ -40,7 +40,7 @@ def import_dataset(
         imported for that, or a file opened. A dataset decides neither.
 
     Args:
-        source: any reference that `load` takes.
+        source: any reference that `load` takes, or a dataset that was loaded.
         name: a Minari id that is free.
         environment: as for `?env=`; None: what the source states.
         reference_scores, clip_actions: as for `load`.
@@ -51,14 +51,11 @@ def import_dataset(
         SDWError: the dataset could not be written.
     """
     _require_free(name)
-    where, named = split_reference(source)
-    if named and environment and named != environment:
-        raise InputError(
-            f"the environment is named twice, {named!r} and {environment!r}: name it once."
-        )
-    named = environment or named
-    reference = f"{where}?env={named}" if named else where
-    dataset = load(reference, reference_scores, clip_actions)
+    if isinstance(source, OfflineDataset):
+        dataset = source
+    else:
+        dataset = load(source, reference_scores, clip_actions, environment)
+    where, _ = split_reference(dataset.loaded_by.get("dataset", dataset.name))
     folder = datasets_folder() / name
     try:
         with created_folder(folder) as scratch:

@@ -1,7 +1,7 @@
 """Minari datasets, read and written through Minari's own storage: HDF5, arrow and parquet."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,16 @@ MAIN_FILE = "main_data.hdf5"
 """Of a dataset in Minari's HDF5 format, beside its metadata."""
 
 
-def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
+def read_minari(
+    folder: Path, reference: str, asked: Asked, chosen: Sequence[int] | None = None
+) -> OfflineDataset:
     """The Minari dataset in a folder.
 
     Args:
         folder: holds `metadata.json`.
         reference: what the user calls it.
         asked: what the user says of it.
+        chosen: numbers of the episodes that are read; None: all.
 
     Raises:
         InputError: it is damaged, no environment is known for it, or it does not fit that.
@@ -72,7 +75,8 @@ def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
     spaces = environment.spaces
     parts: list[tuple[NDArray[Any], ...]] = []
     with reading(folder, "Minari dataset"):
-        for index, episode in enumerate(storage.get_episodes(range(episodes))):
+        wanted = range(episodes) if chosen is None else chosen
+        for index, episode in zip(wanted, storage.get_episodes(wanted), strict=False):
             where = f"episode {index} of {name}"
             steps = len(episode["rewards"])
             if steps == 0:
@@ -87,7 +91,7 @@ def read_minari(folder: Path, reference: str, asked: Asked) -> OfflineDataset:
                 )
             )
     ends = np.cumsum([len(rewards) for _, _, rewards, *_ in parts], dtype=np.int64)
-    if len(parts) != episodes or (episodes and ends[-1] != total):
+    if chosen is None and (len(parts) != episodes or (episodes and ends[-1] != total)):
         found = f"{len(parts)} of {ends[-1] if parts else 0}"
         raise InputError(
             f"{name} states {episodes} episodes of {total} steps, and Minari reads {found}: fetch "

@@ -22,7 +22,8 @@ class Captured:
     a value on the host nor bind a name to a new tensor that a later call is to find.
 
     Args:
-        work: the function. It is held, so it had better not hold this object in turn.
+        work: the function. This object refers to the work, so the work must not refer to this
+            object: otherwise the two, and the graph with them, wait for the garbage collector.
         device: where its tensors are.
         generators: what it draws from. A replay draws what a call would draw, from the seed that
             the generator has then; see `torch.cuda.CUDAGraph.register_generator_state`.
@@ -59,7 +60,7 @@ class Captured:
         self._graph.replay()
 
     def close(self) -> None:
-        """Gives the graph and its memory back, now and not when a garbage collector comes by.
+        """Gives the graph and its memory back now, not when the garbage collector runs.
 
         torch 2.12 and 2.13 free the cuBLAS workspace of a graph's stream together with the graph,
         under whatever is captured on that stream by then.

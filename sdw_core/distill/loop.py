@@ -11,14 +11,15 @@ from torch import Tensor
 
 from sdw_core.config import DistillConfig, identifying
 from sdw_core.distill.capture import Captured
-from sdw_core.distill.engine import MetaBatch, Rows
+from sdw_core.distill.engine import Rows
 from sdw_core.distill.fused import Program, Shape, memory_bytes
 from sdw_core.distill.state import Distilled, State
-from sdw_core.distill.task import Task
+from sdw_core.distill.task import Task, state_noise
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import METHOD
 from sdw_core.policy import MLP
+from sdw_core.progress import Progress
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
 
@@ -49,7 +50,7 @@ def distill(
     task: Task,
     config: DistillConfig,
     seed: int,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
     checkpoint: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     visits: Visits | None = None,
@@ -126,7 +127,7 @@ class _OuterStep:
                 parameters,
                 Rows(state.observations, state.actions, row_weights),
                 state.log_rates.exp(),
-                MetaBatch(task.states[picks], task.targets[picks], task.weights[picks]),
+                task.batch(picks, state_noise(config, generators, task.states)),
             )
 
         def follow() -> None:
@@ -173,7 +174,7 @@ def _shape(config: DistillConfig, like: Tensor) -> Shape:
 
 
 def engine_bytes(config: DistillConfig, policy: MLP) -> int:
-    """What the engine of a configuration holds, and beside it the draws of initial parameters."""
+    """Bytes of the engine of a configuration, and of the draws of initial parameters beside it."""
     shape = _shape(config, torch.empty(0))
     draws = config.seeds * (policy.size + 10 * max(policy.sizes) ** 2)
     return memory_bytes(policy, shape) + draws * shape.dtype.itemsize

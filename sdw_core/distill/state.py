@@ -1,18 +1,20 @@
 """What an outer step changes: rows, learning rates, their averages and moments; its checkpoint."""
 
 from dataclasses import dataclass, field
-from math import log
+from math import log, pi
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sdw_core.checkpoint import read_checkpoint, write_checkpoint
+from sdw_core.checkpoint import restore_checkpoint, write_checkpoint
 from sdw_core.config import DistillConfig
 from sdw_core.distill.engine import Hypergradient
 from sdw_core.distill.task import Task, initial_rows
 from sdw_core.errors import DivergenceError
 
+LOWEST = 0.03
+"""What is left of the outer learning rates at the end of `outer_schedule: cosine`."""
 _TENSORS = (
     *("observations", "actions", "log_rates"),
     *("mean_observations", "mean_actions", "mean_log_rates"),
@@ -126,12 +128,26 @@ class State:
         self.log_rates.grad = torch.where(
             sound[:, None], rate_gradient, torch.zeros_like(rate_gradient)
         )
+        before = [variable.clone() for variable in self._variables]
         self.optimizer.step()
         self.rate_optimizer.step()
+        if config.outer_schedule == "cosine":  # an optimiser's step is proportional to its rate
+            scale = self._cosine(config.outer_steps).to(norms.dtype)
+            for variable, old in zip(self._variables, before, strict=True):
+                variable.copy_(old.lerp(variable, scale))
         share = self.done.double().reciprocal().clamp_min(1 - config.averaging).to(norms.dtype)
         self.mean_observations.lerp_(self.observations, share)
         self.mean_actions.lerp_(self.actions, share)
         self.mean_log_rates.lerp_(self.log_rates, share)
+
+    def _cosine(self, steps: int) -> Tensor:
+        """Half a cosine from 1 at the first step to `LOWEST` after the last, [1]."""
+        passed = (self.done - 1).double() / steps
+        return LOWEST + (1 - LOWEST) * (1 + (passed * pi).cos()) / 2
+
+    @property
+    def _variables(self) -> list[Tensor]:
+        return [self.observations, self.actions, self.log_rates]
 
     def distilled(self) -> Distilled:
         """The rows as they are now; views of the moving averages."""
@@ -172,7 +188,7 @@ class State:
 
     def restore(self, path: Path | None, key: str) -> int:
         """Take everything over from a checkpoint; returns the outer steps that are done."""
-        step, stored = read_checkpoint(path, key, self._optimizers)
+        step, stored = restore_checkpoint(path, key, self._optimizers)
         self.done.fill_(step)
         for name, tensor in stored.items():
             if name in _TENSORS:

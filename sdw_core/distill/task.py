@@ -1,10 +1,13 @@
 """What is distilled, and the rows that a distillation starts from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sdw_core.config import DistillConfig
+from sdw_core.distill.engine import MetaBatch
 from sdw_core.distill.selection import select_rows
 from sdw_core.seeds import torch_generator
 
@@ -20,6 +23,8 @@ class Task:
         weights: w(s) c(s) [N].
         log_density: log d(s) [N], nats; only `initial_states: density` needs it.
         episode_returns: return of the episode that a state is of [N]; only `best` needs it.
+        targets_at: the targets [*, A] at any states [*, O]; None where nobody can be asked beside
+            the dataset's states, as under `dbc`: the target then stays that of the state nearby.
     """
 
     states: Tensor
@@ -28,6 +33,43 @@ class Task:
     weights: Tensor
     log_density: Tensor | None = None
     episode_returns: Tensor | None = None
+    targets_at: Callable[[Tensor], Tensor] | None = None
+
+    def batch(self, picks: Tensor, noise: Tensor | None) -> MetaBatch:
+        """States that policies are judged on.
+
+        Args:
+            picks: rows of the dataset [P, B].
+            noise: what is added to their states [P, B, O]; None: nothing. A perturbed state keeps
+                the weight of its row.
+        """
+        states, targets = self.states[picks], self.targets[picks]
+        if noise is not None:
+            states = states + noise
+            targets = self.targets_at(states) if self.targets_at else targets
+        return MetaBatch(states, targets, self.weights[picks])
+
+
+def state_noise(
+    config: DistillConfig, generators: list[torch.Generator], like: Tensor
+) -> Tensor | None:
+    """Perturbations [P, B, O] of a meta-batch: none of its first quarter, Gaussian of the rest.
+
+    So a policy is judged on the dataset's states, and where it goes when it leaves them.
+
+    Args:
+        config: `state_noise` is their standard deviation, in normalised units.
+        generators: one a problem.
+        like: states [*, O], on the device.
+    """
+    if not config.state_noise:
+        return None
+    size = config.meta_batch_size, like.shape[-1]
+    noise = torch.stack(
+        [torch.randn(size, generator=g, dtype=like.dtype, device=like.device) for g in generators]
+    )
+    noise[:, : config.meta_batch_size // 4] = 0
+    return noise.mul_(config.state_noise)
 
 
 def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor]:
@@ -46,6 +88,7 @@ def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, 
         task.states,
         task.log_density,
         task.episode_returns,
+        config.initial_options,
     ).to(task.states.device)
     actions = task.targets if config.initial_actions == "expert" else task.actions
     return task.states[picks].clone(), actions[picks].clone()

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from sdw_core.config import CalQLConfig
+from sdw_core.expert import Demonstrations
 from sdw_core.expert.networks import ActorCritic, named
 from sdw_core.expert.training import UNTENDED, Training, train
 from sdw_core.policy import MLP, Parameters
@@ -35,6 +36,25 @@ ACTOR, CRITICS, STEPS = 0, (1, 2), 3
 """Random streams of the stage "expert": the networks' initialisations, and what steps draw."""
 LOG_STD = (-20.0, 2.0)
 """Range of the actor's log standard deviation."""
+
+
+class CalQL(ActorCritic):
+    """The actor and the critics of Cal-QL."""
+
+    @classmethod
+    def fit(
+        cls, data: Demonstrations, config: CalQLConfig, seed: int, training: Training
+    ) -> ActorCritic:
+        """See `fit_cal_ql`."""
+        transitions = Transitions(
+            data.states,
+            data.actions,
+            data.rewards,
+            data.next_states,
+            data.terminated,
+            data.returns_to_go(config.discount),
+        )
+        return fit_cal_ql(transitions, config, seed, training)
 
 
 @dataclass(frozen=True)
@@ -191,7 +211,7 @@ def fit_cal_ql(
         DivergenceError: a network became non-finite.
         StopRequested: the training was asked to stop.
     """
-    learner = _Learner(transitions, config, seed)
+    learner = _CalQL(transitions, config, seed)
     train(learner, config.steps, training)
     networks, ones = learner.networks, torch.ones_like(transitions.states[0])
     return ActorCritic(
@@ -202,7 +222,7 @@ def fit_cal_ql(
     )
 
 
-class _Learner:
+class _CalQL:
     def __init__(self, transitions: Transitions, config: CalQLConfig, seed: int) -> None:
         self._transitions, self._config, self._seed = transitions, config, seed
         states, actions = transitions.states, transitions.actions

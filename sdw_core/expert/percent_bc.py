@@ -6,6 +6,7 @@ Monte-Carlo returns-to-go of the whole dataset: the value of acting as the datas
 (s, a), which ranks states as Av-PBC needs it without bootstrapping.
 """
 
+from collections.abc import Mapping
 from math import cos, pi
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.config import PercentBCConfig
+from sdw_core.expert import Demonstrations
 from sdw_core.expert.networks import named, outputs, pack
 from sdw_core.expert.training import UNTENDED, Training, train
 from sdw_core.policy import MLP, Parameters
@@ -50,7 +52,19 @@ class PercentBC:
         return networks | {"value_scale": self.value_scale}
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> "PercentBC":
+    def fit(
+        cls, data: Demonstrations, config: PercentBCConfig, seed: int, training: Training
+    ) -> "PercentBC":
+        """See `fit_percent_bc`."""
+        dataset = data.dataset
+        rows = best_rows(dataset.episode_returns(), dataset.episode_ends, config.fraction)
+        returns_to_go = data.returns_to_go(config.discount)
+        return fit_percent_bc(
+            data.states, data.actions, data.here(rows), returns_to_go, config, seed, training
+        )
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "PercentBC":
         """The expert whose `state()` this is."""
         return cls(pack("policy", state), pack("value", state), state["value_scale"])
 
@@ -60,8 +74,9 @@ def best_episodes(
 ) -> NDArray[np.int64]:
     """The episodes with the highest return, which together hold `fraction` of the rows.
 
-    At least one episode; ties go to the earlier one. Counting transitions and not episodes keeps
-    a dataset of many short failures and a few long successes from lending its failures.
+    At least one episode; ties go to the earlier one. The fraction is of the transitions and not of
+    the episodes: where successes are few and long, and failures many and short, the best tenth of
+    the episodes contains failures.
     """
     order = np.argsort(-returns, kind="stable")
     held = np.cumsum(np.diff(episode_ends, prepend=0)[order])
@@ -107,7 +122,7 @@ def fit_percent_bc(
     value = MLP.build(observations + width, 1, config.layers, config.width, squash=False)
     scale = returns_to_go.square().mean().sqrt().clamp_min(1e-6)
     both = torch.cat([states, actions], -1)
-    learner = _Learner(
+    learner = _Regressions(
         _Regression(policy, states[selected], actions[selected], config.steps, config, seed, 0),
         _Regression(
             value, both, (returns_to_go / scale)[:, None], config.value_steps, config, seed, 1
@@ -120,7 +135,8 @@ def fit_percent_bc(
 class _Regression:
     """Least squares by Adam on random mini-batches, and a moving average of the parameters.
 
-    A single last iterate may fall where its neighbours walk; the average does not.
+    The policy of a single last iterate may fall where those of its neighbours walk; the policy of
+    the average does not.
     """
 
     def __init__(
@@ -162,7 +178,7 @@ class _Regression:
         return picks
 
 
-class _Learner:
+class _Regressions:
     """The policy's regression, then the value's."""
 
     def __init__(self, policy: _Regression, value: _Regression) -> None:

@@ -6,8 +6,8 @@ from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.statistics import ReturnSummary
 
 FAR, LEAST = 0.5, 5.0
-"""How far below its data an expert is no expert: this part of their normalised return, and at least
-so many points. Clones of the best tenth of a dataset often stay a third below it."""
+"""An expert falls short if its normalised return is below its data's by this part of it, and by so
+many points at least. Clones of the best tenth of a dataset often stay a third below it."""
 REMEDIES = {
     "percent_bc": "raise `pipeline.expert.steps`, change `pipeline.expert.fraction`",
     "cal_ql": "raise `pipeline.expert.steps`",

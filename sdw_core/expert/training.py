@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sdw_core.checkpoint import read_checkpoint, write_checkpoint
+from sdw_core.checkpoint import restore_checkpoint, write_checkpoint
 from sdw_core.errors import DivergenceError, StopRequested
+from sdw_core.progress import Progress
 
 CHECK_EVERY = 500
 """Steps between looks at the device: for divergence, and to write a checkpoint."""
@@ -29,7 +30,7 @@ class Training:
         should_stop: asked after every step; True writes the checkpoint and raises StopRequested.
     """
 
-    progress: Callable[[float], None] = lambda fraction: None
+    progress: Progress = lambda fraction: None
     checkpoint: Path | None = None
     key: str = ""
     should_stop: Callable[[], bool] = lambda: False
@@ -67,7 +68,7 @@ def train(learner: Learner, steps: int, training: Training) -> None:
     """
     path = training.checkpoint
     optimizers = {str(i): optimizer for i, optimizer in enumerate(learner.optimizers)}
-    first, stored = read_checkpoint(path, training.key, optimizers)
+    first, stored = restore_checkpoint(path, training.key, optimizers)
     for name, tensor in stored.items():
         learner.tensors()[name].detach().copy_(tensor)
     for step in range(first, steps):

@@ -21,7 +21,7 @@ from study.cli.analyze import analyze_app
 from study.cli.cache import cache_app
 from study.cli.compare import compare
 from study.cli.data import data_app
-from study.cli.rows import distill, evaluate
+from study.cli.rows import distill, evaluate, train
 from study.cli.studies import (
     dashboard,
     export,
@@ -52,6 +52,7 @@ app.command()(validate)
 app.command()(status)
 app.command()(export)
 app.command()(distill)
+app.command()(train)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(dashboard)

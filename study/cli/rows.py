@@ -1,13 +1,11 @@
-"""`sdw distill` and `evaluate`: one pipeline run, and rows that were exported."""
+"""`sdw distill`, `train` and `evaluate`: one pipeline run, and rows that were exported."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sdw_core.errors import DivergenceError, InputError
 from search_spaces import load_spec
@@ -33,10 +31,8 @@ def distill(
     as_json: AsJson = False,
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
-    from sdw_core.artifact import Artifact, refuse_existing, score, write_artifact
-    from sdw_core.baselines import random_subset
+    from sdw_core.artifact import refuse_existing, score
     from sdw_core.card import require_license
-    from sdw_core.evidence import confirmed_scores, evidence_of, source_states
     from sdw_core.pipeline import Pipeline
     from study.preflight import check_study, check_writable
 
@@ -50,44 +46,53 @@ def distill(
     if to:
         check_writable(to.resolve().parent, "--to")
     _threads(threads)
-    with _progress() as progress:
-        pipeline = Pipeline(loaded.pipeline, cache, progress)
-        prepared = pipeline.prepare()
-        expert = prepared.expert_summary(loaded.pipeline.seed)
-        method = loaded.pipeline.expert.method
-        log.print(
-            f"expert ({method}): normalised return {expert.mean:.1f}, 95 % interval "
-            f"{expert.low:.1f} to {expert.high:.1f}",
-        )
-        for sentence in prepared.warnings:
-            log.print(f"warning: {sentence}")
-        result = pipeline.finish(prepared)
-        dataset = prepared.dataset
-        subset = random_subset(dataset, result.config, result.arena, "evaluate")
+    result = Pipeline(loaded.pipeline, cache).run(progress=log)
     document = result.to_json()
-    seed = loaded.pipeline.seed
-    document["random_subset"] = score(subset, seed)
-    document["artifact"] = str(to) if to else None
-    if to:
-        best = result.best
-        seed_of_rows = result.seeds[best]
-        evidence = evidence_of(result.config, result.dataset, seed_of_rows, dataset, license)
-        artifact = Artifact.distilled(
-            result.observations[best],
-            result.actions[best],
-            result.arena,
-            result.recipes[best],
-            evidence,
-        )
-        evidence["scores"] = confirmed_scores(artifact, dataset, result.config, document)
-        document["confirmed"] = evidence["scores"]["synthetic"]
-        write_artifact(artifact, to, source_states(dataset, seed))
+    with log.working("evaluating"):
+        document["random_subset"] = score(result.random_returns, loaded.pipeline.seed)
+        document["artifact"] = str(to) if to else None
+        if to:
+            artifact = result.export(to, license)
+            document["confirmed"] = artifact.evidence["scores"]["synthetic"]
     if as_json:
         print_json(document)
         return
     out.print(returns_table(document))
     if to:
         out.print(f"exported to {to}")
+
+
+def train(
+    folder: Annotated[Path, typer.Argument(help="An exported synthetic dataset.")],
+    to: Annotated[Path, typer.Option(help="File for the policy, such as policy.pt2.")],
+    seed: Annotated[int, typer.Option(help="Root seed of the training.", min=0)] = 0,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a policy on an exported dataset; its file runs with torch alone.
+
+    By the rows' own recipe: it is the first of the policies that `evaluate` judges at that seed.
+    """
+    from sdw_core.artifact import read_artifact
+    from study.preflight import check_writable
+
+    artifact = read_artifact(folder, trust)
+    check_writable(to.resolve().parent, "--to")
+    with log.working("training"):
+        artifact.train(seed).save(to)
+    document = {
+        "policy": str(to),
+        "seed": seed,
+        "environment": artifact.arena.environment.to_json(),
+        "observation_dimensions": artifact.observations.shape[1],
+        "action_dimensions": artifact.actions.shape[1],
+        "recipe": asdict(artifact.recipe),
+    }
+    if as_json:
+        print_json(document)
+        return
+    out.print(f"trained a policy for {artifact.arena.environment}, in {to}")
+    out.print(f"  run it   torch.export.load({str(to)!r}).module()(observations)")
 
 
 def evaluate(
@@ -130,7 +135,6 @@ def evaluate(
     changes = {key: value for key, value in changes.items() if value is not None}
     evaluation = parse(EvaluationConfig, size | changes, "")
     used = stated["seed"] if seed is None else seed
-    _threads(1)
     if protocols:
         if changes:
             given = next(iter(changes)).replace("_", "-")
@@ -138,10 +142,10 @@ def evaluate(
                 f"`--protocols` makes one change at a time by itself, and `--{given}` was given as "
                 "well; use one or the other."
             )
-        _print_protocols(_judged_by_each(artifact, evaluation, used, stated["stage"]), as_json)
+        _print_protocols(_judged_by_each(artifact, evaluation, used), as_json)
         return
     with log.working("evaluating"):
-        returns = artifact.evaluate(evaluation, used, stated["stage"])
+        returns = artifact.evaluate(evaluation, used)
     document = {"normalized_return": score(returns, used)}
     if as_json:
         print_json(document["normalized_return"])
@@ -161,7 +165,7 @@ def _threads(count: int) -> None:
 
 
 def _judged_by_each(
-    artifact: "Artifact", evaluation: "EvaluationConfig", seed: int, stage: str
+    artifact: "Artifact", evaluation: "EvaluationConfig", seed: int
 ) -> dict[str, Any]:
     """What each protocol of the field makes of the rows; null where its policies diverge."""
     from sdw_core.artifact import score
@@ -178,7 +182,7 @@ def _judged_by_each(
                 "normalized_return": None,
             }
             with suppress(DivergenceError):
-                returns = artifact.evaluate(protocol, seed, stage)
+                returns = artifact.evaluate(protocol, seed)
                 document[name]["normalized_return"] = score(returns, seed)
     return document
 
@@ -192,20 +196,3 @@ def _print_protocols(document: dict[str, Any], as_json: bool) -> None:
     for name in (name for name, summary in scores.items() if summary is None):
         table.add_row(name, "diverged", "", "")
     out.print(table)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar a stage, on stderr."""
-    from sdw_core.config import STAGES
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=log, transient=True, disable=not log.is_terminal
-    ) as bars:
-        tasks = {stage: bars.add_task(stage, total=1.0, visible=False) for stage in STAGES}
-
-        def report(stage: str, fraction: float) -> None:
-            bars.update(tasks[stage], completed=fraction, visible=True)
-
-        yield report

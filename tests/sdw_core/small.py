@@ -27,9 +27,15 @@ def small_task(count: int = 200) -> Task:
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(count, 5, generator=generator)
     weights = torch.rand(count, generator=generator) + 0.5
-    targets = torch.tanh(states[:, :3] * states[:, 1:4] - states[:, 2:5])
+    targets = small_targets(states)
     actions = (targets + 0.3 * torch.randn(count, 3, generator=generator)).clamp(-1, 1)
-    return Task(states, actions, targets, weights / weights.mean())
+    return Task(states, actions, targets, weights / weights.mean(), targets_at=small_targets)
+
+
+def small_targets(states: torch.Tensor) -> torch.Tensor:
+    """Of the small task, at any states [*, 5]: actions [*, 3]."""
+    x = states
+    return torch.tanh(x[..., :3] * x[..., 1:4] - x[..., 2:5])
 
 
 def changed(config: DistillConfig, **changes: object) -> DistillConfig:
@@ -48,6 +54,9 @@ OUTER = {
     "adam": {"outer_optimizer": "adam"},
     "momentum": {"outer_optimizer": "sgd", "outer_momentum": 0.9, "outer_lr": 0.5},
     "plain": {"outer_optimizer": "sgd", "outer_momentum": 0.0, "outer_lr": 0.5},
+    "cosine": {"outer_schedule": "cosine"},
+    "cosine with momentum": {"outer_optimizer": "sgd", "outer_lr": 0.5, "outer_schedule": "cosine"},
+    "noise": {"state_noise": 0.4},
     "clipped": {"outer_optimizer": "sgd", "outer_lr": 3.0, "max_gradient_norm": 0.03},
 }
 

@@ -22,13 +22,15 @@ from safetensors.numpy import load_file
 from sdw_core import __version__
 from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
 from sdw_core.card import front_matter, require_license
+from sdw_core.cloned import ClonedPolicy
 from sdw_core.config import EvaluationConfig, PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.environment import Environment, Wrapper
-from sdw_core.errors import InputError
+from sdw_core.errors import DivergenceError, InputError
 from sdw_core.evaluate import Arena, Recipe
 from sdw_core.files import sha256_of_file, sha256_of_json
 from sdw_core.policy import MLP, clone
+from sdw_core.seeds import derive_seed
 from sdw_core.units import Units
 from tests.sdw_core.processes import run
 
@@ -117,8 +119,8 @@ def test_evaluating_it_gives_the_manifests_score_exactly(written: tuple[Artifact
     read = read_artifact(written[1])
     stated = read.evidence["evaluation"]
     evaluation = EvaluationConfig(policies=stated["policies"], episodes=stated["episodes"])
-    returns = read.evaluate(evaluation, stated["seed"], stated["stage"])
-    assert score(returns, stated["seed"]) == manifest_of(written[1])["scores"]["synthetic"]
+    for returns in (read.evaluate(evaluation, stated["seed"]), read.evaluate()):
+        assert score(returns, stated["seed"]) == manifest_of(written[1])["scores"]["synthetic"]
 
 
 def test_rows_are_in_environment_units(written: tuple[Artifact, Path]) -> None:
@@ -347,6 +349,90 @@ def test_the_card_tells_the_whole_environment_and_whose_scores_the_reference_is(
     assert "The licence is `mit`." in text
     assert read_artifact(tmp_path / "a").arena.environment == environment
     assert "No licence is chosen" in (written[1] / "README.md").read_text()
+
+
+# Policies
+
+
+def return_of(policy: ClonedPolicy, artifact: Artifact, seed: int) -> float:
+    """Normalised, of the first episode that policy 1 of an evaluation of two is judged in."""
+    env = artifact.arena.environment.make()
+    observation, _ = env.reset(seed=derive_seed(seed, f"{CONFIRM}/episode", 1, 0) % 2**31)
+    total, ended = 0.0, False
+    while not ended:
+        observation, reward, terminated, truncated, _ = env.step(policy.act(observation))
+        total, ended = total + float(reward), terminated or truncated
+    env.close()
+    return float(artifact.arena.normalized(np.array(total)))
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"ensemble": 2, "layers": 4, "architecture": "residual", "optimizer": "adam"}]
+)
+def test_a_trained_policy_is_the_one_that_the_evaluation_judges(
+    written: tuple[Artifact, Path], change: dict[str, Any]
+) -> None:
+    artifact = read_artifact(written[1])
+    evaluation = EvaluationConfig(policies=2, episodes=1, **change)
+    returns = artifact.evaluate(evaluation, seed=5)
+    policy = artifact.train(seed=5, policy=1, evaluation=evaluation)
+    assert return_of(policy, artifact, 5) == pytest.approx(returns[1, 0], rel=1e-3)
+    assert returns[0, 0] != pytest.approx(returns[1, 0], rel=1e-2)
+
+
+def test_a_policy_takes_one_observation_or_many_and_gives_actions_within_the_bounds(
+    written: tuple[Artifact, Path],
+) -> None:
+    artifact = written[0]
+    policy, units = artifact.train(), artifact.arena.units
+    observations = np.random.default_rng(0).normal(0, 50, (2, 3, artifact.observations.shape[1]))
+    actions = policy.act(observations)
+    assert actions.shape == (2, 3, artifact.actions.shape[1])
+    np.testing.assert_allclose(policy.act(observations[1, 2]), actions[1, 2], rtol=1e-5, atol=1e-6)
+    assert (actions >= units.action_low - 1e-6).all()
+    assert (actions <= units.action_high + 1e-6).all()
+    assert np.ptp(actions) > 0.5 * (units.action_high - units.action_low).max()
+    with pytest.raises(InputError, match=r"observations of \d+ numbers, and .* shape \[2, 1\]"):
+        policy.act(np.zeros((2, 1)))
+
+
+def test_a_policy_that_diverges_is_said_to(written: tuple[Artifact, Path]) -> None:
+    with pytest.raises(DivergenceError, match="cloned from the rows with seed 0, became non-fin"):
+        written[0].train(evaluation=EvaluationConfig(learning_rate=1e30, steps=50))
+
+
+def test_a_saved_policy_acts_alike_on_any_number_of_observations(
+    written: tuple[Artifact, Path], tmp_path: Path
+) -> None:
+    policy = written[0].train()
+    policy.save(tmp_path / "policy.pt2")
+    saved = torch.export.load(tmp_path / "policy.pt2").module()
+    for count in (1, 2, 7):
+        observations = torch.randn(count, written[0].observations.shape[1])
+        torch.testing.assert_close(saved(observations), policy(observations))
+    with pytest.raises(InputError, match=r"never overwrites, and .*policy\.pt2' exists"):
+        policy.save(tmp_path / "policy.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.pt2"]
+
+
+def test_a_policy_that_cannot_be_saved_leaves_no_file(
+    written: tuple[Artifact, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(program: object, file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.export, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        written[0].train().save(tmp_path / "new" / "policy.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frame_and_a_notebook_show_the_rows(written: tuple[Artifact, Path]) -> None:
+    artifact = written[0]
+    assert artifact.frame().equals(pd.read_parquet(written[1] / "synthetic.parquet"))
+    mean = artifact.evidence["scores"]["synthetic"]["mean"]
+    assert f"<td>these rows</td><td>{mean:.1f}</td>" in artifact._repr_html_()
+    assert repr(artifact) == f"Artifact({ROWS} rows for {artifact.arena.environment})"
 
 
 # Actions outside of the bounds

@@ -179,9 +179,10 @@ class TestBundled:
         assert (bundled.terminated | bundled.truncated)[last].all()
         assert (bundled.terminated | bundled.truncated).sum() == len(last)
 
-    def test_repr_shows_shapes_not_numbers(self, bundled):
-        assert "observations=float32[49756, 11]" in repr(bundled)
-        assert len(repr(bundled)) < 600
+    def test_it_says_in_a_line_what_it_is(self, bundled):
+        said = f"OfflineDataset({BUNDLED!r}, Hopper-v5, 285 episodes, 49756 transitions)"
+        assert repr(bundled) == said
+        assert "<td>transitions</td><td>49756</td>" in bundled._repr_html_()
 
     def test_loads_by_folder_too(self, bundled):
         dataset = load(str(BUNDLED_FOLDER))

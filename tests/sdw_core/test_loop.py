@@ -1,10 +1,10 @@
 """The outer loop: exact to the bit, resumable, and honest about divergence."""
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -16,12 +16,13 @@ from sdw_core.dataset import load
 from sdw_core.distill import capture, state
 from sdw_core.distill.engine import MetaBatch, Rows
 from sdw_core.distill.loop import Visits, distill, unroll_of
-from sdw_core.distill.selection import InitialStates, select_rows
+from sdw_core.distill.selection import select_rows
 from sdw_core.distill.state import Distilled
 from sdw_core.distill.task import Task, initial_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.expert.percent_bc import best_rows
 from sdw_core.policy import MLP, clone
+from sdw_core.registry import SELECTIONS
 from sdw_core.seeds import torch_generator
 from tests.sdw_core.oracles import DoubleBackward
 from tests.sdw_core.processes import kill, run, start
@@ -75,24 +76,31 @@ def outer_twin(task: Task, config: DistillConfig, seed: int) -> list[Tensor]:
         for step in range(1, config.outer_steps + 1):
             generator = torch_generator(seed, "distill", stream, step)
             theta = [p.double() for p in policy.initial_parameters([generator])]
-            picks = torch.randint(len(task.states), (config.meta_batch_size,), generator=generator)
+            size = config.meta_batch_size
+            picks = torch.randint(len(task.states), (size,), generator=generator)
+            states, targets = task.states[picks].double(), task.targets[picks].double()
+            if config.state_noise:
+                noise = torch.randn(size, states.shape[1], generator=generator).double()
+                states[size // 4 :] += config.state_noise * noise[size // 4 :]
+                targets = task.targets_at(states) if task.targets_at else targets
             result = engine.hypergradient(
                 theta,
                 Rows(x[None], y[None], equal),
                 log_alpha.exp()[None],
-                MetaBatch(
-                    *(t[picks].double()[None] for t in (task.states, task.targets, task.weights))
-                ),
+                MetaBatch(states[None], targets[None], task.weights[picks].double()[None]),
                 *unroll_of(config, seed, step - 1),
             )
             dx, dy = result.observations[0], result.actions[0]
             norm = (dx.square().sum() + dy.square().sum()).sqrt()
             if config.max_gradient_norm and norm > config.max_gradient_norm:
                 dx, dy = (g * config.max_gradient_norm / norm for g in (dx, dy))
-            x = x - config.outer_lr * optimizers[0].move(dx, step)
-            y = y - config.outer_lr * optimizers[1].move(dy, step)
+            decay = 1.0
+            if config.outer_schedule == "cosine":
+                decay = 0.515 + 0.485 * math.cos(math.pi * (step - 1) / config.outer_steps)
+            x = x - decay * config.outer_lr * optimizers[0].move(dx, step)
+            y = y - decay * config.outer_lr * optimizers[1].move(dy, step)
             slope = result.learning_rates[0] * log_alpha.exp()
-            log_alpha = log_alpha - config.rate_lr * rate_optimizer.move(slope, step)
+            log_alpha = log_alpha - decay * config.rate_lr * rate_optimizer.move(slope, step)
             share = max(1 - config.averaging, 1 / step)
             means = [
                 (1 - share) * mean + share * last
@@ -101,6 +109,14 @@ def outer_twin(task: Task, config: DistillConfig, seed: int) -> list[Tensor]:
             losses.append(result.loss[0])
         results.append((*means[:2], means[2].exp(), torch.stack(losses)))
     return [torch.stack(parts) for parts in zip(*results, strict=True)]
+
+
+def test_noise_without_an_expert_to_ask_keeps_the_datasets_actions() -> None:
+    task = replace(small_task(), targets_at=None)
+    config = changed(SMALL, outer_steps=4, state_noise=0.4)
+    losses = distill(task, config, 3).losses
+    torch.testing.assert_close(losses, outer_twin(task, config, 3)[3].float(), rtol=2e-3, atol=0)
+    assert not torch.equal(losses, distill(small_task(), config, 3).losses)
 
 
 @pytest.mark.parametrize("outer", OUTER)
@@ -308,7 +324,9 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def cuda_task() -> Task:
-    return Task(*(tensor.cuda() for tensor in vars(small_task()).values() if tensor is not None))
+    return Task(
+        *(tensor.cuda() for tensor in vars(small_task()).values() if torch.is_tensor(tensor))
+    )
 
 
 @needs_cuda
@@ -396,7 +414,7 @@ def test_it_starts_from_distinct_rows_of_the_dataset() -> None:
     assert torch.equal(of_dataset[1][0], task.actions[found])
 
 
-@pytest.mark.parametrize("way", get_args(InitialStates))
+@pytest.mark.parametrize("way", SELECTIONS.builtin)
 @pytest.mark.parametrize("actions", ["dataset", "expert"])
 def test_without_steps_it_returns_the_rows_that_it_starts_from(
     way: str, actions: str, tmp_path: Path

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdw_core.policy import ARCHITECTURES, Architecture, Optimizer, Parameters, clone
+from sdw_core.config import Architecture, Optimizer
+from sdw_core.policy import ARCHITECTURES, Parameters, clone
 from sdw_core.seeds import torch_generator
 
 RATES = torch.tensor([[0.3, 0.1, 0.2, 0.05, 0.1], [0.02, 0.3, 0.1, 0.1, 0.2], [0.1] * 5])

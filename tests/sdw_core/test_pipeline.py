@@ -1,6 +1,7 @@
 """The whole pipeline, small, on the bundled dataset."""
 
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -13,17 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from rich.text import Text
 
-from sdw_core.artifact import Artifact, read_artifact, write_artifact
+from sdw_core.artifact import read_artifact
 from sdw_core.baselines import random_subset
 from sdw_core.cache import StageResult
-from sdw_core.config import STAGES, EvaluationConfig, PipelineConfig
+from sdw_core.config import STAGES, PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SourceChanged, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.identity import METHOD, Sources
-from sdw_core.pipeline import Pipeline, PipelineResult, Rungs
+from sdw_core.pipeline import Pipeline, Rungs
+from sdw_core.result import PipelineResult
 from sdw_core.statistics import summarize
 from sdw_core.validation import parse
 from sdw_core.waiting import GoOn, Waiting
@@ -105,7 +109,7 @@ def test_a_run_yields_rows_and_how_good_they_are(result: PipelineResult) -> None
     assert 0 < result.effective_sample_size_percent < 100
     assert 0 < result.density_effective_sample_size_percent < 100
     assert result.log_likelihood is not None
-    assert result.dataset == {
+    assert result.source == {
         "name": BUNDLED,
         "content_hash": load(BUNDLED).content_hash,
         "episodes": len(load(BUNDLED).episode_ends),
@@ -156,28 +160,54 @@ def test_the_scores_are_those_of_the_rows(result: PipelineResult) -> None:
     assert result.best == int(np.argmax(means))
 
 
-def test_its_rows_can_be_exported(result: PipelineResult, tmp_path: Path) -> None:
-    best = result.best
-    synthetic = result.summary.to_json()
-    evidence = {
-        "source": result.dataset,
-        "config": result.config.model_dump(mode="json"),
-        "distillation_seed": best,
-        "evaluation": {"policies": 2, "episodes": 2, "seed": 0, "stage": "evaluate"},
-        "scores": {"synthetic": synthetic},
-    }
-    artifact = Artifact.distilled(
-        result.observations[best],
-        result.actions[best],
-        result.arena,
-        result.recipes[best],
-        evidence,
+def test_its_frame_has_a_line_an_episode(result: PipelineResult) -> None:
+    frame = result.frame()
+    finished = frame[frame.outer_step == 6]
+    assert len(frame) == len(finished) == result.returns.size
+    by_seed = finished.groupby("distillation_seed").normalized_return.mean()
+    assert by_seed.to_dict() == pytest.approx(
+        dict(zip(result.seeds, result.returns.reshape(2, -1).mean(1), strict=True))
     )
-    states = np.random.default_rng(0).normal(size=(50, 11)).astype(np.float32)
-    write_artifact(artifact, tmp_path / "export", states)
-    read = read_artifact(tmp_path / "export")
-    evaluation = EvaluationConfig(policies=1, episodes=2)
-    np.testing.assert_array_equal(read.evaluate(evaluation, 3), artifact.evaluate(evaluation, 3))
+    last = finished[(finished.distillation_seed == 1) & (finished.policy == 1)]
+    assert last.normalized_return.tolist() == result.returns[3].tolist()
+
+
+def test_it_exports_its_best_rows_with_their_score_on_fresh_seeds(
+    result: PipelineResult, tmp_path: Path
+) -> None:
+    made = result.export(tmp_path / "rows", license="CC-BY-4.0")
+    read = read_artifact(tmp_path / "rows")
+    np.testing.assert_array_equal(read.observations, made.observations)
+    assert read.evidence == made.evidence
+    scores = read.evidence["scores"]
+    assert summarize(read.evaluate(), 0).to_json() == scores["synthetic"]
+    assert scores["search"] == result.summary.to_json() != scores["synthetic"]
+    assert read.evidence["source"] == result.source | {
+        "license": "cc-by-4.0",
+        "reference_source": result.dataset.reference_source,
+    }
+    with pytest.raises(InputError, match="never overwrites"):
+        result.export(tmp_path / "rows")
+
+
+def test_a_notebook_shows_its_table_and_its_picture(result: PipelineResult) -> None:
+    shown = result._repr_html_()
+    random = summarize(result.random_returns, 0).mean
+    assert f"<td>random rows, as many</td><td>{random:.1f}</td>" in shown
+    assert "data:image/png;base64,iVBOR" in shown
+    assert repr(result).startswith(f"PipelineResult(10 rows of {BUNDLED!r}, normalised return ")
+
+
+def test_a_run_that_is_watched_says_what_the_expert_is(result: PipelineResult, cache: Path) -> None:
+    """On a terminal with bars; the result is that of a run that nobody watches."""
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=1000)
+    assert_equal(Pipeline(tiny(), cache).run(progress=console), result)
+    said = Text.from_ansi(written.getvalue()).plain
+    expert = summarize(result.expert_returns, 0)
+    assert f"expert (percent_bc): normalised return {expert.mean:.1f}" in said
+    assert result.warnings[0] in said
+    assert all(stage in said for stage in ("distill", "evaluate"))
 
 
 # The cache, and going on

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from rliable import metrics
 
 from sdw_core.statistics import (
-    estimate,
     gain,
     iqm_score,
     mean_score,
     probability_of_improvement,
+    with_interval,
 )
 from tests.sdw_core.rliable_intervals import scores
 
@@ -25,10 +25,10 @@ REFERENCE = json.loads(Path(__file__).with_name("rliable_intervals.json").read_t
 def test_point_estimates_are_rliables(runs: int) -> None:
     ours, theirs = scores(0, runs), scores(1, runs)
     theirs[0] = ours[0]  # ties
-    assert estimate(mean_score, ours).value == pytest.approx(metrics.aggregate_mean(ours))
-    assert estimate(iqm_score, ours).value == pytest.approx(metrics.aggregate_iqm(ours))
+    assert with_interval(mean_score, ours).value == pytest.approx(metrics.aggregate_mean(ours))
+    assert with_interval(iqm_score, ours).value == pytest.approx(metrics.aggregate_iqm(ours))
     chance = metrics.probability_of_improvement(ours, theirs)
-    assert estimate(probability_of_improvement, ours, theirs).value == pytest.approx(chance)
+    assert with_interval(probability_of_improvement, ours, theirs).value == pytest.approx(chance)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_intervals_are_rliables_up_to_the_noise_of_resampling(
 ) -> None:
     """Within 3 % of the interval's width: twice what 20,000 resamples leave open."""
     both = scores(0), scores(0, shift=4.0)[::-1].copy()
-    found = estimate(statistic, *both[:sets], resamples=20_000)
+    found = with_interval(statistic, *both[:sets], resamples=20_000)
     value, low, high = REFERENCE[name]
     assert found.value == pytest.approx(value)
     assert found.low == pytest.approx(low, abs=0.03 * (high - low))
@@ -53,11 +53,11 @@ def test_intervals_are_rliables_up_to_the_noise_of_resampling(
 
 def test_pairs_that_differ_by_a_constant_have_no_interval() -> None:
     ours = scores(0)
-    found = estimate(gain, ours + 3.0, ours, paired=True)
+    found = with_interval(gain, ours + 3.0, ours, paired=True)
     assert found.value == pytest.approx(3)
     assert found.low == pytest.approx(3)
     assert found.high == pytest.approx(3)
-    alone = estimate(gain, ours + 3.0, ours)
+    alone = with_interval(gain, ours + 3.0, ours)
     assert alone.low < 2.5 < 3.5 < alone.high
 
 
@@ -67,6 +67,6 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
     hits = 0
     for seed in range(300):
         drawn = level + 5 * np.random.default_rng(seed + 1).standard_normal((20, 4))
-        found = estimate(mean_score, drawn, seed=seed, resamples=500)
+        found = with_interval(mean_score, drawn, seed=seed, resamples=500)
         hits += found.low <= level.mean() <= found.high
     assert 0.88 * 300 <= hits <= 0.99 * 300

@@ -8,11 +8,13 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from sdw_core.artifact import read_artifact
 from sdw_core.files import sha256_of_json, write_json
 from search_spaces import load_spec, with_absolute_paths
 from study.book import TrialBook
@@ -384,6 +386,56 @@ def baseline(tmp_path_factory):
     document = json.loads(done.stdout)
     assert (document["outer_steps"], document["seconds_per_outer_step"]) == (0, None)
     return to
+
+
+WITHOUT_THE_PACKAGE = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("sdw_core", "search_spaces", "study"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Absent())
+import gymnasium, torch
+torch.set_num_threads(1)
+policy = torch.export.load(sys.argv[1]).module()
+env = gymnasium.make("Hopper-v5")
+observation, _ = env.reset(seed=0)
+total, done = 0.0, False
+while not done:
+    action = policy(torch.as_tensor(observation[None], dtype=torch.float32))[0]
+    observation, reward, terminated, truncated, _ = env.step(action.detach().numpy())
+    total, done = total + reward, terminated or truncated
+print(total)
+"""
+"""Runs a saved policy for an episode where this package cannot be imported; prints its return."""
+
+
+@pytest.mark.slow
+def test_a_trained_policy_runs_without_the_package(capsys, tmp_path, baseline):
+    command = ["train", str(baseline), "--to", "policy.pt2", "--seed", "3", "--json"]
+    status, out, _ = sdw(capsys, *command)
+    document = json.loads(out)
+    manifest = json.loads((baseline / "manifest.json").read_text())
+    assert (status, document["policy"], document["seed"]) == (0, "policy.pt2", 3)
+    assert (document["observation_dimensions"], document["action_dimensions"]) == (11, 3)
+    assert document["recipe"] == manifest["recipe"]
+    assert document["environment"]["id"] == "Hopper-v5"
+    isolated = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, "policy.pt2"]
+    done = subprocess.run(isolated, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    env = gymnasium.make("Hopper-v5")
+    observation, _ = env.reset(seed=0)
+    policy, total, ended = read_artifact(baseline).train(seed=3), 0.0, False
+    while not ended:
+        observation, reward, terminated, truncated, _ = env.step(policy.act(observation))
+        total, ended = total + reward, terminated or truncated
+    env.close()
+    assert float(done.stdout) == pytest.approx(total, rel=1e-3)
+    status, _, err = sdw(capsys, *command)
+    assert (status, "never overwrites" in err, err.count("\n")) == (2, True, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.pt2"]
 
 
 def test_a_baseline_is_an_export_like_any_other(capsys, baseline):

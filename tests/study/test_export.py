@@ -52,7 +52,7 @@ def test_the_score_of_an_export_is_of_fresh_seeds_and_can_be_computed_again(expo
     scores, stated = artifact.evidence["scores"], artifact.evidence["evaluation"]
     assert scores["synthetic"]["per_policy"] != scores["search"]["per_policy"]
     evaluation = EvaluationConfig(policies=stated["policies"], episodes=stated["episodes"])
-    again = artifact.evaluate(evaluation, stated["seed"], stated["stage"])
+    again = artifact.evaluate(evaluation, stated["seed"])
     assert score(again, stated["seed"]) == scores["synthetic"]
 
 
