@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import process_time
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,12 +32,12 @@ from sdw_core.config import DistillConfig, PipelineConfig
 from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
 from sdw_core.distill.fused import FusedEngine
 from sdw_core.distill.loop import distill, unroll_of
-from sdw_core.distill.selection import InitialStates
 from sdw_core.distill.state import Distilled
 from sdw_core.distill.task import Task, initial_rows
 from sdw_core.evaluate import rollout
 from sdw_core.pipeline import Pipeline, Prepared
 from sdw_core.policy import MLP, Parameters, clone, cloning_loss
+from sdw_core.registry import SELECTIONS
 from sdw_core.seeds import torch_generator
 
 HELD = 2048  # states of the batch that every row's meta-loss is on
@@ -201,7 +201,7 @@ CHOICES |= {
             "distill.initial_actions": actions,
         }
     )
-    for way in get_args(InitialStates)
+    for way in SELECTIONS.builtin
     for actions in ("dataset", "expert")
 }
 

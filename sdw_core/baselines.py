@@ -9,6 +9,7 @@ from sdw_core.evaluate import Arena, evaluate_rows
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.seeds import numpy_generator
+from sdw_core.statistics import Returns
 
 
 def random_rows(dataset: OfflineDataset, size: int, sets: int, seed: int) -> NDArray[np.int64]:
@@ -19,7 +20,7 @@ def random_rows(dataset: OfflineDataset, size: int, sets: int, seed: int) -> NDA
 
 def random_subset(
     dataset: OfflineDataset, config: PipelineConfig, arena: Arena, stage: str
-) -> NDArray[np.float64]:
+) -> Returns:
     """Normalised returns [K, M] of policies trained on as many random rows of the dataset.
 
     Every policy gets rows of its own, with the dataset's actions, so that the spread includes the

@@ -12,17 +12,20 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
     ModelWrapValidatorHandler,
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
+    Tag,
     ValidationError,
     model_validator,
 )
 
 from sdw_core.errors import InputError
+from sdw_core.registry import DENSITIES, EXPERTS, OBJECTIVES, SELECTIONS, WEIGHTINGS
 from sdw_core.validation import sentence_of
 
 if TYPE_CHECKING:
@@ -46,6 +49,9 @@ Runs = Annotated[PositiveInt, Field(le=10_000)]
 """Of policies, or of episodes."""
 Copies = Annotated[PositiveInt, Field(le=1_000)]
 """Of one thing, side by side: distillations, networks of a policy, samples."""
+Scalar = bool | int | float | str | None
+Options = dict[str, Scalar | list[Scalar]]
+"""Of a part of the user's own, by name."""
 Architecture = Literal["mlp", "residual"]
 """Of a policy's network; `residual`: skip connections round the hidden layers."""
 Optimizer = Literal["sgd", "momentum", "adam", "adamw"]
@@ -132,10 +138,12 @@ def _is_added(settings: BaseModel, name: str) -> bool:
 class DensityConfig(Config):
     """How log d(s), the log density of normalised states, is estimated."""
 
-    model: Literal["maf", "nsf", "gaussian"] = Field(
+    model: Annotated[str, DENSITIES] = Field(
         "maf",
-        description="masked autoregressive flow, neural spline flow, or full-covariance Gaussian",
+        description="masked autoregressive flow, neural spline flow, full-covariance Gaussian, or "
+        "your own",
     )
+    options: Options = Field({}, json_schema_extra=ADDED, description="of your own model, by name")
     transforms: Layers = Field(5, description="autoregressive transforms of a flow")
     hidden_features: Width = Field(100, description="hidden units of each transform")
     batch_size: Batch = Field(1024, description="states a gradient step")
@@ -152,10 +160,12 @@ class DensityConfig(Config):
 class WeightingConfig(Config):
     """How a density becomes the weight w(s) of a state in the distillation loss."""
 
-    scheme: Literal["reciprocal", "rank"] = Field(
+    scheme: Annotated[str, WEIGHTINGS] = Field(
         "reciprocal",
-        description="`reciprocal`: d^-temperature; `rank`: (quantile rank of d)^-temperature",
+        description="`reciprocal`: d^-temperature; `rank`: (quantile rank of d)^-temperature; your "
+        "own: exp(temperature * what it gives)",
     )
+    options: Options = Field({}, json_schema_extra=ADDED, description="of your own scheme, by name")
     temperature: float = Field(
         0.1, ge=0, description="0: no density weighting; 1: exact reciprocal (density or rank)"
     )
@@ -215,13 +225,34 @@ class CheckpointConfig(Config):
     )
 
 
+class OwnExpertConfig(Config):
+    """An expert of your own: see docs/extending.md."""
+
+    method: Annotated[str, EXPERTS] = Field(
+        description="must be given; the built-in ones have sections of their own, above"
+    )
+    options: Options = Field({}, description="of your expert, by name")
+
+
 def _percent_bc_if_not_said(given: Any) -> Any:
     return {"method": "percent_bc", **given} if isinstance(given, Mapping) else given
 
 
+def _tag_of(given: Any) -> str:
+    method = (
+        given.get("method")
+        if isinstance(given, Mapping)
+        else getattr(given, "method", "percent_bc")
+    )
+    return method if isinstance(method, str) and method in EXPERTS.builtin else "own"
+
+
 ExpertConfig = Annotated[
-    PercentBCConfig | CalQLConfig | CheckpointConfig,
-    Field(discriminator="method"),
+    Annotated[PercentBCConfig, Tag("percent_bc")]
+    | Annotated[CalQLConfig, Tag("cal_ql")]
+    | Annotated[CheckpointConfig, Tag("checkpoint")]
+    | Annotated[OwnExpertConfig, Tag("own")],
+    Discriminator(_tag_of),
     BeforeValidator(_percent_bc_if_not_said),
 ]
 """How the near-optimal policy pi* and its action value q* are extracted from the dataset."""
@@ -230,10 +261,13 @@ ExpertConfig = Annotated[
 class DistillConfig(Config):
     """How synthetic rows are optimised through an unrolled behavioural cloning."""
 
-    objective: Literal["dbc", "pbc", "av_pbc"] = Field(
+    objective: Annotated[str, OBJECTIVES] = Field(
         "av_pbc",
         description="`dbc`: the dataset's actions are the targets; `pbc`: the expert's; "
         "`av_pbc`: the expert's, weighted by its action value",
+    )
+    objective_options: Options = Field(
+        {}, json_schema_extra=ADDED, description="of your own objective, by name"
     )
     value_scale: Literal["mean", "paper"] = Field(
         "mean",
@@ -303,11 +337,14 @@ class DistillConfig(Config):
         description="on a GPU, matrix products in TF32: faster, with 10 bits of mantissa instead "
         "of 23",
     )
-    initial_states: Literal["random", "kmeans", "best", "density"] = Field(
+    initial_states: Annotated[str, SELECTIONS] = Field(
         "random",
         description="rows that the optimisation starts from: at `random`; the nearest to the "
         "centres of `kmeans`; at random from the `best` tenth by episode return; one from each of "
         "as many strata of the log `density`",
+    )
+    initial_options: Options = Field(
+        {}, json_schema_extra=ADDED, description="of your own selection, by name"
     )
     initial_actions: Literal["dataset", "expert"] = Field(
         "expert", description="actions of the rows that the optimisation starts from"

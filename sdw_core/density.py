@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from sdw_core.config import DensityConfig
 from sdw_core.errors import InputError, SDWError
 from sdw_core.progress import Progress
+from sdw_core.registry import DENSITIES
 from sdw_core.seeds import torch_generator
 
 Floats = NDArray[np.floating[Any]]
@@ -33,7 +34,11 @@ _SPLIT, _WEIGHTS, _ORDER = range(3)  # random streams of the stage
 
 
 class DensityModel(nn.Module, ABC):
-    """A density over F features, all of them varying; its `state_dict` is all there is to save."""
+    """A density over F features, all of them varying.
+
+    It is made with what it asks for among `features` (F), `config` and its options; that decides
+    the shapes in its `state_dict`, which is all there is to save.
+    """
 
     @abstractmethod
     def fit(self, training: Tensor, held_out: Tensor, seed: int, progress: Progress) -> None:
@@ -164,7 +169,7 @@ class FittedDensity:
         Raises:
             InputError: the states are not O wide, or one is not finite in float32.
         """
-        device = next(self.model.buffers()).device
+        device = next(iter(self.model.state_dict().values())).device
         tensor = _checked(states, len(self.varying))[:, torch.tensor(self.varying)]
         return _log_prob(self.model, tensor.to(device)).cpu().numpy().astype(states.dtype)
 
@@ -235,7 +240,10 @@ def fit_density(
 
 
 def _model(features: int, config: DensityConfig) -> DensityModel:
-    return Gaussian(features) if config.model == "gaussian" else Flow(features, config)
+    model: DensityModel = DENSITIES.make(
+        config.model, config.options, features=features, config=config
+    )
+    return model
 
 
 @torch.no_grad()

@@ -10,16 +10,19 @@ from sdw_core.evaluate import require_feasible
 from sdw_core.expert.checkpoint import read_checkpoint
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.protocols import applied, own_recipe
+from sdw_core.registry import require_parts
 
 
 def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
     """Refuse settings that do not fit the dataset, or one another.
 
     Raises:
-        InputError: more synthetic rows than there are to start from, rewards that the objective
-            cannot weigh by, an evaluation that cannot be, no reference scores, or an expert's
-            checkpoint that cannot be used or is for another environment.
+        InputError: a part of the user's own that cannot be used, more synthetic rows than there are
+            to start from, rewards that the objective cannot weigh by, an evaluation that cannot be,
+            no reference scores, or an expert's checkpoint that cannot be used or is for another
+            environment.
     """
+    require_parts(config)
     size, initial_states = config.distill.synthetic_size, config.distill.initial_states
     available = available_rows(initial_states, len(dataset))
     if size > available:

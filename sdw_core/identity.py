@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sdw_core.config import CheckpointConfig, PipelineConfig, identifying
-from sdw_core.errors import SourceChanged
+from sdw_core.errors import InputError, SourceChanged
 from sdw_core.files import sha256_of_file, sha256_of_json
+from sdw_core.registry import own_parts
 
 if TYPE_CHECKING:
     from sdw_core.offline_dataset import OfflineDataset
@@ -54,17 +55,25 @@ class Sources:
         scores: its reference scores; None: not known, or it has none.
         checkpoint: SHA-256 of the expert's file; None: not known, or there is none.
         method: versions of the stages, as far as they are known; see `method_of`.
+        code: part of the user's own -> SHA-256 of the file that it is defined in.
     """
 
     dataset: str | None = None
     scores: tuple[float, float] | None = None
     checkpoint: str | None = None
     method: Mapping[str, int] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, dataset: "OfflineDataset", checkpoint: str | None) -> Self:
+    def of(
+        cls,
+        dataset: "OfflineDataset",
+        checkpoint: str | None,
+        code: Mapping[str, str] = {},
+    ) -> Self:
         """Of a dataset that was loaded, and by this version of the method."""
-        return cls(dataset.content_hash, dataset.reference_scores, checkpoint, method_of(dataset))
+        scores = dataset.reference_scores
+        return cls(dataset.content_hash, scores, checkpoint, method_of(dataset), code)
 
     @classmethod
     def stated_by(cls, result: Mapping[str, Any]) -> Self:
@@ -74,12 +83,13 @@ class Sources:
             content = result.get("dataset", {}).get("content_hash")
             return cls(content, None, None, FIRST_METHOD)
         scores = stated["scores"] and (stated["scores"][0], stated["scores"][1])
-        return cls(stated["dataset"], scores, stated["checkpoint"], stated["method"])
+        code = stated.get("code", {})
+        return cls(stated["dataset"], scores, stated["checkpoint"], stated["method"], code)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON document, as `stated_by` reads it."""
-        scores = self.scores and list(self.scores)
-        return asdict(self) | {"scores": scores, "method": dict(self.method)}
+        """A JSON document, as `stated_by` reads it; `code` is in it where there is any."""
+        document = asdict(self) | {"scores": self.scores and list(self.scores)}
+        return document if self.code else {k: v for k, v in document.items() if k != "code"}
 
     def identity(self, config: PipelineConfig) -> str:
         """Hash of settings and sources: not of what a path is called, but of what it names."""
@@ -103,6 +113,9 @@ class Sources:
         if None not in (self.checkpoint, now.checkpoint) and self.checkpoint != now.checkpoint:
             path = config.expert.path if isinstance(config.expert, CheckpointConfig) else ""
             return f"the content of the expert's checkpoint {path!r}"
+        for name, sha256 in self.code.items():
+            if now.code.get(name, sha256) != sha256:
+                return f"the file that defines `{name}`"
         for stage, then in self.method.items():
             today = now.method.get(stage, then)
             if then != today:
@@ -130,20 +143,35 @@ class Inventory:
     Attributes:
         datasets: `PipelineConfig.source` -> what is made of it, checkpoints left out.
         checkpoints: path -> SHA-256 of the file.
+        code: part of the user's own -> SHA-256 of the file that it is defined in.
     """
 
     datasets: Mapping[str, Sources] = field(default_factory=dict)
     checkpoints: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, configs: Iterable[PipelineConfig], datasets: Mapping[str, "OfflineDataset"]
     ) -> Self:
-        """Of settings whose datasets were loaded; what they name is as it is now."""
+        """Of settings whose datasets were loaded; what they name is as it is now.
+
+        Raises:
+            InputError: a part is of a notebook or a script, and other processes cannot import it.
+        """
+        configs = list(configs)
         paths = {c.expert.path for c in configs if isinstance(c.expert, CheckpointConfig)}
+        code = {name: sha256 for config in configs for name, sha256 in code_of(config).items()}
+        for name in code:
+            if name.startswith("__main__:"):
+                raise InputError(
+                    f"`{name}` lies in a notebook or a script, and the processes of a study cannot "
+                    "import it; put it into a module beside it, and import it from there."
+                )
         return cls(
             {name: Sources.of(dataset, None) for name, dataset in datasets.items()},
             {path: sha256_of_file(Path(path)) for path in sorted(paths)},
+            code,
         )
 
     @classmethod
@@ -151,30 +179,47 @@ class Inventory:
         """What some runs say that they were made of."""
         datasets: dict[str, Sources] = {}
         checkpoints: dict[str, str] = {}
+        code: dict[str, str] = {}
         for config, stated in runs:
+            code |= stated.code
             if stated.dataset:
                 datasets.setdefault(config.source, replace(stated, checkpoint=None))
             if isinstance(config.expert, CheckpointConfig) and stated.checkpoint:
                 checkpoints.setdefault(config.expert.path, stated.checkpoint)
-        return cls(datasets, checkpoints)
+        return cls(datasets, checkpoints, code)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """What `to_json` made."""
         datasets = {n: Sources.stated_by({"sources": s}) for n, s in document["datasets"].items()}
-        return cls(datasets, document["checkpoints"])
+        return cls(datasets, document["checkpoints"], document.get("code", {}))
 
     def to_json(self) -> dict[str, Any]:
         """The document of `sources.json`."""
         datasets = {name: sources.to_json() for name, sources in self.datasets.items()}
-        return {"datasets": datasets, "checkpoints": dict(self.checkpoints)}
+        document = {"datasets": datasets, "checkpoints": dict(self.checkpoints)}
+        return document | ({"code": dict(self.code)} if self.code else {})
 
     def completed(self, now: "Inventory") -> "Inventory":
         """The same, with what is not known as it is now."""
-        return Inventory({**now.datasets, **self.datasets}, {**now.checkpoints, **self.checkpoints})
+        return Inventory(
+            {**now.datasets, **self.datasets},
+            {**now.checkpoints, **self.checkpoints},
+            {**now.code, **self.code},
+        )
 
     def sources(self, config: PipelineConfig) -> Sources:
         """What a run of these settings is made of, as far as it is known."""
         path = config.expert.path if isinstance(config.expert, CheckpointConfig) else None
         known = self.datasets.get(config.source, Sources())
-        return replace(known, checkpoint=self.checkpoints.get(path or ""))
+        code = {name: self.code[name] for _, name in own_parts(config) if name in self.code}
+        return replace(known, checkpoint=self.checkpoints.get(path or ""), code=code)
+
+
+def code_of(config: PipelineConfig) -> dict[str, str]:
+    """Part of the user's own -> SHA-256 of the file that it is defined in.
+
+    Raises:
+        InputError: one cannot be imported.
+    """
+    return {name: registry.code(name) for registry, name in own_parts(config)}

@@ -13,7 +13,7 @@ from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,11 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult
-from sdw_core.config import (
-    CalQLConfig,
-    CheckpointConfig,
-    PipelineConfig,
-)
+from sdw_core.config import CheckpointConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Visits, distill
@@ -34,21 +30,19 @@ from sdw_core.distill.state import Distilled
 from sdw_core.distill.task import Task
 from sdw_core.errors import StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
-from sdw_core.expert import Expert
-from sdw_core.expert.cal_ql import Transitions, fit_cal_ql
+from sdw_core.expert import Demonstrations, Expert, require_expert
 from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
-from sdw_core.expert.networks import ActorCritic
-from sdw_core.expert.percent_bc import PercentBC, best_rows, fit_percent_bc
 from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
-from sdw_core.identity import Sources
+from sdw_core.identity import Sources, code_of
 from sdw_core.progress import Progress, StageProgress
 from sdw_core.protocols import applied, own_recipe
+from sdw_core.registry import EXPERTS
 from sdw_core.result import PipelineResult
 from sdw_core.stage_keys import density_key, expert_key, needs_density
-from sdw_core.statistics import ReturnSummary, summarize
+from sdw_core.statistics import Returns, ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
 
@@ -57,8 +51,6 @@ if TYPE_CHECKING:
 
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""
-
-Returns = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -293,7 +285,8 @@ class Pipeline:
             dataset = load_dataset(self.config)
             check_fit(self.config, dataset)
             checkpoint = self._expert_file
-            sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None)
+            code = code_of(self.config)
+            sources = Sources.of(dataset, checkpoint.sha256 if checkpoint else None, code)
             self.sources.require_unchanged(sources, self.config)
             self.sources = sources
             arena, states = Arena.of(dataset), dataset.states
@@ -305,9 +298,9 @@ class Pipeline:
             expert = self._expert(dataset, states, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
-            kind = PercentBC if self.config.expert.method == "percent_bc" else ActorCritic
             state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
-            restored = kind.from_state(state)
+            restored = EXPERTS.resolve(self.config.expert.method).from_state(state)
+            lengths = np.diff(dataset.episode_ends, prepend=0)
             task = build_task(
                 self.config.distill,
                 torch.as_tensor(states).to(self.device),
@@ -316,14 +309,11 @@ class Pipeline:
                 values,
                 torch.as_tensor(weights.astype(np.float32)).to(self.device),
                 dataset.zero_is_arbitrary,
+                torch.as_tensor(log_density),
+                torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)).to(self.device),
             )
-            lengths = np.diff(dataset.episode_ends, prepend=0)
-            task = replace(
-                task,
-                log_density=torch.as_tensor(log_density),
-                episode_returns=torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)),
-                targets_at=restored.actions if task.targets is actions else None,
-            )
+            if task.targets is actions:
+                task = replace(task, targets_at=restored.actions)
         returns = arena.normalized(expert.tensors["returns"].numpy())
         expert_summary = summarize(returns, self.config.seed)
         warnings = warnings_of(self.config.distill, task.weights)
@@ -360,11 +350,11 @@ class Pipeline:
         return FittedDensity.from_state(self.config.density, state, self.device)
 
     def _density(self, dataset: OfflineDataset, states: NDArray[np.float32]) -> StageResult:
-        key = density_key(self.config, dataset.content_hash)
+        key = density_key(self.config, dataset.content_hash, code_of(self.config))
         return self._cache.result("density", key, lambda: self._fit_density(states))
 
     def _density_is_fitted_elsewhere(self, dataset: OfflineDataset) -> bool:
-        key = density_key(self.config, dataset.content_hash)
+        key = density_key(self.config, dataset.content_hash, code_of(self.config))
         return needs_density(self.config) and self._cache.computed_elsewhere("density", key)
 
     def _fit_density(self, states: NDArray[np.float32]) -> StageResult:
@@ -390,7 +380,7 @@ class Pipeline:
         """
         checkpoint = self._expert_file
         sha256 = checkpoint.sha256 if checkpoint else None
-        key = expert_key(self.config, dataset.content_hash, sha256)
+        key = expert_key(self.config, dataset.content_hash, sha256, code_of(self.config))
         training = Training(
             lambda fraction: self._progress("expert", fraction),
             self._cache.checkpoint("expert", key),
@@ -400,46 +390,31 @@ class Pipeline:
 
         def compute() -> StageResult:
             z = torch.as_tensor(states).to(self.device)
-            expert = self._make_expert(dataset, z, training)
+            method, options = EXPERTS.named_in(self.config)
+            expert: Expert = EXPERTS.make(
+                method,
+                options,
+                data=Demonstrations(dataset, z),
+                config=self.config.expert,
+                seed=self.config.seed,
+                training=training,
+                checkpoint=self._expert_file,
+            )
             actions = expert.actions(z)
+            values = expert.values(z, actions)
+            require_expert(method, expert, actions, values, dataset)
             act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
             returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
             return StageResult(
                 {
                     "actions": actions,
-                    "values": expert.values(z, actions),
+                    "values": values,
                     "returns": torch.from_numpy(returns.T.copy()),
                     **expert.state(),
                 }
             )
 
         return self._cache.result("expert", key, compute)
-
-    def _make_expert(self, dataset: OfflineDataset, states: Tensor, training: Training) -> Expert:
-        config, seed = self.config.expert, self.config.seed
-
-        def here(array: NDArray[Any]) -> Tensor:
-            return torch.as_tensor(array).to(self.device)
-
-        if isinstance(config, CheckpointConfig):
-            assert self._expert_file is not None
-            return self._expert_file.expert(dataset.units, self.device)
-        actions = here(dataset.unit_actions)
-        returns_to_go = here(dataset.returns_to_go(config.discount).astype(np.float32))
-        if isinstance(config, CalQLConfig):
-            transitions = Transitions(
-                states,
-                actions,
-                here(dataset.rewards),
-                here(dataset.units.normalized_states(dataset.next_observations)),
-                here(dataset.terminated.astype(np.float32)),
-                returns_to_go,
-            )
-            return fit_cal_ql(transitions, config, seed, training)
-        selected = best_rows(dataset.episode_returns(), dataset.episode_ends, config.fraction)
-        return fit_percent_bc(
-            states, actions, here(selected), returns_to_go, config, seed, training
-        )
 
     @cached_property
     def _expert_file(self) -> Checkpoint | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from reprlib import Repr
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -54,6 +54,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 def submodels(annotation: Any) -> list[type[BaseModel]]:
     """The models that a value may be (`Model`, `Model | None`, `One | Other`); [] of a setting."""
+    if get_origin(annotation) is Annotated:
+        return submodels(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
         return [model for argument in get_args(annotation) for model in submodels(argument)]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -82,6 +84,8 @@ def sentence_of(
     if details["type"] == "invalid_key":
         return f"a key must be text, and `{place}` is not: put it in quotes."
     received, kind = shown(details["input"]), details["type"]
+    if kind == "part":
+        return f"`{place}` cannot be {received}: {details['msg']}."
     rules = list(dict.fromkeys(_rule(other) for at, other in located if at == path))
     if len(rules) == 1 and kind == "literal_error":
         choices = _literal_choices(details["ctx"]["expected"])
@@ -121,6 +125,7 @@ _RULES = {
     "dict_type": "a mapping of keys to values",
     "model_attributes_type": "a mapping of keys to values",
     "tuple_type": "a list",
+    "list_type": "a list",
     "too_short": "a list of {min_length} or more",
     "too_long": "a list of {max_length} at most",
     "union_tag_not_found": "a mapping with the key {discriminator}",
@@ -165,7 +170,8 @@ def _fields(model: type[BaseModel], location: Iterable[str | int]) -> dict[str, 
         fields = [f for each in models if (f := each.model_fields.get(str(part)))]
         below = [model for field in fields for model in _models(field.annotation)]
         tagged = [each for each in models if part in _tags(each)]
-        models = below or tagged or models
+        untagged = [each for each in models if not _tags(each)]  # of any tag
+        models = below or tagged or untagged or models
     return {name: field for each in models for name, field in each.model_fields.items()}
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from sdw_core.config import WeightingConfig
 from sdw_core.errors import InputError
+from sdw_core.registry import WEIGHTINGS
 
 Floats = NDArray[np.floating[Any]]
 
@@ -14,14 +15,10 @@ Floats = NDArray[np.floating[Any]]
 def state_weights(log_density: Floats, config: WeightingConfig) -> NDArray[np.float64]:
     """Weights that grow as the density falls: `[N]` to `[N]` float64, mean 1.
 
-    With tau = `temperature` and q = `clip_quantile`,
+    With tau = `temperature` and the rarity r_i of a state, which `scheme` makes of the densities,
 
-        reciprocal:  w_i = exp(-tau * max(log d_i, q-quantile of the finite log d)) / mean
-        rank:        w_i = max(u_i, q)^-tau / mean,  u_i = (rank of d_i, ties averaged) / N
+        w_i = exp(tau * r_i) / mean
 
-    `reciprocal` is the weight of State Diversity Matters in Offline Behavior Distillation
-    (https://arxiv.org/abs/2512.06692); without the clip a handful of states takes all the weight.
-    `rank` depends on the order of the densities alone, so it is robust to their scale. Both are
     computed in log space; tau = 0 gives exactly 1 everywhere.
 
     Args:
@@ -29,7 +26,8 @@ def state_weights(log_density: Floats, config: WeightingConfig) -> NDArray[np.fl
         config: scheme, temperature and clip.
 
     Raises:
-        InputError: a log density is nan or +inf (the row is named), or none is finite.
+        InputError: a log density is nan or +inf (the row is named), or none is finite; or the
+            rarity is not.
 
     >>> log_density = np.log([0.5, 0.25, 0.25])
     >>> state_weights(log_density, WeightingConfig(temperature=1.0)).round(2).tolist()
@@ -42,15 +40,35 @@ def state_weights(log_density: Floats, config: WeightingConfig) -> NDArray[np.fl
         raise InputError(
             f"row {row} of the log densities is {log_density[row]}: each must be finite or -inf."
         )
-    finite = log_density[np.isfinite(log_density)]
-    if not finite.size:
+    if not np.isfinite(log_density).any():
         raise InputError(f"none of the {len(log_density)} log densities is finite.")
-    if config.scheme == "rank":
-        rarity = -np.log(np.maximum(_quantile_ranks(log_density), config.clip_quantile))
-    else:
-        rarity = -np.maximum(log_density, np.quantile(finite, config.clip_quantile))
+    rarity = WEIGHTINGS.make(config.scheme, config.options, log_density=log_density, config=config)
+    if np.shape(rarity) != log_density.shape or not np.isfinite(rarity).all():
+        raise InputError(
+            f"The weighting scheme `{config.scheme}` must give a finite number for each of the "
+            f"{len(log_density)} states, and gives {np.shape(rarity)}, "
+            f"{np.isfinite(rarity).sum()} of them finite; correct it."
+        )
     weights = np.exp(config.temperature * (rarity - rarity.max()))
     return np.asarray(weights / weights.mean())
+
+
+def reciprocal(log_density: NDArray[np.float64], config: WeightingConfig) -> NDArray[np.float64]:
+    """-max(log d_i, q-quantile of the finite log d), with q = `clip_quantile`: [N] to [N].
+
+    The weight of State Diversity Matters in Offline Behavior Distillation
+    (https://arxiv.org/abs/2512.06692); without the clip a handful of states takes all of it.
+    """
+    finite = log_density[np.isfinite(log_density)]
+    return -np.maximum(log_density, np.quantile(finite, config.clip_quantile))
+
+
+def rank(log_density: NDArray[np.float64], config: WeightingConfig) -> NDArray[np.float64]:
+    """-log max(u_i, q), with u_i = (rank of d_i, ties averaged) / N: [N] to [N].
+
+    It depends on the order of the densities alone, so it is robust to their scale.
+    """
+    return -np.log(np.maximum(_quantile_ranks(log_density), config.clip_quantile))
 
 
 def effective_sample_size_percent(weights: Floats) -> float:

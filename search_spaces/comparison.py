@@ -160,7 +160,7 @@ class Cell:
     dataset: str
     candidate: int | None
     judged: str
-    config: PipelineConfig
+    config: PipelineConfig = field(hash=False)  # whose options are mappings
     given: PipelineConfig = field(compare=False)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from sdw_core.registry import Registry
 from sdw_core.validation import submodels
 from search_spaces.spec import Choice, FloatRange, IntRange, Objective, StudySpec
 
@@ -20,6 +21,7 @@ Every key of a spec, made from the models by `python -m search_spaces.reference`
 A spec is a YAML file with three parts: `study` says how the study runs, `pipeline` holds the
 settings of each stage, and `search` maps paths below `pipeline` to ranges that Optuna draws from.
 `--set KEY=VALUE` replaces a value, by its path from the document's root. Unknown keys are errors.
+`module:Name` is a part of your own, and `options` are its settings: [extending.md](extending.md).
 """
 SEARCH = """
 ## `search`
@@ -71,13 +73,18 @@ def _default(field: FieldInfo) -> str:
 
 
 def _type(field: FieldInfo) -> str:
-    text = _name(field.annotation)
+    parts = [limit for limit in field.metadata if isinstance(limit, Registry)]
+    text = _part(parts[0]) if parts else _name(field.annotation)
     bounds = []
     for limit in field.metadata:
         for sign, symbol in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
             if getattr(limit, sign, None) is not None:
                 bounds.append(f"{symbol} {getattr(limit, sign):g}")
     return " ".join([text, *bounds])
+
+
+def _part(registry: Registry) -> str:
+    return " \\| ".join(f"`{name}`" for name in (*registry.builtin, "module:Name"))
 
 
 def _name(annotation: Any) -> str:
@@ -89,6 +96,8 @@ def _name(annotation: Any) -> str:
         return " \\| ".join(f"`{choice}`" for choice in arguments)
     if origin in (Union, UnionType):
         return " or ".join(_name(part) for part in arguments)
+    if origin is dict:
+        return "mapping"
     if origin is tuple:
         return "list"
     return {NoneType: "null", str: "text", int: "int", float: "float", bool: "bool"}.get(

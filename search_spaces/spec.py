@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from sdw_core.config import Config, Count, PipelineConfig, Runs, Seconds, Seed, identifying
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
+from sdw_core.registry import FOLDERS, REGISTRIES
 from sdw_core.validation import as_key, nearest, parse, shown, submodels
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
 from search_spaces.paths import Document, absolute_file, absolute_paths, absolute_reference
@@ -189,8 +190,8 @@ class StudySpec(Config):
                 yield self.pipeline_with(first | {path: value})
 
     def reaching(self) -> Iterator[PipelineConfig]:
-        """Settings that reach every dataset and checkpoint that a trial may be given, together."""
-        paths = "dataset", "clip_actions", "expert.path"
+        """Settings that together reach all datasets, checkpoints and parts of the trials."""
+        paths = "dataset", "clip_actions", "expert.path", *(r.setting for r in REGISTRIES)
         first = {path: _probes(distribution)[0] for path, distribution in self.search.items()}
         searched = [path for path in paths if path in self.search]
         for values in product(*(_probes(self.search[path]) for path in searched)):
@@ -293,7 +294,7 @@ def _check_early_stopping(spec: StudySpec) -> None:
 
 
 def document_of(spec: Source, shipped: Mapping[str, Path], what: str, sections: str) -> Document:
-    """The document of a spec, for its reader to change.
+    """The document of a spec, for its reader to change; users' modules may lie beside the file.
 
     Args:
         spec: a YAML file's path, the name of a shipped one, a document, or a validated spec.
@@ -308,7 +309,9 @@ def document_of(spec: Source, shipped: Mapping[str, Path], what: str, sections: 
         return spec.model_dump(mode="json")
     if isinstance(spec, Mapping):
         return deepcopy(dict(spec))
-    return read_document(resolve_reference(str(spec), shipped, what), sections)
+    path = resolve_reference(str(spec), shipped, what)
+    FOLDERS.append(path.parent.absolute())
+    return read_document(path, sections)
 
 
 def as_sets(overrides: Overrides) -> Sequence[str]:
@@ -427,7 +430,8 @@ def _check_path(path: str) -> None:
             "`search.expert.method` cannot be searched, for each method has settings of its own; "
             "launch one study for each method."
         )
-    if path in known:
+    section, _, option = path.rpartition(".")
+    if path in known or (section in known and section.endswith("options") and option):
         return
     below = [leaf for leaf in known if leaf.startswith(f"{path}.")]
     if below:

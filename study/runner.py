@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
+from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from study.book import TrialBook
@@ -314,6 +315,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    path = module_path()
     if address is None:
         keep_ray_token()
         make_room_for_sockets()
@@ -337,6 +339,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
                 address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"PYTHONPATH": path}} if path else None,
                 **({} if address else own),
             )
     except Exception as error:  # whatever Ray raises, and a port that nobody listens at

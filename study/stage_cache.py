@@ -65,7 +65,7 @@ def _users(folder: StudyFolder) -> dict[str, list[int]]:
     for number, config in configs.items():
         sources = inventory.sources(config)
         assert sources.dataset is not None
-        for name in cache_entries(config, sources.dataset, sources.checkpoint):
+        for name in cache_entries(config, sources.dataset, sources.checkpoint, sources.code):
             users.setdefault(name, []).append(number)
     return users
 

@@ -201,7 +201,7 @@ def clone_policies(
     grid = [(choice, size) for choice in choices for size in sizes]
     for index, (choice, size) in enumerate(grid):
         generators = [torch_generator(seed, f"{STAGE}/rows", size, r) for r in range(repeats)]
-        initial_states: Literal["best", "random"] = "best" if choice == "best" else "random"
+        initial_states = "best" if choice == "best" else "random"
         picks = select_rows(
             initial_states, size, generators, states, episode_returns=episode_returns
         ).to(states.device)

@@ -23,12 +23,14 @@ arXiv 2512.06692.
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.config import DistillConfig
 from sdw_core.distill.task import Task
 from sdw_core.errors import InputError, SDWError
+from sdw_core.registry import OBJECTIVES
 
 TOLD = 0.1
 """Part of the states without weight from which on a run says so."""
@@ -42,6 +44,8 @@ def build_task(
     expert_values: Tensor,
     density_weights: Tensor,
     zero_is_arbitrary: bool,
+    log_density: Tensor | None = None,
+    episode_returns: Tensor | None = None,
 ) -> Task:
     """Targets and weights of the configured objective over the whole dataset.
 
@@ -53,28 +57,62 @@ def build_task(
         expert_values: q*(s, pi*(s)) [N].
         density_weights: w(s) [N], mean one.
         zero_is_arbitrary: see `OfflineDataset`.
+        log_density, episode_returns: see `Task`.
 
     Raises:
         SDWError: the action value makes no weight positive.
+        InputError: an objective gives something else than targets and weights.
     """
-    targets = actions if config.objective == "dbc" else expert_actions
-    weights = density_weights
-    if config.objective == "av_pbc":
-        weights = weights * _action_value_weights(config, expert_values, zero_is_arbitrary)
-    return Task(states, actions, targets, weights)
+    targets, weights = OBJECTIVES.make(
+        config.objective,
+        config.objective_options,
+        states=states,
+        actions=actions,
+        expert_actions=expert_actions,
+        expert_values=expert_values,
+        episode_returns=episode_returns,
+        zero_is_arbitrary=zero_is_arbitrary,
+        config=config,
+    )
+    for what, found, like in (("targets", targets, actions), ("weights", weights, density_weights)):
+        if found.shape != like.shape or not found.isfinite().all():
+            raise InputError(
+                f"The objective `{config.objective}` must give {what} of shape {list(like.shape)}, "
+                f"all finite, and gives {list(found.shape)}, {int(found.isfinite().sum())} of them "
+                "finite; correct it."
+            )
+    weights = density_weights * weights.to(density_weights)
+    return Task(states, actions, targets.to(actions), weights, log_density, episode_returns)
 
 
-def _action_value_weights(config: DistillConfig, values: Tensor, zero_is_arbitrary: bool) -> Tensor:
+def dbc(actions: Tensor, expert_values: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets [N, A] and c(s) [N]; see the module."""
+    return actions, torch.ones_like(expert_values)
+
+
+def pbc(expert_actions: Tensor, expert_values: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets [N, A] and c(s) [N]; see the module."""
+    return expert_actions, torch.ones_like(expert_values)
+
+
+def av_pbc(
+    expert_actions: Tensor, expert_values: Tensor, zero_is_arbitrary: bool, config: DistillConfig
+) -> tuple[Tensor, Tensor]:
+    """Targets [N, A] and c(s) [N]; see the module.
+
+    Raises:
+        SDWError: no weight is positive.
+    """
     paper = config.value_scale == "paper"
-    origin = values.min() if zero_is_arbitrary else 0.0
-    weights = config.beta * values if paper else (values - origin).clamp_min(0)
+    origin = expert_values.min() if zero_is_arbitrary else 0.0
+    weights = config.beta * expert_values if paper else (expert_values - origin).clamp_min(0)
     if not (weights > 0).any():
         raise SDWError(
             "The expert's action value is positive at no state, or the same at each, so that every "
             "weight of `av_pbc` is 0 or less; choose `pipeline.distill.objective: pbc`, which does "
             "without it."
         )
-    return weights if paper else weights / weights.mean()
+    return expert_actions, weights if paper else weights / weights.mean()
 
 
 def check_rewards(config: DistillConfig, rewards: NDArray[np.float32], name: str) -> None:

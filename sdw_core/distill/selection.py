@@ -7,34 +7,42 @@ density   one from each of n strata of as many states, in the order of their den
           common states in their true proportion, without the luck of the draw
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-InitialStates = Literal["random", "kmeans", "best", "density"]
+from sdw_core.errors import InputError
+from sdw_core.registry import SELECTIONS
+from sdw_core.validation import shown
+
+WITHOUT_DENSITY = ("random", "kmeans", "best")
+"""Selections that do not ask for log d(s)."""
 BEST_FRACTION = 0.1
 """Of the transitions, for `best`."""
 CLUSTERED_STATES, LLOYD_STEPS = 20_000, 10
 """For `kmeans`: states that are clustered, drawn at random, and steps after the seeding."""
 
 
-def available_rows(initial_states: InitialStates, transitions: int) -> int:
+def available_rows(initial_states: str, transitions: int) -> int:
     """How many of the dataset's transitions the rows are chosen from."""
     return ceil(BEST_FRACTION * transitions) if initial_states == "best" else transitions
 
 
 def select_rows(
-    initial_states: InitialStates,
+    initial_states: str,
     size: int,
     generators: Sequence[torch.Generator],
     states: Tensor,
     log_density: Tensor | None = None,
     episode_returns: Tensor | None = None,
+    options: Mapping[str, Any] = {},
 ) -> Tensor:
     """Indices [S, n] of distinct rows of the dataset, on the CPU; one generator a set.
+
+    A selection is given its tensors on the CPU, wherever the task lies.
 
     Args:
         initial_states: how they are chosen.
@@ -43,21 +51,42 @@ def select_rows(
         states: z [N, O], normalised.
         log_density: log d(s) [N], nats, -inf included; `density` needs it.
         episode_returns: return of the episode that a state is of [N]; `best` needs it.
+        options: of a selection of the user's own.
+
+    Raises:
+        InputError: a selection gives something else than distinct rows.
     """
-    if initial_states == "kmeans":
-        return torch.stack([_nearest_to_centres(states.cpu(), size, g) for g in generators])
-    if initial_states == "density":
-        assert log_density is not None
-        by_density = log_density.cpu().argsort(stable=True)
-        return torch.stack([by_density[_one_a_stratum(len(states), size, g)] for g in generators])
-    candidates = torch.arange(len(states))
-    if initial_states == "best":
-        assert episode_returns is not None
-        by_return = episode_returns.cpu().argsort(descending=True, stable=True)
-        candidates = by_return[: available_rows("best", len(states))]
-    return torch.stack(
-        [candidates[torch.randperm(len(candidates), generator=g)[:size]] for g in generators]
-    )
+    known = {"states": states, "log_density": log_density, "episode_returns": episode_returns}
+    known = {name: tensor.cpu() for name, tensor in known.items() if tensor is not None}
+    sets = [
+        SELECTIONS.make(initial_states, options, size=size, generator=generator, **known)
+        for generator in generators
+    ]
+    for rows in sets:
+        legal = rows.dtype == torch.int64 and rows.shape == (size,) and len(rows.unique()) == size
+        if not legal or rows.min() < 0 or rows.max() >= len(states):
+            raise InputError(
+                f"The initial selection `{initial_states}` must give the indices of {size} "
+                f"distinct rows of {len(states)}, and gives {shown(rows.tolist())}; correct it."
+            )
+    return torch.stack(sets)
+
+
+def at_random(states: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Any rows: indices [n]."""
+    return torch.randperm(len(states), generator=generator)[:size]
+
+
+def best(episode_returns: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Any of the tenth of the rows whose episodes have the highest return: indices [n]."""
+    by_return = episode_returns.argsort(descending=True, stable=True)
+    candidates = by_return[: available_rows("best", len(episode_returns))]
+    return candidates[torch.randperm(len(candidates), generator=generator)[:size]]
+
+
+def by_density(log_density: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """One row of each stratum of the density: indices [n]."""
+    return log_density.argsort(stable=True)[_one_a_stratum(len(log_density), size, generator)]
 
 
 def _one_a_stratum(count: int, size: int, generator: torch.Generator) -> Tensor:
@@ -68,8 +97,8 @@ def _one_a_stratum(count: int, size: int, generator: torch.Generator) -> Tensor:
     return bounds[:-1] + within.long()
 
 
-def _nearest_to_centres(states: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """k-means++ (Arthur and Vassilvitskii, 2007), steps of Lloyd's, then the nearest rows.
+def kmeans(states: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """k-means++ (Arthur and Vassilvitskii, 2007), steps of Lloyd's, then the nearest rows: [n].
 
     One centre after the other takes the nearest row that no earlier centre has taken.
     """

@@ -88,6 +88,7 @@ def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, 
         task.states,
         task.log_density,
         task.episode_returns,
+        config.initial_options,
     ).to(task.states.device)
     actions = task.targets if config.initial_actions == "expert" else task.actions
     return task.states[picks].clone(), actions[picks].clone()

@@ -1,16 +1,29 @@
 """Experts: the near-optimal policy pi* and its action value q*, extracted from a dataset.
 
 Every expert satisfies the protocol below and the conformance suite in
-`tests/sdw_core/test_experts.py`.
+`tests/sdw_core/test_experts.py`. `sdw_core.registry.EXPERTS` names them.
 """
 
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from sdw_core.errors import InputError
+from sdw_core.offline_dataset import OfflineDataset
 
 
 class Expert(Protocol):
-    """pi* and q* over normalised states and unit actions."""
+    """pi* and q* over normalised states and unit actions.
+
+    A class method `fit` makes one of what it asks for by name: `data` (see `Demonstrations`),
+    `config` (the section `expert`), `seed`, `training` (see `training.py`), `checkpoint` (the file
+    of `method: checkpoint`), and its options.
+    """
 
     def actions(self, states: Tensor) -> Tensor:
         """pi*(s): states [N, O], normalised -> actions [N, A] in [-1, 1]."""
@@ -23,3 +36,82 @@ class Expert(Protocol):
     def state(self) -> dict[str, Tensor]:
         """The tensors that `from_state` of the same class restores."""
         ...
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+        """The expert whose `state()` this is; other names may be among it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """A dataset as experts see it: normalised states, unit actions, on the device to work on.
+
+    Attributes:
+        dataset: the source, in its own units.
+        states: z [N, O].
+    """
+
+    dataset: OfflineDataset
+    states: Tensor
+
+    @property
+    def actions(self) -> Tensor:
+        """The dataset's actions [N, A], in [-1, 1]."""
+        return self.here(self.dataset.unit_actions)
+
+    @property
+    def rewards(self) -> Tensor:
+        """r [N]."""
+        return self.here(self.dataset.rewards)
+
+    @property
+    def next_states(self) -> Tensor:
+        """z' [N, O]; see `OfflineDataset.next_observations`."""
+        return self.here(self.dataset.units.normalized_states(self.dataset.next_observations))
+
+    @property
+    def terminated(self) -> Tensor:
+        """1.0 where the environment ended the episode, else 0.0 [N]."""
+        return self.here(self.dataset.terminated.astype(np.float32))
+
+    def returns_to_go(self, discount: float) -> Tensor:
+        """Discounted sum of the rewards from each row on, within its episode [N]."""
+        return self.here(self.dataset.returns_to_go(discount).astype(np.float32))
+
+    def here(self, array: NDArray[Any]) -> Tensor:
+        """An array on the device to work on."""
+        return torch.as_tensor(array).to(self.states.device)
+
+
+def require_expert(
+    method: str, expert: Expert, actions: Tensor, values: Tensor, dataset: OfflineDataset
+) -> None:
+    """Refuse what an expert gives if it is something else than the protocol says.
+
+    Args:
+        method: its name.
+        expert: the expert.
+        actions: pi*(s) at the dataset's states.
+        values: q* there.
+        dataset: the source.
+
+    Raises:
+        InputError: a shape is another, a number is not finite, or a tensor's name is taken.
+    """
+    kept = {"actions", "values", "returns"} & expert.state().keys()
+    if kept:
+        raise InputError(
+            f"The expert `{method}` has a tensor named {sorted(kept)[0]!r} in its `state()`, which "
+            "is kept beside others of that name; give it another one."
+        )
+    for what, found, shape in (
+        ("actions", actions, dataset.actions.shape),
+        ("values", values, dataset.rewards.shape),
+    ):
+        if found.shape != shape or not found.isfinite().all():
+            raise InputError(
+                f"The expert `{method}` must give {what} of shape {list(shape)}, all finite, and "
+                f"gives {list(found.shape)}, {int(found.isfinite().sum())} of them finite; correct "
+                "it."
+            )

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from sdw_core.config import CalQLConfig
+from sdw_core.expert import Demonstrations
 from sdw_core.expert.networks import ActorCritic, named
 from sdw_core.expert.training import UNTENDED, Training, train
 from sdw_core.policy import MLP, Parameters
@@ -35,6 +36,25 @@ ACTOR, CRITICS, STEPS = 0, (1, 2), 3
 """Random streams of the stage "expert": the networks' initialisations, and what steps draw."""
 LOG_STD = (-20.0, 2.0)
 """Range of the actor's log standard deviation."""
+
+
+class CalQL(ActorCritic):
+    """The actor and the critics of Cal-QL."""
+
+    @classmethod
+    def fit(
+        cls, data: Demonstrations, config: CalQLConfig, seed: int, training: Training
+    ) -> ActorCritic:
+        """See `fit_cal_ql`."""
+        transitions = Transitions(
+            data.states,
+            data.actions,
+            data.rewards,
+            data.next_states,
+            data.terminated,
+            data.returns_to_go(config.discount),
+        )
+        return fit_cal_ql(transitions, config, seed, training)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sdw_core.errors import InputError
+from sdw_core.expert import Demonstrations
 from sdw_core.expert.networks import ActorCritic
 from sdw_core.files import sha256_of_file
 from sdw_core.offline_dataset import OfflineDataset
@@ -103,6 +104,15 @@ class Checkpoint:
             torch.from_numpy(scale / own_std).float().to(device),
             torch.from_numpy((mean - own_mean) / own_std).float().to(device),
         )
+
+
+class TrainedElsewhere(ActorCritic):
+    """The expert that a file holds."""
+
+    @classmethod
+    def fit(cls, data: Demonstrations, checkpoint: Checkpoint) -> ActorCritic:
+        """See `Checkpoint.expert`; nothing is trained."""
+        return checkpoint.expert(data.dataset.units, data.states.device)
 
 
 def read_checkpoint(path: str) -> Checkpoint:

@@ -6,6 +6,7 @@ Monte-Carlo returns-to-go of the whole dataset: the value of acting as the datas
 (s, a), which ranks states as Av-PBC needs it without bootstrapping.
 """
 
+from collections.abc import Mapping
 from math import cos, pi
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.config import PercentBCConfig
+from sdw_core.expert import Demonstrations
 from sdw_core.expert.networks import named, outputs, pack
 from sdw_core.expert.training import UNTENDED, Training, train
 from sdw_core.policy import MLP, Parameters
@@ -50,7 +52,19 @@ class PercentBC:
         return networks | {"value_scale": self.value_scale}
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> "PercentBC":
+    def fit(
+        cls, data: Demonstrations, config: PercentBCConfig, seed: int, training: Training
+    ) -> "PercentBC":
+        """See `fit_percent_bc`."""
+        dataset = data.dataset
+        rows = best_rows(dataset.episode_returns(), dataset.episode_ends, config.fraction)
+        returns_to_go = data.returns_to_go(config.discount)
+        return fit_percent_bc(
+            data.states, data.actions, data.here(rows), returns_to_go, config, seed, training
+        )
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "PercentBC":
         """The expert whose `state()` this is."""
         return cls(pack("policy", state), pack("value", state), state["value_scale"])
 

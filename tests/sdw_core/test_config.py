@@ -27,7 +27,7 @@ LEAVES = {
     for name in model.model_fields
 }
 EXPERTS = {
-    name: model.model_fields["method"].annotation.__args__[0]
+    name: getattr(model.model_fields["method"].annotation, "__args__", ["my.module:Expert"])[0]
     for model in models_of("expert")
     for name in model.model_fields
 }
@@ -56,11 +56,13 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
         ),
         (
             {"distill": {"objective": "avpbc"}},
-            "`pipeline.distill.objective` cannot be 'avpbc': did you mean `av_pbc`?",
+            "`pipeline.distill.objective` cannot be 'avpbc': it is `dbc`, `pbc`, `av_pbc`, or "
+            "your own as `module:Name`.",
         ),
         (
             {"distill": {"objective": 3}},
-            "`pipeline.distill.objective` cannot be 3: the choices are `av_pbc`, `dbc`, `pbc`.",
+            "`pipeline.distill.objective` cannot be 3: it is `dbc`, `pbc`, `av_pbc`, or your own "
+            "as `module:Name`.",
         ),
         (
             {"device": "gpu"},
@@ -100,7 +102,17 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
         ),
         (
             {"expert": {"method": "calql"}},
-            "`pipeline.expert.method` cannot be 'calql': did you mean `cal_ql`?",
+            "`pipeline.expert.method` cannot be 'calql': it is `percent_bc`, `cal_ql`, "
+            "`checkpoint`, or your own as `module:Name`.",
+        ),
+        (
+            {"expert": {"method": "my_module:Mine", "fraction": 0.1}},
+            "unknown key `pipeline.expert.fraction`: the choices are `method`, `options`.",
+        ),
+        (
+            {"density": {"options": {"bandwidth": {"low": 1}}}},
+            "`pipeline.density.options.bandwidth` must be true or false or a whole number or a "
+            "number or text or a list, not {'low': 1}.",
         ),
         (
             {"expert": {"method": "cal_ql", "conservatism": -1}},

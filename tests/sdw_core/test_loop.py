@@ -5,7 +5,6 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -17,12 +16,13 @@ from sdw_core.dataset import load
 from sdw_core.distill import capture, state
 from sdw_core.distill.engine import MetaBatch, Rows
 from sdw_core.distill.loop import Visits, distill, unroll_of
-from sdw_core.distill.selection import InitialStates, select_rows
+from sdw_core.distill.selection import select_rows
 from sdw_core.distill.state import Distilled
 from sdw_core.distill.task import Task, initial_rows
 from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.expert.percent_bc import best_rows
 from sdw_core.policy import MLP, clone
+from sdw_core.registry import SELECTIONS
 from sdw_core.seeds import torch_generator
 from tests.sdw_core.oracles import DoubleBackward
 from tests.sdw_core.processes import kill, run, start
@@ -414,7 +414,7 @@ def test_it_starts_from_distinct_rows_of_the_dataset() -> None:
     assert torch.equal(of_dataset[1][0], task.actions[found])
 
 
-@pytest.mark.parametrize("way", get_args(InitialStates))
+@pytest.mark.parametrize("way", SELECTIONS.builtin)
 @pytest.mark.parametrize("actions", ["dataset", "expert"])
 def test_without_steps_it_returns_the_rows_that_it_starts_from(
     way: str, actions: str, tmp_path: Path

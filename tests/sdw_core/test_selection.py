@@ -1,13 +1,12 @@
 """Which rows a distillation starts from."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from sdw_core.distill.selection import InitialStates, available_rows, select_rows
+from sdw_core.distill.selection import available_rows, select_rows
+from sdw_core.registry import SELECTIONS
 
 
 def generators(count: int, seed: int = 0) -> list[torch.Generator]:
@@ -24,9 +23,9 @@ def dataset(count: int = 500) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(states), torch.from_numpy(log_density), torch.from_numpy(returns)
 
 
-@pytest.mark.parametrize("way", get_args(InitialStates))
+@pytest.mark.parametrize("way", SELECTIONS.builtin)
 @pytest.mark.parametrize("size", [1, 7, 50])
-def test_rows_are_distinct_and_each_sets_own(way: InitialStates, size: int) -> None:
+def test_rows_are_distinct_and_each_sets_own(way: str, size: int) -> None:
     picks = select_rows(way, size, generators(3), *dataset())
     assert picks.shape == (3, size)
     assert all(len(row.unique()) == size for row in picks)
@@ -38,9 +37,9 @@ def test_rows_are_distinct_and_each_sets_own(way: InitialStates, size: int) -> N
         assert not torch.equal(picks[0], picks[1])
 
 
-@pytest.mark.parametrize("way", get_args(InitialStates))
+@pytest.mark.parametrize("way", SELECTIONS.builtin)
 @pytest.mark.parametrize("count", [1, 10, 55])
-def test_all_that_are_available_can_be_taken(way: InitialStates, count: int) -> None:
+def test_all_that_are_available_can_be_taken(way: str, count: int) -> None:
     size = available_rows(way, count)
     picks = select_rows(way, size, generators(2), *dataset(count))
     assert all(len(row.unique()) == size for row in picks)
@@ -91,7 +90,7 @@ def test_kmeans_finds_clusters_of_any_weight() -> None:
 def test_kmeans_explains_states_better_than_random_rows() -> None:
     states = dataset(3000)[0]
 
-    def distortion(way: InitialStates) -> Tensor:
+    def distortion(way: str) -> Tensor:
         picks = select_rows(way, 40, generators(5), states)
         return torch.stack([torch.cdist(states, states[row]).min(1).values.mean() for row in picks])
 

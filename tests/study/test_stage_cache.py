@@ -138,19 +138,20 @@ def test_what_a_killed_training_left_goes_when_no_trial_needs_it(two_trials):
 TRIAL = """if True:
     import sys, time, json
     from pathlib import Path
-    import sdw_core.pipeline as pipeline
+    from sdw_core import pipeline
+    from sdw_core.expert import percent_bc
     from study.folder import StudyFolder
     from study.trial import run_trial
     folder, number = StudyFolder(Path(sys.argv[1])), int(sys.argv[2])
     fits = folder.path / "fits"
-    for stage in ("fit_density", "fit_percent_bc"):
-        def counted(*arguments, _stage=stage, _fit=getattr(pipeline, stage)):
+    for module, stage in ((pipeline, "fit_density"), (percent_bc, "fit_percent_bc")):
+        def counted(*arguments, _stage=stage, _fit=getattr(module, stage)):
             with fits.open("a") as log:
                 log.write(_stage + "\\n")
             while (folder.path / "together").exists() and len(fits.read_text().split()) < 2:
                 time.sleep(0.01)
             return _fit(*arguments)
-        setattr(pipeline, stage, counted)
+        setattr(module, stage, counted)
     (folder.path / f"ready-{number}").touch()
     while not (folder.path / f"go-{number}").exists():
         time.sleep(0.001)
@@ -160,6 +161,7 @@ TRIAL = """if True:
 """
 
 
+@pytest.mark.slow
 def test_two_trials_that_need_the_same_density_and_expert_fit_them_once(folder):
     processes = [start(TRIAL, folder.path, number) for number in (0, 1)]
     while not all((folder.path / f"ready-{number}").exists() for number in (0, 1)):

@@ -1,0 +1,280 @@
+"""The parts of the method that can be exchanged: built-in ones, and users' own by `module:Name`.
+
+Settings are read without any import: whoever wrote a document, reading it runs no code. A part is
+imported, and held against its protocol, when a run is prepared (`require_parts`) and when it is
+called. It is given what it asks for by the names of its parameters, among what its registry lists
+in `given`, and its options; docs/extending.md shows a part of each kind.
+"""
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from sysconfig import get_path
+from typing import Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from sdw_core.errors import InputError, described
+from sdw_core.files import sha256_of_file
+from sdw_core.validation import nearest
+
+FOLDERS: list[Path] = []
+"""Where users' modules are looked for beside the working directory: the folders of specs."""
+_OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_ROOTS: list[str] = []
+"""Folders that the users' modules which were imported here lie in."""
+_HASHES: dict[str, tuple[object, str]] = {}
+"""Module -> its spec, which is another one once the module is reloaded, and SHA-256 of its file."""
+_TOKENS: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+"""Parts that lie in no file, of a notebook -> what stands for their code in this process."""
+
+
+@dataclass(frozen=True, eq=False)
+class Registry:
+    """The parts of one kind, and the type of the setting that names one of them.
+
+    Attributes:
+        kind: what they are, for messages.
+        setting: path of that setting below `pipeline`; its options lie beside it, in `options`.
+        options: the last key of the options' path.
+        builtin: name -> `module:Name`.
+        given: names that a part may ask for; `config` is the section that the setting lies in.
+        methods: what a part must have, if it is a class.
+        called: the method that is called; "": the part itself.
+    """
+
+    kind: str
+    setting: str
+    options: str
+    builtin: Mapping[str, str]
+    given: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    called: str = ""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._name, handler(source))
+
+    def _name(self, value: Any) -> str:
+        """The name of a part: as it was given, or of the class or function that was given."""
+        if isinstance(value, str) and (value in self.builtin or _OWN.fullmatch(value)):
+            return value
+        if inspect.isclass(value) or inspect.isfunction(value):
+            name = f"{value.__module__}:{value.__qualname__}"
+            if _OWN.fullmatch(name):
+                return name
+            raise PydanticCustomError("part", "it must be defined at the top level of a module")
+        raise PydanticCustomError("part", "it is {choices}", {"choices": self.choices})
+
+    @property
+    def choices(self) -> str:
+        """The names, in words."""
+        return ", ".join(f"`{name}`" for name in self.builtin) + ", or your own as `module:Name`"
+
+    def named_in(self, config: Any) -> tuple[str, Mapping[str, Any]]:
+        """The part that a pipeline's settings name, and its options."""
+        section, key = self.setting.split(".")
+        settings = getattr(config, section)
+        return getattr(settings, key), getattr(settings, self.options, {})
+
+    def resolve(self, name: str) -> Any:
+        """The class or function of that name.
+
+        Raises:
+            InputError: it cannot be imported.
+        """
+        where, _, path = self.builtin.get(name, name).partition(":")
+        try:
+            part = _imported(where) if name not in self.builtin else import_module(where)
+        except Exception as error:  # a user's module may raise anything
+            raise InputError(
+                f"`pipeline.{self.setting}` is `{name}`, and its module cannot be imported "
+                f"({described(error)}): put it beside the spec, into the working directory or on "
+                "PYTHONPATH, or correct it."
+            ) from error
+        try:
+            for attribute in path.split("."):
+                part = getattr(part, attribute)
+        except AttributeError:
+            raise InputError(
+                f"`pipeline.{self.setting}` is `{name}`, and `{where}` has no `{path}`: "
+                f"{nearest(path, _public(part))}"
+            ) from None
+        return part
+
+    def make(self, name: str, options: Mapping[str, Any], **given: Any) -> Any:
+        """Call a part with what it asks for among `given`, and with its options."""
+        call = self._call(self.resolve(name))
+        asked = inspect.signature(call).parameters
+        return call(**{key: value for key, value in given.items() if key in asked}, **options)
+
+    def require(self, name: str, options: Mapping[str, Any]) -> None:
+        """Refuse a part that cannot be imported or breaks the protocol, and options it lacks.
+
+        Raises:
+            InputError: one sentence with what is wrong.
+        """
+        part = self.resolve(name)
+        lacking = [method for method in self.methods if not callable(getattr(part, method, None))]
+        if lacking or not callable(part):
+            must = ", ".join(f"`{method}`" for method in self.methods)
+            raise InputError(
+                f"`{name}` is no {self.kind}: it must be "
+                + (f"a class with {must}, and lacks `{lacking[0]}`." if lacking else "callable.")
+            )
+        parameters = inspect.signature(self._call(part)).parameters.values()
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        own = [p.name for p in named if p.name not in self.given]
+        beside = f"`pipeline.{self.setting.rpartition('.')[0]}.{self.options}`"
+        for option in options:
+            if option not in own and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                hint = nearest(option, own) if own else "it takes none; leave the key out."
+                raise InputError(f"{beside}: `{name}` has no option `{option}`: {hint}")
+        for parameter in parameters:
+            known = parameter.name in options or parameter.name in self.given
+            optional = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            if parameter.default is parameter.empty and not (known or optional):
+                raise InputError(
+                    f"`{name}` asks for `{parameter.name}`, which is neither an option in {beside} "
+                    f"nor what a {self.kind} is given: {', '.join(f'`{n}`' for n in self.given)}."
+                )
+
+    def code(self, name: str) -> str:
+        """SHA-256 of the file that a part is defined in."""
+        return _hash(self.resolve(name))
+
+    def _call(self, part: Any) -> Callable[..., Any]:
+        call: Callable[..., Any] = getattr(part, self.called) if self.called else part
+        return call
+
+
+DENSITIES = Registry(
+    "density model",
+    "density.model",
+    "options",
+    {
+        "maf": "sdw_core.density:Flow",
+        "nsf": "sdw_core.density:Flow",
+        "gaussian": "sdw_core.density:Gaussian",
+    },
+    ("features", "config"),
+    ("fit", "log_prob", "state_dict", "load_state_dict"),
+)
+WEIGHTINGS = Registry(
+    "weighting scheme",
+    "weighting.scheme",
+    "options",
+    {"reciprocal": "sdw_core.weights:reciprocal", "rank": "sdw_core.weights:rank"},
+    ("log_density", "config"),
+)
+EXPERTS = Registry(
+    "expert",
+    "expert.method",
+    "options",
+    {
+        "percent_bc": "sdw_core.expert.percent_bc:PercentBC",
+        "cal_ql": "sdw_core.expert.cal_ql:CalQL",
+        "checkpoint": "sdw_core.expert.checkpoint:TrainedElsewhere",
+    },
+    ("data", "config", "seed", "training", "checkpoint"),
+    ("fit", "actions", "values", "state", "from_state"),
+    called="fit",
+)
+OBJECTIVES = Registry(
+    "objective",
+    "distill.objective",
+    "objective_options",
+    {
+        "dbc": "sdw_core.distill.objectives:dbc",
+        "pbc": "sdw_core.distill.objectives:pbc",
+        "av_pbc": "sdw_core.distill.objectives:av_pbc",
+    },
+    (
+        *("states", "actions", "expert_actions", "expert_values", "episode_returns"),
+        *("zero_is_arbitrary", "config"),
+    ),
+)
+SELECTIONS = Registry(
+    "initial selection",
+    "distill.initial_states",
+    "initial_options",
+    {
+        "random": "sdw_core.distill.selection:at_random",
+        "kmeans": "sdw_core.distill.selection:kmeans",
+        "best": "sdw_core.distill.selection:best",
+        "density": "sdw_core.distill.selection:by_density",
+    },
+    ("size", "generator", "states", "log_density", "episode_returns"),
+)
+REGISTRIES = (DENSITIES, WEIGHTINGS, EXPERTS, OBJECTIVES, SELECTIONS)
+
+
+def require_parts(config: Any) -> None:
+    """Refuse a pipeline's settings of which a part cannot be imported or breaks its protocol.
+
+    Raises:
+        InputError: one sentence with what is wrong.
+    """
+    for registry in REGISTRIES:
+        registry.require(*registry.named_in(config))
+
+
+def own_parts(config: Any) -> Iterator[tuple[Registry, str]]:
+    """The users' own parts that a pipeline's settings name."""
+    for registry in REGISTRIES:
+        name, _ = registry.named_in(config)
+        if name not in registry.builtin:
+            yield registry, name
+
+
+def module_path() -> str:
+    """The PYTHONPATH by which another process finds the users' modules; "" if there are none."""
+    folders = [*_ROOTS, *filter(None, [os.getenv("PYTHONPATH")])]
+    return os.pathsep.join(folders) if _ROOTS else ""
+
+
+def _imported(name: str) -> Any:
+    """A user's module; what it prints goes to stderr, for stdout may be a document."""
+    for folder in (*FOLDERS, Path.cwd()):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))  # last: what is installed comes first
+    with redirect_stdout(sys.stderr):
+        module = import_module(name)
+    top = sys.modules[name.partition(".")[0]]
+    places = [*getattr(top, "__path__", ()), *filter(None, [getattr(top, "__file__", None)])]
+    root = str(Path(places[0]).parent.absolute()) if places else get_path("purelib")
+    if root not in (*_ROOTS, get_path("purelib"), get_path("stdlib")):
+        _ROOTS.append(root)
+    return module
+
+
+def _hash(part: Any) -> str:
+    """SHA-256 of the file that a part was imported from.
+
+    A part of no file has a token instead, of this process: nobody else takes its results for what
+    another definition of that name makes.
+    """
+    module = sys.modules[part.__module__]
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return _TOKENS.setdefault(part, uuid4().hex)
+    spec = module.__spec__
+    loaded, sha256 = _HASHES.get(module.__name__, (None, ""))
+    if not sha256 or loaded is not spec:
+        sha256 = sha256_of_file(Path(file))
+        _HASHES[module.__name__] = spec, sha256
+    return sha256
+
+
+def _public(module: Any) -> list[str]:
+    return [name for name in dir(module) if not name.startswith("_")]

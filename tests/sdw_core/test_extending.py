@@ -1,0 +1,299 @@
+"""Users' own parts: those of docs/extending.md, and what is refused."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdw_core.config import DensityConfig, PipelineConfig, WeightingConfig
+from sdw_core.density import fit_density
+from sdw_core.errors import InputError
+from sdw_core.files import sha256_of_json
+from sdw_core.identity import Inventory, Sources, code_of
+from sdw_core.pipeline import Pipeline
+from sdw_core.registry import REGISTRIES, module_path, require_parts
+from sdw_core.stage_keys import density_key, expert_key
+from sdw_core.validation import parse
+from sdw_core.weights import state_weights
+from tests.sdw_core.extensions import parts, tiny, write_parts
+from tests.sdw_core.processes import run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, from which modules are imported anew."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("my_"):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def plain(cache: Path) -> torch.Tensor:
+    """The rows of the built-in parts alone."""
+    return Pipeline(tiny(), cache).run().observations
+
+
+@pytest.mark.parametrize("module", parts())
+def test_each_part_of_the_document_runs(
+    folder: Path, cache: Path, plain: torch.Tensor, module: str
+) -> None:
+    write_parts(folder)
+    text, settings = parts()[module]
+    assert len(text.splitlines()) < 30
+    result = Pipeline(tiny(**settings), cache).run()
+    assert np.isfinite(result.returns).all()
+    assert result.observations.isfinite().all()
+    assert not torch.equal(result.observations, plain)
+    assert list(result.sources.code) == [_named(settings)]
+
+
+def test_the_document_has_one_of_each_kind_and_they_go_together(folder: Path) -> None:
+    write_parts(folder)
+    settings: dict[str, dict[str, Any]] = {}
+    for _, section in parts().values():
+        for name, content in section.items():
+            settings[name] = settings.get(name, {}) | content
+    config = tiny(**settings)
+    assert len(code_of(config)) == len(REGISTRIES)
+    assert np.isfinite(Pipeline(config).run().returns).all()
+    assert str(folder) in module_path()  # which workers are given
+
+
+def _named(settings: dict[str, dict[str, Any]]) -> str:
+    (name,) = [v for s in settings.values() for v in s.values() if ":" in str(v) and type(v) is str]
+    return name
+
+
+def test_the_documents_density_is_one(folder: Path) -> None:
+    write_parts(folder)
+    config = DensityConfig(model="my_density:Kernels", options={"centres": 30, "bandwidth": 0.4})
+    states = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    density = fit_density(states, config, seed=0)
+    axis = np.linspace(-6, 6, 121, dtype=np.float32)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    assert np.exp(density.log_prob(grid)).sum() * 0.1**2 == pytest.approx(1, abs=1e-3)
+    again = type(density).from_state(config, density.state())
+    assert np.array_equal(again.log_prob(grid), density.log_prob(grid))
+
+
+def test_a_scheme_of_ones_own_has_the_temperature_of_all(folder: Path) -> None:
+    write_parts(folder)
+    log_density = np.array([-9.0, -1.0, 0.0, 1.0])
+    config = WeightingConfig(scheme="my_weighting:capped", temperature=0.5, options={"cap": 2.0})
+    expected = np.exp(0.5 * np.array([2.0, 0.5, -0.5, -1.5]))
+    np.testing.assert_allclose(state_weights(log_density, config), expected / expected.mean())
+
+
+# What is refused
+
+MODULE = """
+from sdw_core.density import DensityModel
+class Whole(DensityModel):
+    def __init__(self, features, bandwidth=1.0): super().__init__()
+    def fit(self, training, held_out, seed, progress): ...
+    def log_prob(self, states): return states.sum(1)
+class NoFit:
+    def log_prob(self, states): ...
+class Asks(Whole):
+    def __init__(self, features, bandwith): ...
+def wrong_shape(log_density): return log_density[1:]
+def no_rows(size, states): return states[:size, 0]
+number = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"density": {"model": "my_lost:Whole"}},
+            "`pipeline.density.model` is `my_lost:Whole`, and its module cannot be imported "
+            "(ModuleNotFoundError: No module named 'my_lost'): put it beside the spec, into the "
+            "working directory or on PYTHONPATH, or correct it.",
+        ),
+        (
+            {"density": {"model": "my_broken:Whole"}},
+            "(ZeroDivisionError: division by zero): put it beside",
+        ),
+        (
+            {"density": {"model": "my_parts:Hole"}},
+            "`pipeline.density.model` is `my_parts:Hole`, and `my_parts` has no `Hole`: did you "
+            "mean `Whole`?",
+        ),
+        (
+            {"density": {"model": "my_parts:NoFit"}},
+            "`my_parts:NoFit` is no density model: it must be a class with `fit`, `log_prob`, "
+            "`state_dict`, `load_state_dict`, and lacks `fit`.",
+        ),
+        (
+            {"weighting": {"scheme": "my_parts:number"}},
+            "`my_parts:number` is no weighting scheme: it must be callable.",
+        ),
+        (
+            {"density": {"model": "my_parts:Whole", "options": {"bandwith": 1}}},
+            "`pipeline.density.options`: `my_parts:Whole` has no option `bandwith`: did you mean "
+            "`bandwidth`?",
+        ),
+        (
+            {"distill": {"objective_options": {"beta": 1}}},
+            "`pipeline.distill.objective_options`: `av_pbc` has no option `beta`: it takes none; "
+            "leave the key out.",
+        ),
+        (
+            {"density": {"model": "my_parts:Asks"}},
+            "`my_parts:Asks` asks for `bandwith`, which is neither an option in "
+            "`pipeline.density.options` nor what a density model is given: `features`, `config`.",
+        ),
+        (
+            {"weighting": {"scheme": "my_parts:wrong_shape"}},
+            "The weighting scheme `my_parts:wrong_shape` must give a finite number for each of ",
+        ),
+        (
+            {"distill": {"initial_states": "my_parts:no_rows"}},
+            "The initial selection `my_parts:no_rows` must give the indices of 10 distinct rows ",
+        ),
+    ],
+)  # fmt: skip
+def test_what_breaks_the_protocol_is_one_sentence(
+    folder: Path, cache: Path, changes: dict[str, dict[str, Any]], sentence: str
+) -> None:
+    (folder / "my_parts.py").write_text(MODULE)
+    (folder / "my_broken.py").write_text("1 / 0")
+    config = tiny(**changes)
+    with pytest.raises(InputError) as caught:
+        Pipeline(config, cache).run()
+    assert sentence in str(caught.value)
+    assert str(caught.value).endswith((".", "?"))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_built_in_part_keeps_the_protocol() -> None:
+    for registry in REGISTRIES:
+        for name in registry.builtin:
+            registry.require(name, {})
+
+
+def test_settings_are_read_without_an_import(folder: Path) -> None:
+    """Whoever wrote them: a manifest's `config` runs nothing."""
+    (folder / "my_trap.py").write_text("raise SystemExit('run')")
+    config = tiny(expert={"method": "my_trap:Expert", "options": {"a": [1, 2]}})
+    assert parse(PipelineConfig, config.model_dump(mode="json"), "config") == config
+    assert "my_trap" not in sys.modules
+    with pytest.raises(SystemExit, match="run"):
+        require_parts(config)
+
+
+def test_what_a_module_prints_is_no_document(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "my_talk.py").write_text("print('hello')\ndef rare(log_density): return -log_density")
+    require_parts(tiny(weighting={"scheme": "my_talk:rare"}))
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+# What results are kept under
+
+
+def test_another_text_of_the_file_is_another_part(folder: Path) -> None:
+    write_parts(folder)
+    settings = parts()["my_density"][1] | parts()["my_expert"][1]
+    config = tiny(**settings)
+    before = code_of(config)
+    assert before == code_of(config)
+    made = Sources("content", None, None, {}, before)
+    file = folder / "my_density.py"
+    file.write_text(file.read_text() + "# edited\n")
+    assert code_of(config) == before  # what is loaded is what runs
+    importlib.reload(sys.modules["my_density"])
+    after = code_of(config)
+    assert {n for n in before if after[n] != before[n]} == {"my_density:Kernels"}
+    assert density_key(config, "d", after) != density_key(config, "d", before)
+    assert expert_key(config, "d", None, after) == expert_key(config, "d", None, before)
+    now = Sources("content", None, None, {}, after)
+    assert now.identity(config) != made.identity(config)
+    assert made.changed(now, config) == "the file that defines `my_density:Kernels`"
+    assert Sources.stated_by({"sources": made.to_json()}) == made
+    inventory = Inventory({}, {}, before)
+    assert Inventory.from_json(inventory.to_json()) == inventory
+    assert inventory.sources(config).code == before
+
+
+def test_built_in_parts_leave_hashes_as_they_were() -> None:
+    config = tiny()
+    assert code_of(config) == {}
+    assert "code" not in Sources("content").to_json()
+    assert Inventory().to_json() == {"datasets": {}, "checkpoints": {}}
+    before = {"model": "gaussian", "transforms": 5, "hidden_features": 100, "batch_size": 1024}
+    before |= {"learning_rate": 1e-3, "steps": 900, "patience": 3, "holdout": 0.1}
+    assert density_key(config, "d") == sha256_of_json(["density", 1, before, "d", "0"])
+
+
+# Objects instead of names
+
+
+def test_a_class_is_named_by_its_module(folder: Path) -> None:
+    write_parts(folder)
+    kernels = _import("my_density").Kernels
+    assert DensityConfig(model=kernels).model == "my_density:Kernels"
+    capped = _import("my_weighting").capped
+    assert WeightingConfig(scheme=capped).scheme == "my_weighting:capped"
+
+
+def test_one_that_cannot_be_named_is_refused() -> None:
+    def local() -> None: ...
+
+    for part in (local, lambda: 1):
+        with pytest.raises(InputError, match="must be defined at the top level of a module"):
+            parse(PipelineConfig, {"dataset": "d", "density": {"model": part}}, "pipeline")
+
+
+NOTEBOOK = """if True:
+    import sys
+    from sdw_core.errors import InputError
+    from sdw_core.identity import Inventory, code_of
+    from sdw_core.pipeline import Pipeline
+    from tests.sdw_core.extensions import tiny
+
+    def rare(log_density):
+        return -log_density
+
+    config = tiny(weighting={"scheme": rare})
+    print(config.weighting.scheme, Pipeline(config).run().returns.shape)
+    first = code_of(config)
+    def rare(log_density):
+        return log_density
+    assert first != code_of(config) == code_of(config)
+    try:
+        Inventory.of([config], {})
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_one_of_a_notebook_works_there_and_is_refused_by_studies() -> None:
+    told = run(NOTEBOOK)
+    assert told.splitlines() == [
+        "__main__:rare (2, 1)",
+        "`__main__:rare` lies in a notebook or a script, and the processes of a study cannot "
+        "import it; put it into a module beside it, and import it from there.",
+    ]
+
+
+def _import(name: str) -> Any:
+    sys.path.append(str(Path.cwd()))
+    return importlib.import_module(name)
