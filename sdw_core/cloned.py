@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sdw_core.errors import InputError
 from sdw_core.files import created_file
 from sdw_core.policy import MLP, Parameters
-from sdw_core.units import Units
+from sdw_core.units import Units, scaled, unscaled
 
 
 class ClonedPolicy(nn.Module):
@@ -49,11 +49,11 @@ class ClonedPolicy(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Actions [*, A] for observations [*, O]."""
-        states = (observations - self.observation_mean) / self.observation_scale
+        states = scaled(observations, self.observation_mean, self.observation_scale)
         rows = states.reshape(1, -1, states.shape[-1])
         actions = self._network(list(self.weights), rows.expand(len(self.weights[0]), -1, -1))
         actions = actions.mean(0).reshape(*states.shape[:-1], -1)
-        return self.action_centre + self.action_half_width * actions
+        return unscaled(actions, self.action_centre, self.action_half_width)
 
     def act(self, observation: ArrayLike) -> NDArray[np.float32]:
         """The action [A] for an observation [O], or the actions for several [*, O].

@@ -1,21 +1,25 @@
 """Units: what an environment gives and takes, and what networks see and do."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdw_core.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Floats = NDArray[np.floating[Any]]
+Numbers = TypeVar("Numbers", Floats, "Tensor")
 
 _OFFSET = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The affine maps between an environment's units and those of networks.
+    """The maps between an environment's units and those of networks: `scaled` and `unscaled`.
 
         states    z = (s - mean) / scale, with scale = sigma + 1e-3: what is really divided by
         actions   u = (a - centre) / half the width of the bounds, which are [-1, 1] then
@@ -55,7 +59,7 @@ class Units:
             InputError: the last axis is not O wide.
         """
         self._check_width(observations)
-        return (observations - self.observation_mean) / self.observation_scale
+        return scaled(observations, self.observation_mean, self.observation_scale)
 
     def environment_states(self, states: Floats) -> Floats:
         """Undoes `normalized_states`, up to rounding.
@@ -64,17 +68,15 @@ class Units:
             InputError: the last axis is not O wide.
         """
         self._check_width(states)
-        return states * self.observation_scale + self.observation_mean
+        return unscaled(states, self.observation_mean, self.observation_scale)
 
     def unit_actions(self, actions: Floats) -> Floats:
         """Actions in units of the bounds, [-1, 1] within them: `[.., A]` to `[.., A]`."""
-        centre, half = self.centre_and_half_width
-        return (actions - centre) / half
+        return scaled(actions, *self.centre_and_half_width)
 
     def environment_actions(self, actions: Floats) -> Floats:
         """Undoes `unit_actions`, up to rounding."""
-        centre, half = self.centre_and_half_width
-        return centre + half * actions
+        return unscaled(actions, *self.centre_and_half_width)
 
     @property
     def centre_and_half_width(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -88,6 +90,16 @@ class Units:
             raise InputError(
                 f"the normaliser was fitted on states of width {width}; these are {received} wide."
             )
+
+
+def scaled(values: Numbers, origin: Numbers, scale: Numbers) -> Numbers:
+    """`(values - origin) / scale`, of arrays or of tensors."""
+    return (values - origin) / scale
+
+
+def unscaled(values: Numbers, origin: Numbers, scale: Numbers) -> Numbers:
+    """Undoes `scaled`, up to rounding."""
+    return values * scale + origin
 
 
 def normalized_returns(returns: ArrayLike, low: float, high: float) -> NDArray[np.float64]:

@@ -14,7 +14,12 @@ from typing import Any
 
 import psutil
 
+from search_spaces import load_spec
+from study.folder import StudyFolder
+
 SDW = Path(sys.executable).with_name("sdw")
+Sdw = Callable[..., tuple[int, str, str]]
+"""Exit status, stdout and stderr of a command in the test's own process; see the fixture `sdw`."""
 
 
 def tiny_study(study: str, outer_steps: int) -> str:
@@ -80,6 +85,12 @@ class World:
             with suppress(psutil.Error):
                 process.kill()
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def created(world: World, spec: str, name: str, *settings: str) -> StudyFolder:
+    """A study that no trial has been run of."""
+    loaded = load_spec(spec, [f"study.name={name}", *settings])
+    return StudyFolder.create(loaded, world.path / "sdw-studies")
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:

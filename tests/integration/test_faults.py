@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from study.folder import StudyFolder
-from tests.integration.processes import LONG, World, ended, tiny_study, wait_until
+from tests.integration.processes import LONG, Sdw, World, ended, tiny_study, wait_until
 
 COMPARED = """
 comparison: {name: compared, ours: wide, over: plain, resources: {cpu: 2}}
@@ -73,9 +73,11 @@ def complete(out: str) -> dict[int, list[float]]:
     return {t["number"]: t["values"] for t in trials if t["outcome"] == "COMPLETE"}
 
 
-def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(world: World) -> None:
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+    world: World, sdw: Sdw
+) -> None:
     with small_disk(world.path / "tiny", 1) as disk:
-        status, out, err = world.run("launch", spec_in(world), "--storage", disk, "--json")
+        status, out, err = sdw("launch", spec_in(world), "--storage", disk, "--json")
         assert (status, out) == (2, "")
         one_sentence(err, "The study needs about")
         assert list(disk.iterdir()) == []

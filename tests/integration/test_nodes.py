@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import SDW, TINY, World
+from tests.integration.processes import SDW, World, by_number, created
 
 CLUSTER = """if True:
     import sys
@@ -39,20 +39,39 @@ def address(world: World) -> Iterator[str]:
     process.wait()
 
 
-@pytest.fixture(scope="module")
-def spec(world: World) -> str:
-    path = world.path / "tiny.yaml"
-    path.write_text(TINY)
-    return str(path)
+def test_a_study_on_nodes_that_share_its_folder_is_given_up_retried_and_extended(
+    world: World, address: str, spec: str
+) -> None:
+    settings = ("study.max_identical_failures=2", "study.concurrency=1")
+    folder = created(world, spec, "broken", *settings)
+    folder.cache.write_text("not a folder, so that every trial fails")
+    on_nodes = ("--address", address, "--json")
+    status, out, err = world.run("resume", "broken", *on_nodes)
+    assert status == 1
+    assert "2 trials in a row FAILED for one reason" in err
+    assert "FileExistsError" in err
+    assert "`sdw retry-failed broken`" in err
+    assert "Traceback" not in err
+    stopped = json.loads(out)
+    assert stopped["state"] == "stopped"
+    assert [trial["outcome"] for trial in stopped["trials"]] == ["FAILED", "FAILED"]
 
-
-def test_a_study_runs_on_nodes_that_share_its_folder(world: World, address: str, spec: str) -> None:
-    status, out, err = world.run(
-        "launch", spec, "--name", "shared", "--trials", 2, "--address", address, "--json"
-    )
+    folder.cache.unlink()
+    status, out, err = world.run("retry-failed", "broken", *on_nodes)
     assert status == 0, err
-    assert {trial["outcome"] for trial in json.loads(out)["trials"]} == {"COMPLETE"}
-    assert not list((world.path / "sdw-studies" / "shared").glob(".nonce*"))
+    assert "trial 0 is asked again as trial 2" in err
+    trials = by_number(json.loads(out))
+    assert [trials[n]["retry_of"] for n in range(5)] == [None, None, 0, 1, None]
+    assert [trials[n]["outcome"] for n in range(5)] == ["FAILED"] * 2 + ["COMPLETE"] * 3
+    assert [trials[n]["params"] for n in (2, 3)] == [trials[n]["params"] for n in (0, 1)]
+
+    status, out, err = world.run("extend", "broken", "--trials", 1, *on_nodes)
+    assert status == 0, err
+    extended = json.loads(out)
+    assert extended["state"] == "finished"
+    assert by_number(extended) == trials | {5: extended["trials"][5]}
+    assert extended["trials"][5]["outcome"] == "COMPLETE"
+    assert not list(folder.path.glob(".nonce*"))
 
 
 def test_a_node_that_does_not_see_the_folder_is_named_and_nothing_is_left(

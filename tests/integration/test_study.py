@@ -10,14 +10,14 @@ import pytest
 from filelock import FileLock
 
 from sdw_core.files import read_json
-from search_spaces import load_spec
 from study.folder import StudyFolder
 from tests.integration.processes import (
     KEYS,
     LONG,
-    TINY,
+    Sdw,
     World,
     by_number,
+    created,
     ended,
     wait_until,
 )
@@ -28,13 +28,6 @@ TRIAL_KEYS = {
 }
 SEARCHED = {"weighting.temperature", "distill.synthetic_size"}
 SCORE_KEYS = {"mean", "iqm", "low", "high", "per_policy"}
-
-
-@pytest.fixture(scope="module")
-def spec(world: World) -> str:
-    path = world.path / "tiny.yaml"
-    path.write_text(TINY)
-    return str(path)
 
 
 # A study that runs to its end
@@ -85,22 +78,22 @@ def test_what_each_trial_was_is_on_its_record(folder: StudyFolder) -> None:
         )["config_hash"]  # fmt: skip
 
 
-def test_status_is_the_same_document(world: World, launched: dict[str, Any]) -> None:
-    status, out, err = world.run("status", "one", "--json")
+def test_status_is_the_same_document(sdw: Sdw, launched: dict[str, Any]) -> None:
+    status, out, err = sdw("status", "one", "--json")
     assert (status, err) == (0, "")
     assert json.loads(out) == {key: launched[key] for key in KEYS}
 
 
-def test_resume_of_a_finished_study_changes_nothing(world: World, launched: dict[str, Any]) -> None:
-    status, out, _ = world.run("resume", "one", "--json")
+def test_resume_of_a_finished_study_changes_nothing(sdw: Sdw, launched: dict[str, Any]) -> None:
+    status, out, _ = sdw("resume", "one", "--json")
     assert (status, json.loads(out)) == (0, launched)
 
 
 def test_the_winner_is_exported_and_evaluates_to_what_its_manifest_says(
-    world: World, launched: dict[str, Any]
+    world: World, sdw: Sdw, launched: dict[str, Any]
 ) -> None:
     (exported,) = launched["exports"]
-    status, out, _ = world.run("evaluate", exported, "--json")
+    status, out, _ = sdw("evaluate", exported, "--json")
     assert (status, set(json.loads(out))) == (0, SCORE_KEYS)
     manifest = json.loads((world.path / exported / "manifest.json").read_text())
     assert json.loads(out) == manifest["scores"]["synthetic"]
@@ -110,23 +103,23 @@ def test_the_winner_is_exported_and_evaluates_to_what_its_manifest_says(
 
 
 def test_export_writes_the_best_and_never_overwrites(
-    world: World, launched: dict[str, Any]
+    world: World, sdw: Sdw, launched: dict[str, Any]
 ) -> None:
-    status, out, _ = world.run("export", "one", "--top", 2, "--to", "best", "--json")
+    status, out, _ = sdw("export", "one", "--top", 2, "--to", "best", "--json")
     assert status == 0
     document = json.loads(out)
     assert set(document) == {"study", "folders"}
     assert [path.split("/")[0] for path in document["folders"]] == ["best", "best"]
     assert document["folders"][0].endswith(f"trial-{launched['best'][0]}")
-    status, out, err = world.run("export", "one", "--to", "best", "--json")
+    status, out, err = sdw("export", "one", "--to", "best", "--json")
     assert (status, out) == (2, "")
     assert err.startswith("sdw: An export never overwrites")
 
 
 def test_a_front_is_not_exported_where_there_is_one_objective(
-    world: World, launched: dict[str, Any]
+    world: World, sdw: Sdw, launched: dict[str, Any]
 ) -> None:
-    status, _, err = world.run("export", "one", "--pareto", "--to", "front")
+    status, _, err = sdw("export", "one", "--pareto", "--to", "front")
     assert (status, len(err.splitlines())) == (2, 1)
     assert not (world.path / "front").exists()
 
@@ -136,10 +129,10 @@ def test_a_front_is_not_exported_where_there_is_one_objective(
     [("study.trials=4", "with this very spec"), ("study.seed=1", "with another spec")],
 )
 def test_launching_it_again_is_refused(
-    world: World, spec: str, folder: StudyFolder, override: str, which: str
+    sdw: Sdw, spec: str, folder: StudyFolder, override: str, which: str
 ) -> None:
     before = sorted(folder.path.rglob("*"))
-    status, out, err = world.run("launch", spec, "--set", override, "--json")
+    status, out, err = sdw("launch", spec, "--set", override, "--json")
     assert (status, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith("sdw: ")
@@ -149,56 +142,17 @@ def test_launching_it_again_is_refused(
 
 
 def test_a_cluster_that_is_not_there_is_refused_and_leaves_no_study(
-    world: World, spec: str
+    world: World, sdw: Sdw, spec: str
 ) -> None:
     command = ("launch", spec, "--name", "far", "--address", "127.0.0.1:1")
-    status, out, err = world.run(*command)
+    status, out, err = sdw(*command)
     assert (status, out) == (2, "")
     (line,) = err.splitlines()
     assert "127.0.0.1:1" in line
     assert not (world.path / "sdw-studies" / "far").exists()
 
 
-# A study whose trials fail
-
-
-def created(world: World, spec: str, name: str, *settings: str) -> StudyFolder:
-    """A study that no trial has been run of."""
-    loaded = load_spec(spec, [f"study.name={name}", *settings])
-    return StudyFolder.create(loaded, world.path / "sdw-studies")
-
-
-def test_failures_in_a_row_stop_a_study_which_is_retried_and_extended(
-    world: World, spec: str
-) -> None:
-    settings = ("study.max_identical_failures=2", "study.concurrency=1")
-    folder = created(world, spec, "broken", *settings)
-    folder.cache.write_text("not a folder, so that every trial fails")
-    status, out, err = world.run("resume", "broken", "--json")
-    assert status == 1
-    assert "2 trials in a row FAILED for one reason" in err
-    assert "FileExistsError" in err
-    assert "`sdw retry-failed broken`" in err
-    assert "Traceback" not in err
-    stopped = json.loads(out)
-    assert stopped["state"] == "stopped"
-    assert [trial["outcome"] for trial in stopped["trials"]] == ["FAILED", "FAILED"]
-
-    folder.cache.unlink()
-    status, out, err = world.run("retry-failed", "broken", "--json")
-    assert status == 0, err
-    assert "trial 0 is asked again as trial 2" in err
-    trials = by_number(json.loads(out))
-    assert [trials[n]["retry_of"] for n in range(5)] == [None, None, 0, 1, None]
-    assert [trials[n]["outcome"] for n in range(5)] == ["FAILED"] * 2 + ["COMPLETE"] * 3
-    assert [trials[n]["params"] for n in (2, 3)] == [trials[n]["params"] for n in (0, 1)]
-
-    status, out, err = world.run("extend", "broken", "--trials", 1, "--json")
-    assert status == 0, err
-    extended = json.loads(out)
-    assert extended["state"] == "finished"
-    assert by_number(extended) == trials | {5: extended["trials"][5]}
-    assert extended["trials"][5]["outcome"] == "COMPLETE"
+# A study whose trials fail, wait, or are ended
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ import numpy as np
 from study.cli import main
 
 
-def sdw(capsys, *arguments: str) -> tuple[int, str, str]:
+def sdw(capsys, *arguments: object) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of the command."""
     capsys.readouterr()
-    before, sys.argv = sys.argv, ["sdw", *arguments]
+    before, sys.argv = sys.argv, ["sdw", *map(str, arguments)]
     try:
         main()
         status = 0

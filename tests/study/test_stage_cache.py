@@ -161,6 +161,7 @@ TRIAL = """if True:
 """
 
 
+@pytest.mark.slow
 def test_two_trials_that_need_the_same_density_and_expert_fit_them_once(folder):
     processes = [start(TRIAL, folder.path, number) for number in (0, 1)]
     while not all((folder.path / f"ready-{number}").exists() for number in (0, 1)):

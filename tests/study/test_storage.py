@@ -533,11 +533,12 @@ def test_clients_that_extend_retry_and_read_at_once_corrupt_nothing(tmp_path, da
         search.suggest(name)
         search.on_trial_complete(name, report("FAILED"))
     before = folder.spec()
-    spawn = multiprocessing.get_context("spawn")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])  # imported once, not by each of them
     clients = [
-        *[spawn.Process(target=extend, args=[folder.path]) for _ in range(2)],
-        *[spawn.Process(target=enqueue, args=[folder.path]) for _ in range(2)],
-        spawn.Process(target=read, args=[folder.path, before.study.trials]),
+        *[processes.Process(target=extend, args=[folder.path]) for _ in range(2)],
+        *[processes.Process(target=enqueue, args=[folder.path]) for _ in range(2)],
+        processes.Process(target=read, args=[folder.path, before.study.trials]),
     ]
     for client in clients:
         client.start()
