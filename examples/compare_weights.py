@@ -7,19 +7,18 @@ from pathlib import Path
 
 import torch
 
-from sdw_core.config import DistillConfig, PipelineConfig, WeightingConfig
-from sdw_core.pipeline import Pipeline
+import sdw_core as sdw
 
 
 def main() -> None:
     torch.set_num_threads(1)
     for temperature in (0.0, 0.1):
-        config = PipelineConfig(
+        config = sdw.PipelineConfig(
             dataset="sdw/hopper-replay-mini-v0",
-            weighting=WeightingConfig(temperature=temperature),
-            distill=DistillConfig(outer_steps=150, seeds=2),
+            weighting=sdw.WeightingConfig(temperature=temperature),
+            distill=sdw.DistillConfig(outer_steps=150, seeds=2),
         )
-        result = Pipeline(config, cache=Path("sdw-studies/cache")).run()
+        result = sdw.Pipeline(config, cache=Path("sdw-studies/cache")).run()
         summary = result.summary
         interval = f"{summary.low:.1f} to {summary.high:.1f}"
         print(f"temperature {temperature}: {summary.mean:.1f} ({interval})")

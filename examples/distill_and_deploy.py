@@ -4,22 +4,22 @@ python examples/distill_and_deploy.py out
 """
 
 import sys
-from pathlib import Path
 
-from sdw_core.artifact import read_artifact
-from sdw_core.config import EvaluationConfig
-from study.cli.app import app
+import torch
+
+import sdw_core as sdw
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    app(
-        ["distill", "quickstart", "--set", "pipeline.distill.outer_steps=150", "--to", str(folder)],
-        standalone_mode=False,
+    torch.set_num_threads(1)
+    config = sdw.PipelineConfig(
+        dataset="sdw/hopper-replay-mini-v0", distill=sdw.DistillConfig(outer_steps=150)
     )
-    artifact = read_artifact(folder)
-    returns = artifact.evaluate(EvaluationConfig(policies=3, episodes=2), seed=1)
-    print(f"3 fresh policies from {len(artifact.observations)} rows: {returns.mean():.1f}")
+    sdw.Pipeline(config).run(progress=True).export(sys.argv[1])
+    rows = sdw.read_artifact(sys.argv[1])
+    returns = rows.evaluate(sdw.EvaluationConfig(policies=3, episodes=2), seed=1)
+    print(f"3 fresh policies from {len(rows.observations)} rows: {returns.mean():.1f}")
+    rows.train(seed=1).save(f"{sys.argv[1]}.pt2")
 
 
 if __name__ == "__main__":

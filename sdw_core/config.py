@@ -20,11 +20,13 @@ from pydantic import (
     PositiveInt,
     PrivateAttr,
     Tag,
+    ValidationError,
     model_validator,
 )
 
 from sdw_core.errors import InputError
 from sdw_core.registry import DENSITIES, EXPERTS, OBJECTIVES, SELECTIONS, WEIGHTINGS
+from sdw_core.validation import sentence_of
 
 if TYPE_CHECKING:
     from sdw_core.offline_dataset import OfflineDataset
@@ -69,6 +71,20 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
+
+    def __init__(self, **settings: Any) -> None:
+        """Take settings by name.
+
+        Raises:
+            InputError: one is not valid, in the words of `validation.parse`.
+        """
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise InputError(sentence_of(type(self), settings, error, "")) from None
+
+    # Sections that are validated within another one leave their errors to it.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @model_validator(mode="before")
     @classmethod

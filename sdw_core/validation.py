@@ -32,7 +32,7 @@ def parse(model: type[Model], document: Any, where: str) -> Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise InputError(_sentence(model, document, error, where)) from None
+        raise InputError(sentence_of(model, document, error, where)) from None
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -63,7 +63,7 @@ def submodels(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _sentence(
+def sentence_of(
     model: type[BaseModel], document: Mapping[Any, Any], error: ValidationError, where: str
 ) -> str:
     """The first error; errors of the same value (one a member of a union) make one sentence."""

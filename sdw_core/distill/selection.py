@@ -42,6 +42,8 @@ def select_rows(
 ) -> Tensor:
     """Indices [S, n] of distinct rows of the dataset, on the CPU; one generator a set.
 
+    A selection is given its tensors on the CPU, wherever the task lies.
+
     Args:
         initial_states: how they are chosen.
         size: n, at most `available_rows`.

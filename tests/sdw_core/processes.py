@@ -21,10 +21,10 @@ def start(code: str, *arguments: object, cwd: Path = ROOT) -> subprocess.Popen[s
     )
 
 
-def run(code: str, *arguments: object, cwd: Path = ROOT) -> str:
+def run(code: str, *arguments: object, cwd: Path = ROOT, timeout: float = 120) -> str:
     """The output of `code`, which must end well."""
     process = start(code, *arguments, cwd=cwd)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, errors
     return output
 

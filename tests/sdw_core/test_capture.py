@@ -21,7 +21,7 @@ from sdw_core.distill import capture, loop, state
 from sdw_core.distill.capture import Captured, Work
 from sdw_core.distill.loop import distill
 from sdw_core.distill.state import State
-from sdw_core.distill.task import Task
+from sdw_core.distill.task import Task, initial_rows
 from sdw_core.policy import MLP
 from tests.sdw_core.small import OUTER, SMALL, assert_same_bits, changed, poisoned, small_task
 
@@ -207,6 +207,8 @@ def test_an_outer_step_stays_on_its_device(
     config = changed(SMALL, window=window, truncation="last", **OUTER[outer])
     policy = MLP.build(5, 3, config.layers, config.width)
     task = Task(*(t.to("meta") for t in vars(small_task()).values() if torch.is_tensor(t)))
+    chosen = [rows.to("meta") for rows in initial_rows(small_task(), config, 0)]  # on the CPU
+    monkeypatch.setattr(state, "initial_rows", lambda *_: chosen)
     with OnMeta(), torch.no_grad():
         before = State.start(task, config, 0)
         monkeypatch.setattr(torch, "Generator", lambda device: generator())

@@ -188,6 +188,13 @@ def test_settings_without_the_data_are_refused_and_the_data_can_be_stored(
     assert sdw.load("my/data-v0").content_hash == data.content_hash
 
 
+def test_settings_that_are_wrong_are_refused_in_a_sentence_that_names_their_place() -> None:
+    with pytest.raises(InputError, match=r"^`width` must be at least 1|^`width` must be greater"):
+        sdw.DistillConfig(width=0)
+    with pytest.raises(InputError, match=r"^unknown key `distill.widht`: did you mean `width`\?$"):
+        sdw.PipelineConfig(dataset=BUNDLED, distill={"widht": 3})
+
+
 def test_what_counts_where_data_are_loaded_is_refused_afterwards() -> None:
     data = sdw.load(arrays(), environment="Hopper-v5")
     with pytest.raises(InputError, match=r"`pipeline.clip_actions` counts where data are loaded"):
