@@ -71,6 +71,11 @@ class PipelineResult:
         """Of all policies of all distillation seeds: the objective of a search."""
         return summarize(self.returns, self.config.seed, len(self.seeds))
 
+    @cached_property
+    def expert_summary(self) -> ReturnSummary:
+        """Of the expert's episodes."""
+        return summarize(self.expert_returns, self.config.seed)
+
     @property
     def best(self) -> int:
         """Index, among `seeds`, of the one with the highest mean return."""
@@ -165,7 +170,7 @@ class PipelineResult:
         steps = self.config.distill.outer_steps
         return {
             "normalized_return": self.summary.to_json(),
-            "expert": summarize(self.expert_returns, self.config.seed).to_json(),
+            "expert": self.expert_summary.to_json(),
             "effective_sample_size_percent": self.effective_sample_size_percent,
             "density_effective_sample_size_percent": self.density_effective_sample_size_percent,
             "log_likelihood": self.log_likelihood,

@@ -1,7 +1,8 @@
 """Aggregates of evaluation returns, recomputable from the per-policy values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,12 @@ class ReturnSummary:
     low: float
     high: float
     per_policy: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "ReturnSummary":
+        """What `to_json` made a document of."""
+        mean, iqm, low, high = (document[key] for key in ("mean", "iqm", "low", "high"))
+        return cls(mean, iqm, low, high, tuple(document["per_policy"]))
 
     def to_json(self) -> dict[str, float | list[float]]:
         """The JSON object that results state as `normalized_return`."""

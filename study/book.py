@@ -25,6 +25,7 @@ from study.outcomes import (
     FAILED,
     FINAL,
     PRUNED,
+    TrialResult,
     finished_result,
     read_record,
     returns_at_rungs,
@@ -98,43 +99,42 @@ class TrialBook:
         write_record(self._folders, said | record | {"identity": self.spec.identity})
 
     def record(
-        self, trial_id: int, document: Mapping[str, Any], ray_trial_id: str | None = None
+        self, trial_id: int, result: TrialResult, ray_trial_id: str | None = None
     ) -> str | None:
         """Put a trial into its final state: COMPLETE with finite values, else without a value.
 
         Args:
             trial_id: the storage's.
-            document: what the trial returned; see `study.trial.run_trial`.
+            result: of the trial.
             ray_trial_id: Tune's name of the process that ran it.
 
         Returns:
             Why it failed; None if it did not.
         """
         trial = self._storage.get_trial(trial_id)
-        metrics, summary = document.get("metrics", {}), document.get("normalized_return")
-        values = [metrics.get(objective.metric) for objective in self.spec.study.objectives]
-        outcome, reason = document["outcome"], document.get("reason")
-        if outcome == COMPLETE and not all(v is not None and math.isfinite(v) for v in values):
+        found = [result.metrics.get(objective.metric) for objective in self.spec.study.objectives]
+        values = [value for value in found if value is not None and math.isfinite(value)]
+        outcome, reason, summary = result.outcome, result.reason, result.normalized_return
+        if outcome == COMPLETE and len(values) < len(found):
             outcome, reason = FAILED, "divergence: an objective is missing or not finite"
         record = _attribute(trial) | {
             "outcome": outcome,
             "reason": reason,
-            "interval": [summary["low"], summary["high"]] if summary else None,
-            "seconds": document.get("seconds"),
-            "stages": document.get("stages", {}),
-            "warnings": document.get("warnings", []),
-            "config_hash": document.get("config_hash"),
-            "node": document.get("node"),
+            "interval": [summary.low, summary.high] if summary else None,
+            "seconds": result.seconds,
+            "stages": result.stages,
+            "warnings": result.warnings,
+            "config_hash": result.config_hash,
+            "node": result.node,
             "ray_trial_id": ray_trial_id,
         }
-        rungs = document.get("rungs", {})
-        self.keep_intermediate(trial_id, {int(step): value for step, value in rungs.items()})
+        self.keep_intermediate(trial_id, {int(step): v for step, v in result.rungs.items()})
         self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, json.dumps(record))
         if outcome == COMPLETE:
             self.study.tell(trial.number, values)
         else:  # `tell` would make a pruned trial's last low-budget value its value
             self._storage.set_trial_state_values(trial_id, STATES[outcome])
-        record["sources"] = document.get("sources")
+        record["sources"] = result.sources and result.sources.to_json()
         record["values"] = values if outcome == COMPLETE else None
         record["intermediate"] = self._storage.get_trial(trial_id).intermediate_values
         self._keep(trial, record)

@@ -14,9 +14,9 @@ dataset or a checkpoint, or by another version of the method, it is another cell
 left alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from filelock import Timeout
 from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.errors import InputError, SDWError, SourceChanged
 from sdw_core.feasibility import check_fit, resolve_device
-from sdw_core.files import created_folder, made_folder, read_whole, write_text
+from sdw_core.files import created_folder, made_folder, write_text
 from sdw_core.identity import Inventory, Sources
 from sdw_core.pipeline import Pipeline
 from sdw_core.statistics import summarize
@@ -42,8 +42,10 @@ from study.outcomes import (
     FAILED,
     STOPPED,
     WORKER_DEATHS,
+    TrialResult,
     config_hash,
     finished_result,
+    read_result,
 )
 from study.preflight import check_writable, require_resources
 from study.runner import (
@@ -59,8 +61,8 @@ from study.trial import distil_rows, placed, run_trial
 
 UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock")
 """What lies in the folder of a comparison of which no cell was begun."""
-Results = dict[Cell, dict[str, Any]]
-"""What cells that have ended found: their `result.json`."""
+Results = dict[Cell, TrialResult]
+"""What cells that have ended found."""
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,13 @@ class ComparisonFolder:
                 found[cell] = result
         return found
 
-    def _of_first_version(self, cell: Cell, sources: Sources) -> dict[str, Any] | None:
+    def _of_first_version(self, cell: Cell, sources: Sources) -> TrialResult | None:
         """What a cell named by its settings alone found, if it says that its data were these."""
         folder = self.path / "cells" / f"{cell.judged}-{config_hash(cell.given)[:16]}"
         result = finished_result(folder, cell.given, sources)
-        if result is None or Sources.stated_by(result).dataset is None:
+        if result is None or result.made_of.dataset is None:
             return None
-        return result | {"sources": sources.to_json(), "identity": sources.identity(cell.config)}
+        return replace(result, sources=sources, identity=sources.identity(cell.config))
 
     def unused(self, spec: ComparisonSpec, inventory: Inventory) -> int:
         """How many results of the very settings were made of something else, or do not say."""
@@ -184,10 +186,10 @@ class ComparisonFolder:
         }
         count = 0
         for path in self.path.glob("cells/*/result.json"):
-            result = read_whole(path) or {}
-            cell, stated = cells.get(result.get("config_hash", "")), Sources.stated_by(result)
-            if cell is not None:
-                now = inventory.sources(cell.config)
+            result = read_result(path.parent)
+            cell = cells.get(result.config_hash or "") if result else None
+            if result and cell:
+                stated, now = result.made_of, inventory.sources(cell.config)
                 count += stated.dataset is None or bool(stated.changed(now, cell.config))
         return count
 
@@ -215,9 +217,9 @@ def final_cell(spec: ComparisonSpec, method: str, dataset: str, results: Results
     if not search:
         return spec.cell(method, dataset)
     scores = {
-        cell.candidate: results[cell]["metrics"]["normalized_return"]
+        cell.candidate: results[cell].metrics["normalized_return"]
         for cell in search
-        if results.get(cell, {}).get("outcome") == COMPLETE
+        if cell in results and results[cell].outcome == COMPLETE
     }
     return spec.cell(method, dataset, max(scores, key=lambda i: scores[i])) if scores else None
 
@@ -277,7 +279,7 @@ def run_comparison(
             line += "data, of another checkpoint or by another version, or do not say"
             console.print(line)
         if retry_failed:
-            results = {c: r for c, r in results.items() if r["outcome"] != FAILED}
+            results = {c: r for c, r in results.items() if r.outcome != FAILED}
             for cell in spec.all_cells():
                 if cell not in results:
                     sources = inventory.sources(cell.config)
@@ -344,10 +346,10 @@ def _run(
         except ray.exceptions.LocalRayletDiedError as error:  # of all cells that wait
             raise NodeDied(own_node()) from error
         except ray.exceptions.RayError:  # kept nowhere: the same command tries again
-            result = {"outcome": FAILED, "reason": "infrastructure: the worker died"}
-        if result["outcome"] == STOPPED:
-            stopped = result["reason"]
-            if result.get("sources_changed"):
+            result = TrialResult(outcome=FAILED, reason="infrastructure: the worker died")
+        if result.outcome == STOPPED:
+            stopped = result.reason
+            if result.sources_changed:
                 changed = stopped
             continue
         results[cell] = result
@@ -363,7 +365,7 @@ def _run(
         )
 
 
-def run_cell(path: str, cell: Cell, sources: Sources, threads: int, gpu: float) -> dict[str, Any]:
+def run_cell(path: str, cell: Cell, sources: Sources, threads: int, gpu: float) -> TrialResult:
     """What a Ray worker runs."""
     folder = ComparisonFolder(Path(path))
     work = judge_experts if cell.judged == "expert" else distil_rows
@@ -379,7 +381,7 @@ def run_cell(path: str, cell: Cell, sources: Sources, threads: int, gpu: float) 
     )
 
 
-def judge_experts(pipeline: Pipeline, folder: Path, progress: object) -> dict[str, Any]:
+def judge_experts(pipeline: Pipeline, folder: Path, progress: object) -> TrialResult:
     """As many experts as there are distillation seeds, each as many episodes as their policies."""
     config = pipeline.config
     seeds, evaluation = config.distill.seeds, config.evaluation
@@ -387,13 +389,14 @@ def judge_experts(pipeline: Pipeline, folder: Path, progress: object) -> dict[st
     episodes = evaluation.policies * evaluation.episodes
     returns = np.concatenate([expert.expert_returns(episodes) for expert in experts])
     summary = summarize(returns, config.seed, seeds)
-    return {
-        "stages": pipeline.seconds,
-        "metrics": {"normalized_return": summary.mean, "iqm": summary.iqm},
-        "normalized_return": summary.to_json(),
-        "curve": {"0": returns.mean(axis=1).tolist()},
-        "distillation_seeds": list(range(seeds)),
-    }
+    return TrialResult(
+        outcome=COMPLETE,
+        stages=pipeline.seconds,
+        metrics={"normalized_return": summary.mean, "iqm": summary.iqm},
+        normalized_return=summary,
+        curve={"0": returns.mean(axis=1).tolist()},
+        distillation_seeds=list(range(seeds)),
+    )
 
 
 def title(spec: ComparisonSpec, cell: Cell) -> str:
@@ -403,8 +406,8 @@ def title(spec: ComparisonSpec, cell: Cell) -> str:
     return f"{cell.method} on {cell.dataset}{chosen}{' (search)' if searched else ''}"
 
 
-def _told(result: Mapping[str, Any]) -> str:
-    if result["outcome"] == FAILED:
-        return f"FAILED {result['reason']}"
-    summary = result["normalized_return"]
-    return f"{summary['mean']:.1f} ({summary['low']:.1f} to {summary['high']:.1f})"
+def _told(result: TrialResult) -> str:
+    summary = result.normalized_return
+    if summary is None:
+        return f"{result.outcome} {result.reason}"
+    return f"{summary.mean:.1f} ({summary.low:.1f} to {summary.high:.1f})"

@@ -4,7 +4,6 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from sdw_core.protocols import own_recipe
 from sdw_core.units import Units
 from sdw_core.validation import parse
 from study.folder import StudyFolder
-from study.outcomes import config_hash, finished_result
+from study.outcomes import TrialResult, config_hash, finished_result
 from study.preflight import check_writable
 
 
@@ -59,23 +58,23 @@ def confirm(
     # The first version stated no units.
     stated = {f.name: rows[f.name].numpy() for f in fields(Units) if f.name in rows}
     arena = replace(Arena.of(dataset), units=replace(dataset.units, **stated))
-    best = result["best"]
-    recipe = own_recipe(config.distill, result["learning_rates"][best])
-    seed = result["distillation_seeds"][best]
-    evidence = evidence_of(config, result["dataset"], seed, dataset, license)
+    best = result.best
+    recipe = own_recipe(config.distill, result.learning_rates[best])
+    seed = result.distillation_seeds[best]
+    evidence = evidence_of(config, result.dataset, seed, dataset, license)
     artifact = Artifact.distilled(
         rows["observations"][best], rows["actions"][best], arena, recipe, evidence
     )
     kept = trial / "confirmed.json"
     of = {
-        "config_hash": result["config_hash"],
+        "config_hash": result.config_hash,
         "rows": sha256_of_file(trial / "rows.safetensors"),
         "scores": dataset.reference_scores and list(dataset.reference_scores),
         "method": METHOD["evaluate"],
     }
     document = read_whole(kept) or {}
     if {key: document.pop(key, None) for key in of} != of:
-        document = confirmed_scores(artifact, dataset, config, result)
+        document = confirmed_scores(artifact, dataset, config, result.to_json())
         if os.access(trial, os.W_OK):
             write_json(kept, of | document)
     evidence["scores"] = document
@@ -83,7 +82,7 @@ def confirm(
 
 
 def _require_source_of(
-    result: dict[str, Any], dataset: OfflineDataset, config: PipelineConfig, number: int
+    result: TrialResult, dataset: OfflineDataset, config: PipelineConfig, number: int
 ) -> None:
     """Refuse a dataset that is not the one that a trial's rows were distilled from.
 
@@ -91,7 +90,7 @@ def _require_source_of(
         InputError: its content or its reference scores changed.
     """
     now = Sources(dataset.content_hash, dataset.reference_scores)
-    if what := Sources.stated_by(result).changed(now, config):
+    if what := result.made_of.changed(now, config):
         raise InputError(
             f"{what[0].upper()}{what[1:]} changed since trial {number} was distilled from it, so "
             "that its rows cannot be judged beside it; put back what was there, and export again."
@@ -100,7 +99,7 @@ def _require_source_of(
 
 def found_by(
     folder: StudyFolder, number: int
-) -> tuple[PipelineConfig, dict[str, Any], dict[str, Tensor]]:
+) -> tuple[PipelineConfig, TrialResult, dict[str, Tensor]]:
     """A COMPLETE trial's settings, its result and its rows.
 
     Raises:
@@ -125,7 +124,7 @@ def _require_rows_of(
     target: Path,
     trial: Path,
     config: PipelineConfig,
-    result: dict[str, Any],
+    result: TrialResult,
     rows: dict[str, Tensor],
 ) -> None:
     """Refuse an export that was not made of a trial's result.
@@ -133,14 +132,14 @@ def _require_rows_of(
     Raises:
         InputError: its source, settings or rows are others.
     """
-    best = result["best"]
+    best = result.best
     stated = artifact.evidence
     made = Artifact.distilled(
         rows["observations"][best], rows["actions"][best], artifact.arena, artifact.recipe, stated
     )
     same = (
         config_hash(parse(PipelineConfig, stated["config"], "config")) == config_hash(config)
-        and result["dataset"].items() <= stated["source"].items()
+        and result.dataset.items() <= stated["source"].items()
         and np.array_equal(made.observations, artifact.observations)
         and np.array_equal(made.actions, artifact.actions)
     )

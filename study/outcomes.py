@@ -1,12 +1,15 @@
 """How trials end, and what they leave: light to import, for all that only looks at a study."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from sdw_core.config import PipelineConfig, identifying
 from sdw_core.files import read_whole, sha256_of_json, write_json
 from sdw_core.identity import Sources
+from sdw_core.statistics import ReturnSummary
 
 COMPLETE, PRUNED, FAILED, STOPPED = "COMPLETE", "PRUNED", "FAILED", "STOPPED"
 """Of a trial's result; a STOPPED trial leaves none and goes back to the queue."""
@@ -22,22 +25,112 @@ def config_hash(config: PipelineConfig) -> str:
     return sha256_of_json(document)
 
 
-def finished_result(
-    folder: Path, config: PipelineConfig, sources: Sources
-) -> dict[str, Any] | None:
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """How a trial ended and what it found, as `result.json` keeps it, in the order of its keys.
+
+    Attributes:
+        number: the trial's Optuna number.
+        config_hash: of its settings; see `config_hash`.
+        node: name of the host that it ran on.
+        outcome: COMPLETE, PRUNED, FAILED or STOPPED.
+        reason: why it did not complete, beginning with a class of reasons.
+        rung: of a PRUNED trial, the outer step that it ended at.
+        seconds: its running time over all its attempts.
+        stages: seconds of each stage in the last attempt.
+        metrics: what a study can have as its objectives.
+        normalized_return: of all policies of all distillation seeds.
+        curve: outer step -> mean return of each policy, those of a distillation seed together.
+        expert: normalised return of the expert's episodes.
+        effective_sample_size_percent: of the weights w(s) c(s) of the distillation.
+        density_effective_sample_size_percent: of the density weights w(s) alone.
+        log_likelihood: of the density, held-out; None where none was needed.
+        best: index, among `distillation_seeds`, of the rows with the highest return.
+        distillation_seeds: those that did not diverge.
+        dataset: name, content hash and size of the source; empty where no rows were distilled.
+        learning_rates: of each layer, for each distillation seed.
+        warnings: sentences.
+        rungs: outer step -> return at a rung.
+        sources: what it was made of; None where it does not say.
+        identity: hash of its settings and sources.
+        sources_changed: whether it is STOPPED because its sources are not what they were.
+    """
+
+    number: int | None = None
+    config_hash: str | None = None
+    node: str | None = None
+    outcome: str
+    reason: str | None = None
+    rung: int | None = None
+    seconds: float | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    normalized_return: ReturnSummary | None = None
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    expert: ReturnSummary | None = None
+    effective_sample_size_percent: float | None = None
+    density_effective_sample_size_percent: float | None = None
+    log_likelihood: float | None = None
+    best: int = 0
+    distillation_seeds: list[int] = field(default_factory=list)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    learning_rates: list[list[float]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    rungs: dict[str, float] = field(default_factory=dict)
+    sources: Sources | None = None
+    identity: str | None = None
+    sources_changed: bool = False
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "TrialResult":
+        """What a document says; what a later version added to it is left out."""
+        known = {each.name: document[each.name] for each in fields(cls) if each.name in document}
+        for name in ("normalized_return", "expert"):
+            if known.get(name) is not None:
+                known[name] = ReturnSummary.from_json(known[name])
+        if known.get("sources") is not None:
+            known["sources"] = Sources.stated_by(document)
+        return cls(**known)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document, without what there is nothing to say of."""
+        said = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in ("normalized_return", "expert", "sources"):
+            said[name] = said[name] and said[name].to_json()
+        always = {"reason", "stages", "warnings", "rungs"}
+        if self.dataset:
+            always |= {"log_likelihood", "best"}
+        else:
+            del said["best"]
+        nothing = [name for name, value in said.items() if value is None or value is False]
+        nothing += [name for name, value in said.items() if value in ({}, [])]
+        return {n: value for n, value in said.items() if n in always or n not in nothing}
+
+    @property
+    def made_of(self) -> Sources:
+        """What it was made of; a result of the first version stated its dataset's content only."""
+        return self.sources or Sources.stated_by({"dataset": self.dataset})
+
+
+def read_result(folder: Path) -> TrialResult | None:
+    """What a trial left in its folder; None if there is no result, or none that is whole."""
+    document = read_whole(folder / "result.json")
+    return TrialResult.from_json(document) if document and "outcome" in document else None
+
+
+def finished_result(folder: Path, config: PipelineConfig, sources: Sources) -> TrialResult | None:
     """What a trial left as its result, if it was computed with these settings, from these sources.
 
     What is not known of the sources, on either side, is not held against the result.
     """
-    document = read_whole(folder / "result.json")
-    if document is None:
+    result = read_result(folder)
+    if result is None:
         return None
-    stated = Sources.stated_by(document)
-    if "identity" in document:
-        same = document["identity"] == stated.identity(config)
+    if result.identity is not None:
+        same = result.identity == result.made_of.identity(config)
     else:  # of the first version
-        same = document.get("config_hash") == config_hash(config)
-    return document if same and not stated.changed(sources, config) else None
+        same = result.config_hash == config_hash(config)
+    return result if same and not result.made_of.changed(sources, config) else None
 
 
 def without_numbers(sentence: str) -> str:

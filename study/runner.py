@@ -23,7 +23,7 @@ from study.display import Display
 from study.driver import Heartbeat, Replaced
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
-from study.outcomes import FAILED, WORKER_DEATHS
+from study.outcomes import FAILED, WORKER_DEATHS, TrialResult
 from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
 from study.signals import children_deaf, handlers_kept, stopping
 from study.startup import keep_ray_token, make_room_for_sockets, settle_environment
@@ -42,23 +42,26 @@ def trainable(config: dict[str, Any], folder: str, metrics: list[str]) -> None:
     """What a Ray worker runs: one trial, a report at each rung and one of its outcome."""
     from ray import tune
 
-    def report(document: dict[str, Any]) -> None:
-        values = document.get("metrics", {})
-        scalars = {metric: values.get(metric, math.nan) for metric in metrics}
+    def report(document: dict[str, Any], **found: float) -> None:
+        scalars = {metric: found.get(metric, math.nan) for metric in metrics}
         tune.report({**scalars, "document": json.dumps(document)})
 
-    report(_outcome(StudyFolder(Path(folder)), config["number"], config["params"], report))
+    def at_rung(step: int, value: float) -> None:
+        report({"rung": step, "return": value})
+
+    result = _outcome(StudyFolder(Path(folder)), config["number"], config["params"], at_rung)
+    report(result.to_json(), **result.metrics)
 
 
 def _outcome(
     study: StudyFolder,
     number: int,
     params: dict[str, Any],
-    report: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
+    at_rung: Callable[[int, float], None],
+) -> TrialResult:
     if not (study.path / "study.yaml").exists():
         reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
-        return {"outcome": FAILED, "reason": reason + "on storage that all nodes share"}
+        return TrialResult(outcome=FAILED, reason=reason + "on storage that all nodes share")
     spec = study.spec()
     config = spec.pipeline_with(params)
     return run_trial(
@@ -69,11 +72,7 @@ def _outcome(
         study.stop_flag,
         spec.study.resources.cpu,
         spec.study.trial_timeout,
-        rungs_of(
-            spec,
-            study.trial(number),
-            lambda step, value: report({"rung": step, "return": value}),
-        ),
+        rungs_of(spec, study.trial(number), at_rung),
         study.inventory().sources(config),
     )
 

@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 from sdw_core.seeds import derive_seed
 from study.book import TrialBook, optuna_distribution
 from study.early_stopping import decide
-from study.outcomes import FAILED, STOPPED, WORKER_DEATHS, without_numbers
+from study.outcomes import FAILED, STOPPED, WORKER_DEATHS, TrialResult, without_numbers
 
 
 class SeededTPE(optuna.samplers.BaseSampler):
@@ -158,18 +158,18 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         trial = self._ot_trials.pop(trial_id)
         deaths = self._deaths.pop(trial_id, [])
         document = json.loads((result or {}).get("document", "{}"))
+        found = TrialResult.from_json(document) if "outcome" in document else None
         if not document and len(deaths) >= WORKER_DEATHS:
-            document = {"outcome": FAILED, "reason": deaths[-1]}
-        outcome = document.get("outcome")
-        if outcome == STOPPED and document.get("sources_changed"):
-            self.changed = self.changed or document["reason"]
-        elif outcome == STOPPED and not self._stopping():
-            self.trouble = self.trouble or document["reason"]
+            found = TrialResult(outcome=FAILED, reason=deaths[-1])
+        if found and found.sources_changed:
+            self.changed = self.changed or found.reason
+        elif found and found.outcome == STOPPED and not self._stopping():
+            self.trouble = self.trouble or found.reason
         with self._noting_trouble():
-            if outcome in (None, STOPPED):
+            if found is None or found.outcome == STOPPED:
                 self._book.requeue(trial._trial_id)
             else:
-                self._count(self._book.record(trial._trial_id, document, ray_trial_id=trial_id))
+                self._count(self._book.record(trial._trial_id, found, ray_trial_id=trial_id))
 
     def _count(self, failure: str | None) -> None:
         """Reasons are the same if they are so but for the numbers in them."""

@@ -21,7 +21,7 @@ from sdw_core.statistics import (
 )
 from search_spaces import ComparisonSpec
 from study.comparison import Results, final_cell
-from study.outcomes import COMPLETE, config_hash
+from study.outcomes import COMPLETE, TrialResult, config_hash
 
 COLUMNS = [
     *("method", "dataset", "seed", "policy"),
@@ -72,7 +72,7 @@ class Standings:
                 if cell is None:
                     search = spec.search_cells(method, dataset)
                     if all(each in results for each in search):
-                        reasons = sorted({results[each]["reason"] for each in search})
+                        reasons = sorted({results[each].reason or "" for each in search})
                         failed[method, dataset] = f"no candidate completed: {'; '.join(reasons)}"
                     continue
                 if cell.candidate is not None:
@@ -80,15 +80,15 @@ class Standings:
                 if cell not in results:
                     continue
                 result = results[cell]
-                if result["outcome"] != COMPLETE:
-                    failed[method, dataset] = result["reason"]
+                if result.outcome != COMPLETE:
+                    failed[method, dataset] = result.reason or ""
                     continue
-                if result.get("warnings"):
-                    warnings[method, dataset] = result["warnings"]
+                if result.warnings:
+                    warnings[method, dataset] = result.warnings
                 made_with = config_hash(cell.config)
                 configs[made_with] = cell.config.model_dump(mode="json")
-                made_of = {"config_hash": made_with, "sources": result["sources"]}
-                identities[result["identity"]] = made_of
+                made_of = {"config_hash": made_with, "sources": result.made_of.to_json()}
+                identities[str(result.identity)] = made_of
                 rows += _rows(method, dataset, made_with, result)
         searches = pd.DataFrame(_searches(spec, results), columns=SEARCH_COLUMNS)
         frame = pd.DataFrame(rows, columns=COLUMNS)
@@ -265,22 +265,22 @@ class Standings:
 
 
 def _rows(
-    method: str, dataset: str, config_hash: str, result: dict[str, Any]
+    method: str, dataset: str, config_hash: str, result: TrialResult
 ) -> Iterator[dict[str, Any]]:
-    seeds = result["distillation_seeds"]
-    for step, returns in result["curve"].items():
+    seeds = result.distillation_seeds
+    for step, returns in result.curve.items():
         policies = len(returns) // len(seeds)
         for index, value in enumerate(returns):
             row = (method, dataset, seeds[index // policies], index % policies, value, int(step))
-            yield dict(zip(COLUMNS, (*row, config_hash, result["identity"]), strict=True))
+            yield dict(zip(COLUMNS, (*row, config_hash, result.identity), strict=True))
 
 
 def _searches(spec: ComparisonSpec, results: Results) -> Iterator[dict[str, Any]]:
     for method, settings in spec.methods.items():
         for dataset in spec.datasets:
             for cell in spec.search_cells(method, dataset):
-                found = results.get(cell, {}).get("normalized_return", {})
-                returns = [found.get(key) for key in ("mean", "low", "high")]
+                found = results[cell].normalized_return if cell in results else None
+                returns = [found.mean, found.low, found.high] if found else [None] * 3
                 what = _flat(settings.candidates[cell.candidate or 0])
                 row = (method, dataset, cell.candidate, what, *returns)
                 yield dict(zip(SEARCH_COLUMNS, row, strict=True))

@@ -13,9 +13,10 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from filelock import FileLock
@@ -42,6 +43,7 @@ from study.outcomes import (
     FAILED,
     PRUNED,
     STOPPED,
+    TrialResult,
     config_hash,
     finished_result,
     returns_at_rungs,
@@ -60,39 +62,38 @@ def placed(config: PipelineConfig, gpu: float) -> PipelineConfig:
     return config
 
 
-def distil_rows(pipeline: Pipeline, folder: Path, progress: "_ProgressFile") -> dict[str, Any]:
+def distil_rows(pipeline: Pipeline, folder: Path, progress: "_ProgressFile") -> TrialResult:
     """The work of a study's trial: run the pipeline, keep its rows in the folder."""
     prepared = pipeline.prepare()
     progress.expert = prepared.expert_summary(pipeline.config.seed).mean
     progress.warnings = list(prepared.warnings)
     result = pipeline.finish(prepared)
     _write_rows(result, folder / "rows.safetensors")
-    document = result.to_json()
-    return {
-        "stages": result.seconds,
-        "metrics": {
-            "normalized_return": result.summary.mean,
-            "iqm": result.summary.iqm,
+    summary = result.summary
+    return TrialResult(
+        outcome=COMPLETE,
+        stages=result.seconds,
+        metrics={
+            "normalized_return": summary.mean,
+            "iqm": summary.iqm,
             "synthetic_size": result.config.distill.synthetic_size,
             "seconds": result.seconds["distill"] + result.seconds["evaluate"],
         },
-        "normalized_return": document["normalized_return"],
-        "curve": {
-            str(step): returns.mean(axis=1).tolist() for step, returns in result.curve.items()
-        },
-        "expert": document["expert"],
-        "effective_sample_size_percent": document["effective_sample_size_percent"],
-        "density_effective_sample_size_percent": document["density_effective_sample_size_percent"],
-        "log_likelihood": document["log_likelihood"],
-        "best": result.best,
-        "distillation_seeds": list(result.seeds),
-        "dataset": result.source,
-        "learning_rates": [list(recipe.learning_rates) for recipe in result.recipes],
-    }
+        normalized_return=summary,
+        curve={str(step): returns.mean(axis=1).tolist() for step, returns in result.curve.items()},
+        expert=result.expert_summary,
+        effective_sample_size_percent=result.effective_sample_size_percent,
+        density_effective_sample_size_percent=result.density_effective_sample_size_percent,
+        log_likelihood=result.log_likelihood,
+        best=result.best,
+        distillation_seeds=list(result.seeds),
+        dataset=result.source,
+        learning_rates=[list(recipe.learning_rates) for recipe in result.recipes],
+    )
 
 
-Work = Callable[[Pipeline, Path, "_ProgressFile"], dict[str, Any]]
-"""Of a pipeline, a folder to keep things in, and where to tell progress: what the result says."""
+Work = Callable[[Pipeline, Path, "_ProgressFile"], TrialResult]
+"""Of a pipeline, a folder to keep things in, and where to tell progress: what was found."""
 
 
 def run_trial(
@@ -106,7 +107,7 @@ def run_trial(
     rungs: Rungs | None = None,
     sources: Sources = Sources(),  # noqa: B008 (frozen)
     work: Work = distil_rows,
-) -> dict[str, Any]:
+) -> TrialResult:
     """Run a trial to an outcome.
 
     Whatever goes wrong inside the trial is an outcome; a folder that cannot be written, or a
@@ -128,19 +129,20 @@ def run_trial(
         work: what is done with the pipeline.
 
     Returns:
-        `outcome`, `reason`, and for a COMPLETE trial the metrics: scalars only.
+        What `result.json` keeps; a STOPPED trial keeps none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    common = {
-        "number": number,
-        "config_hash": config_hash(config),
-        "node": socket.gethostname(),
-    }
+    stopped = TrialResult(
+        number=number,
+        config_hash=config_hash(config),
+        node=socket.gethostname(),
+        outcome=STOPPED,
+    )
     with ExitStack() as held:
         try:
             held.enter_context(holding(FileLock(folder / "lock"), _unless(stop_flag)))
         except StopRequested as stop:
-            return {**common, "outcome": STOPPED, "reason": str(stop)}
+            return replace(stopped, reason=str(stop))
         finished = finished_result(folder, config, sources)
         if finished is not None:
             return finished
@@ -162,48 +164,40 @@ def run_trial(
                     progress.waiting,
                     sources,
                 )
-                found = work(pipeline, folder, progress)
-            if not math.isfinite(found["metrics"]["normalized_return"]):
+                result = work(pipeline, folder, progress)
+            if not math.isfinite(result.metrics["normalized_return"]):
                 raise DivergenceError("the return of the trained policies is not finite.")
-            outcome: dict[str, Any] = {
-                "outcome": COMPLETE,
-                "reason": None,
-                "seconds": clock.seconds(),
-            } | found
         except StopRequested as stop:
             progress.write()
             if not clock.over():
-                return {**common, "outcome": STOPPED, "reason": str(stop)}
-            outcome = _failed(_timeout_reason(clock), clock)
+                return replace(stopped, reason=str(stop))
+            result = TrialResult(outcome=FAILED, reason=_timeout_reason(clock))
         except SourceChanged as changed:  # not this trial's fault either
-            reason = {"reason": str(changed), "sources_changed": True}
-            return {**common, "outcome": STOPPED, **reason}
+            return replace(stopped, reason=str(changed), sources_changed=True)
         except TrialPruned as pruned:
-            outcome = {
-                "outcome": PRUNED,
-                "reason": str(pruned),
-                "rung": pruned.step,
-                "seconds": clock.seconds(),
-                "stages": {},
-            }
+            result = TrialResult(outcome=PRUNED, reason=str(pruned), rung=pruned.step)
         except Exception as error:
             trouble = storage_trouble(folder) or _full_disk(error)
             if trouble:  # not this trial's fault: it goes on when the study does
-                return {**common, "outcome": STOPPED, "reason": trouble}
+                return replace(stopped, reason=trouble)
             write_text(folder / "error.txt", traceback.format_exc())
-            outcome = _failed(f"{_reason_class(error)}: {first_line(error)}", clock)
-        outcome["warnings"] = progress.warnings
-        outcome["rungs"] = returns_at_rungs(folder)
+            reason = f"{_reason_class(error)}: {first_line(error)}"
+            result = TrialResult(outcome=FAILED, reason=reason)
         made_of = pipeline.sources if pipeline else sources
-        outcome["sources"] = made_of.to_json()
-        outcome["identity"] = made_of.identity(config)
-        write_json(folder / "result.json", common | outcome)
+        result = replace(
+            result,
+            number=stopped.number,
+            config_hash=stopped.config_hash,
+            node=stopped.node,
+            seconds=clock.seconds(),
+            warnings=progress.warnings,
+            rungs=returns_at_rungs(folder),
+            sources=made_of,
+            identity=made_of.identity(config),
+        )
+        write_json(folder / "result.json", result.to_json())
         checkpoint.unlink(missing_ok=True)
-        return common | outcome
-
-
-def _failed(reason: str, clock: TrialClock) -> dict[str, Any]:
-    return {"outcome": FAILED, "reason": reason, "seconds": clock.seconds(), "stages": {}}
+        return result
 
 
 def _timeout_reason(clock: TrialClock) -> str:

@@ -29,6 +29,6 @@ def run_trials(folder: StudyFolder, count: int = 1) -> StudySearch:
     search = StudySearch(folder.book())
     for index in range(count):
         asked = search.suggest(f"t{index}")
-        document = _outcome(folder, asked["number"], asked["params"], lambda document: None)
-        search.on_trial_complete(f"t{index}", {"document": json.dumps(document)})
+        result = _outcome(folder, asked["number"], asked["params"], lambda step, value: None)
+        search.on_trial_complete(f"t{index}", {"document": json.dumps(result.to_json())})
     return search

@@ -10,6 +10,7 @@ from sdw_core.files import write_json
 from study.console import Console
 from study.display import Display, minutes, running_trials, settings, trial_table
 from study.folder import StudyFolder
+from study.outcomes import TrialResult
 from study.search import StudySearch
 from tests.study.conftest import small_spec
 from tests.study.reports import report
@@ -126,7 +127,9 @@ def test_a_long_reason_leaves_the_other_columns_as_they_are(folder):
     search = StudySearch(book)
     search.suggest("a")
     reason = "divergence: " + "the hypergradient became non-finite at outer step 40; " * 3
-    book.record(search._ot_trials["a"]._trial_id, {"outcome": "FAILED", "reason": reason.strip()})
+    book.record(
+        search._ot_trials["a"]._trial_id, TrialResult(outcome="FAILED", reason=reason.strip())
+    )
     narrow = console(terminal=True)
     narrow.print(trial_table(book.spec, book.rows(), []))
     lines = shown(narrow).splitlines()

@@ -18,6 +18,7 @@ from sdw_core.waiting import patiently
 from search_spaces.spec import EarlyStopping
 from study.early_stopping import TrialPruned, rungs_of, saved, survives
 from study.folder import StudyFolder
+from study.outcomes import TrialResult
 from study.search import StudySearch
 from study.trial import run_trial
 from tests.study.conftest import small_spec
@@ -138,18 +139,16 @@ def test_a_trial_that_is_ended_at_a_rung_is_pruned_and_leaves_its_reason(stoppin
     for name in "ab":
         search.suggest(name)
     at_rung(search, "a", 2, 1e9)
-    document = run(stopping, search, "b", 1)
-    assert (document["outcome"], document["rung"]) == ("PRUNED", 2)
-    assert document["reason"].startswith("rung 2: return ")
-    assert list(document["rungs"]) == ["2"]
-    assert document == read_json(stopping.trial(1) / "result.json")
+    result = run(stopping, search, "b", 1)
+    assert (result.outcome, result.rung) == ("PRUNED", 2)
+    assert result.reason.startswith("rung 2: return ")
+    assert list(result.rungs) == ["2"]
+    assert result.to_json() == read_json(stopping.trial(1) / "result.json")
     assert not (stopping.trial(1) / "checkpoint.safetensors").exists()
-    assert run(stopping, None, "b", 1) == document  # what is done is not done again
+    assert run(stopping, None, "b", 1) == result  # what is done is not done again
 
 
-def run(
-    folder: StudyFolder, search: StudySearch | None, name: str, number: int
-) -> dict[str, object]:
+def run(folder: StudyFolder, search: StudySearch | None, name: str, number: int) -> TrialResult:
     """A trial that asks a driver in the same process; None: asking is an error."""
     spec, home = folder.spec(), folder.trial(number)
 
@@ -169,15 +168,15 @@ def test_a_trial_that_gets_no_answer_is_no_failure_and_is_asked_again(stopping, 
     search.suggest("a")
     with monkeypatch.context() as broken:
         broken.setattr(search._book, "keep_intermediate", fails)
-        document = run(stopping, search, "a", 0)
-    assert (document["outcome"], search.trouble) == ("STOPPED", "database or disk is full")
-    assert document["reason"].startswith("rung 2: no answer of the driver")
+        result = run(stopping, search, "a", 0)
+    assert (result.outcome, search.trouble) == ("STOPPED", "database or disk is full")
+    assert result.reason.startswith("rung 2: no answer of the driver")
     assert not (stopping.trial(0) / "result.json").exists()
-    search.on_trial_complete("a", {"document": json.dumps(document)})
+    search.on_trial_complete("a", {"document": json.dumps(result.to_json())})
     assert search.trouble == "database or disk is full"
     again = driver(stopping)
     assert again.suggest("b")["number"] == 0
-    assert run(stopping, again, "b", 0)["outcome"] == "COMPLETE"
+    assert run(stopping, again, "b", 0).outcome == "COMPLETE"
 
 
 def fails(*arguments: object) -> None:
@@ -205,8 +204,8 @@ def test_rungs_change_nothing_in_the_result_of_a_trial_that_goes_on(stopping, tm
     alone = run_trial(
         0, stopping.spec().pipeline, tmp_path / "0", stopping.cache, tmp_path / "s", 1
     )
-    assert list(judged["rungs"]) == ["2", "4"]
-    assert judged["metrics"]["normalized_return"] == alone["metrics"]["normalized_return"]
+    assert list(judged.rungs) == ["2", "4"]
+    assert judged.normalized_return == alone.normalized_return
     rows = [path / "rows.safetensors" for path in (stopping.trial(0), tmp_path / "0")]
     assert rows[0].read_bytes() == rows[1].read_bytes()
 
@@ -216,7 +215,7 @@ def test_trials_of_the_same_rows_have_the_same_return_at_a_rung(stopping):
     found = []
     for number, name in enumerate("ab"):
         search.suggest(name)
-        found.append(run(stopping, search, name, number)["rungs"]["2"])
+        found.append(run(stopping, search, name, number).rungs["2"])
     assert found[0] == found[1]
 
 

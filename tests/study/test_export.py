@@ -25,10 +25,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
         trial = search.suggest(name)
         config = folder.spec().pipeline_with(trial["params"])
         number = trial["number"]
-        document = run_trial(
+        result = run_trial(
             number, config, folder.trial(number), folder.cache, folder.stop_flag, threads=1
         )
-        search.on_trial_complete(name, {"document": json.dumps(document)})
+        search.on_trial_complete(name, {"document": json.dumps(result.to_json())})
     return folder
 
 

@@ -116,7 +116,7 @@ def test_its_cells_are_taken_if_they_say_that_their_data_were_these(
     result = run_cell(str(compared.path), expert, inventory.sources(expert.config), 1, 0)
     stated = read_json(compared.path / "cells/expert-5251b180a3091841/result.json")
     mean = stated["normalized_return"]["mean"]
-    assert result["normalized_return"]["mean"] == pytest.approx(mean)
+    assert result.normalized_return.mean == pytest.approx(mean)
     assert {path.name for path in compared.path.glob("cells/*")} > CELLS
 
 

@@ -305,7 +305,7 @@ def test_cells_of_edited_data_are_other_cells(comparison, data: Path) -> None:
     assert folder.results(spec, now) == {}
     assert folder.unused(spec, now) == 3
     after = run_cells(folder, spec, now)
-    identities = [{result["identity"] for result in each.values()} for each in (before, after)]
+    identities = [{result.identity for result in each.values()} for each in (before, after)]
     assert not identities[0] & identities[1]
     assert folder.results(spec, then) == before  # put back, all is as it was
 
@@ -336,6 +336,6 @@ def test_a_cell_whose_data_change_on_the_way_is_not_mixed_in(comparison, data: P
     edit(data)
     for cell in spec.all_cells():
         result = run_cell(str(folder.path), cell, then.sources(cell.config), 1, 0)
-        assert result["outcome"] == "STOPPED"
-        assert result["sources_changed"]
+        assert result.outcome == "STOPPED"
+        assert result.sources_changed
     assert folder.results(spec, then) == {}

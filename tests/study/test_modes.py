@@ -29,8 +29,8 @@ def finished(storage: Path, *overrides: str) -> StudyFolder:
     with folder.edit_lock(), folder.driving():
         search = StudySearch(folder.book(to_write=True))
         config = folder.spec().pipeline_with(search.suggest("a")["params"])
-        document = run_trial(0, config, folder.trial(0), folder.cache, folder.stop_flag, threads=1)
-        search.on_trial_complete("a", {"document": json.dumps(document)})
+        result = run_trial(0, config, folder.trial(0), folder.cache, folder.stop_flag, threads=1)
+        search.on_trial_complete("a", {"document": json.dumps(result.to_json())})
     return folder
 
 

@@ -63,8 +63,8 @@ MEMORY = """if True:
     from study.trial import run_trial
     home = Path(sys.argv[1])
     pipeline = load_spec("quickstart", sys.argv[2:]).pipeline
-    document = run_trial(0, pipeline, home / "0", home / "cache", home / "stop", 1)
-    assert document["outcome"] == "COMPLETE", document
+    result = run_trial(0, pipeline, home / "0", home / "cache", home / "stop", 1)
+    assert result.outcome == "COMPLETE", result
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

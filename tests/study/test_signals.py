@@ -181,8 +181,8 @@ def test_a_signal_during_the_export_leaves_no_half_of_it_and_resume_goes_on(
     folder = StudyFolder.create(small_spec("study.trials=1"), tmp_path)
     search = StudySearch(folder.book())
     config = folder.spec().pipeline_with(search.suggest("a")["params"])
-    document = run_trial(0, config, folder.trial(0), folder.cache, folder.stop_flag, 1)
-    search.on_trial_complete("a", {"document": json.dumps(document)})
+    result = run_trial(0, config, folder.trial(0), folder.cache, folder.stop_flag, 1)
+    search.on_trial_complete("a", {"document": json.dumps(result.to_json())})
     with monkeypatch.context() as ended:
         ended.setattr(
             "sdw_core.artifact.write_card", lambda *given: signal.raise_signal(signal.SIGUSR1)

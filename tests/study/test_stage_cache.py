@@ -157,7 +157,8 @@ TRIAL = """if True:
         time.sleep(0.001)
     config = folder.spec().pipeline_with({"weighting.temperature": 0.1 * (number + 1)})
     home = folder.trial(number)
-    print(json.dumps(run_trial(number, config, home, folder.cache, folder.stop_flag, 1)))
+    result = run_trial(number, config, home, folder.cache, folder.stop_flag, 1)
+    print(json.dumps(result.to_json()))
 """
 
 

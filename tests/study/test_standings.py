@@ -1,16 +1,19 @@
 """A comparison's table, files and statistics, from results as cells leave them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from sdw_core.files import read_json
+from sdw_core.identity import Sources
+from sdw_core.statistics import ReturnSummary
 from search_spaces import Cell, ComparisonSpec, load_comparison
 from study.comparison import Results, final_cell, ready
+from study.outcomes import TrialResult
 from study.standings import COLUMNS, Standings
 
 SPEC = """
@@ -31,21 +34,22 @@ def spec(tmp_path: Path) -> ComparisonSpec:
     return load_comparison(str(path))
 
 
-def result(*curve: list[float], seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
+def result(*curve: list[float], seeds: tuple[int, ...] = (0, 1)) -> TrialResult:
     """Of a cell whose policies, those of a seed together, returned so at steps 5 and 10."""
     steps = [5, 10][-len(curve) :]
-    return {
-        "outcome": "COMPLETE",
-        "metrics": {"normalized_return": float(np.mean(curve[-1]))},
-        "normalized_return": {"mean": float(np.mean(curve[-1])), "low": 0.0, "high": 99.0},
-        "curve": {str(step): returns for step, returns in zip(steps, curve, strict=True)},
-        "distillation_seeds": list(seeds),
-        "sources": {"dataset": "cd" * 32},
-        "identity": "ab" * 32,
-    }
+    mean = float(np.mean(curve[-1]))
+    return TrialResult(
+        outcome="COMPLETE",
+        metrics={"normalized_return": mean},
+        normalized_return=ReturnSummary(mean, mean, 0.0, 99.0, ()),
+        curve={str(step): returns for step, returns in zip(steps, curve, strict=True)},
+        distillation_seeds=list(seeds),
+        sources=Sources(dataset="cd" * 32),
+        identity="ab" * 32,
+    )
 
 
-FAILURE = {"outcome": "FAILED", "reason": "divergence: too far"}
+FAILURE = TrialResult(outcome="FAILED", reason="divergence: too far")
 
 
 def searched(spec: ComparisonSpec, dataset: str, *returns: float | None) -> Results:
@@ -134,7 +138,7 @@ def test_rows_are_written_one_a_policy(
     assert set(frame.config_hash) == set(configs)
     identities = read_json(tmp_path / "identities.json")
     assert set(frame.identity) == set(identities)
-    assert identities["ab" * 32]["sources"] == {"dataset": "cd" * 32}
+    assert identities["ab" * 32]["sources"] == Sources(dataset="cd" * 32).to_json()
     assert configs[last.config_hash.iloc[0]]["weighting"]["temperature"] == 0.5
     searches = pd.read_csv(tmp_path / "searches.csv")
     assert searches.candidate.tolist() == [0, 1, 0, 1]
@@ -215,7 +219,8 @@ def test_one_seed_has_no_interval(spec: ComparisonSpec, results: Results) -> Non
 
 
 def test_warnings_of_a_cell_are_told(spec: ComparisonSpec, results: Results) -> None:
-    results[spec.cell("Av-PBC", "a/two-v0")]["warnings"] = ["The expert is poor."]
+    cell = spec.cell("Av-PBC", "a/two-v0")
+    results[cell] = replace(results[cell], warnings=["The expert is poor."])
     standings = Standings.of(spec, results)
     assert "\nWarnings:\n\n- Av-PBC, a/two-v0: The expert is poor.\n" in standings.markdown()
     told = {(c["method"], c["dataset"]): c["warnings"] for c in standings.to_json()["cells"]}

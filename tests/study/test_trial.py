@@ -17,6 +17,7 @@ from sdw_core.cache import entry_name
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.stage_keys import density_key
+from study.outcomes import TrialResult
 from study.trial import Work, config_hash, distil_rows, run_trial
 from tests.study.conftest import small_spec
 
@@ -27,7 +28,7 @@ def run(
     stop: bool = False,
     timeout: float | None = None,
     work: Work = distil_rows,
-) -> dict[str, object]:
+) -> TrialResult:
     root.mkdir(exist_ok=True)
     flag = root / "stop"
     flag.unlink(missing_ok=True)
@@ -46,35 +47,35 @@ def changed(**distill: object) -> PipelineConfig:
 def test_a_complete_trial_leaves_rows_and_a_result_and_no_checkpoint(tmp_path):
     document = run(tmp_path)
     folder = tmp_path / "trials" / "4"
-    assert document["outcome"] == "COMPLETE"
-    assert document == json.loads((folder / "result.json").read_text())
-    assert set(document["stages"]) == {
+    assert document.outcome == "COMPLETE"
+    assert document.to_json() == json.loads((folder / "result.json").read_text())
+    assert set(document.stages) == {
         "dataset", "density", "weights", "expert", "distill", "evaluate",
     }  # fmt: skip
     assert load_file(folder / "rows.safetensors")["observations"].shape == (1, 64, 11)
     assert not (folder / "checkpoint.safetensors").exists()
     progress = json.loads((folder / "progress.json").read_text())
     assert progress["stage"] == "evaluate"
-    assert progress["expert"] == document["expert"]["mean"]
+    assert progress["expert"] == document.expert.mean
 
 
 def test_a_trial_keeps_what_it_was_warned_of(tmp_path):
     """An expert of 20 steps stays far below the episodes that it was cloned from, and so few leave
     many values below 0."""
     document = run(tmp_path)
-    weightless, useless = document["warnings"]
+    weightless, useless = document.warnings
     assert "of the states have a weight of 0 or less" in weightless
     assert "far below the" in useless
     assert "`pipeline.expert.steps`" in useless
-    assert document["effective_sample_size_percent"] > 0
+    assert document.effective_sample_size_percent > 0
     failed = run(tmp_path, changed(inner_lr=1e30))
-    assert (failed["outcome"], failed["warnings"]) == ("FAILED", document["warnings"])
+    assert (failed.outcome, failed.warnings) == ("FAILED", document.warnings)
 
 
 def test_a_trial_may_be_a_baseline_of_no_outer_steps(tmp_path):
     document = run(tmp_path, changed(outer_steps=0, initial_states="kmeans"))
-    assert document["outcome"] == "COMPLETE"
-    assert document["learning_rates"] == [pytest.approx([0.1] * 4)]
+    assert document.outcome == "COMPLETE"
+    assert document.learning_rates == [pytest.approx([0.1] * 4)]
     rows = load_file(tmp_path / "trials" / "4" / "rows.safetensors")
     assert rows["observations"].shape == (1, 64, 11)
     assert rows["losses"].shape == (1, 0)
@@ -83,10 +84,19 @@ def test_a_trial_may_be_a_baseline_of_no_outer_steps(tmp_path):
 def test_a_result_that_exists_is_returned_and_not_computed_again(tmp_path):
     folder = tmp_path / "trials" / "4"
     folder.mkdir(parents=True)
-    document = {"outcome": "COMPLETE", "config_hash": config_hash(small_spec().pipeline)}
-    (folder / "result.json").write_text(json.dumps(document))
-    assert run(tmp_path) == document
+    result = TrialResult(outcome="COMPLETE", config_hash=config_hash(small_spec().pipeline))
+    later = {"of a later version": 1}
+    (folder / "result.json").write_text(json.dumps(result.to_json() | later))
+    assert run(tmp_path) == result
     assert not (folder / "rows.safetensors").exists()
+
+
+def test_a_record_is_the_document_that_it_is_read_from(tmp_path):
+    for config in (None, changed(inner_lr=1e30)):
+        result = run(tmp_path, config)
+        document = json.loads((tmp_path / "trials" / "4" / "result.json").read_text())
+        read = TrialResult.from_json(document)
+        assert (read, read.to_json()) == (result, document)
 
 
 def test_a_result_of_other_settings_or_a_torn_one_is_computed_again(tmp_path):
@@ -95,8 +105,8 @@ def test_a_result_of_other_settings_or_a_torn_one_is_computed_again(tmp_path):
     for text in ('{"outcome": "COMPLETE", "config_hash": "of another"}', '{"outcome": "COMPL'):
         (folder / "result.json").write_text(text)
         document = run(tmp_path)
-        assert document["outcome"] == "COMPLETE"
-        assert document["config_hash"] == config_hash(small_spec().pipeline)
+        assert document.outcome == "COMPLETE"
+        assert document.config_hash == config_hash(small_spec().pipeline)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +119,8 @@ def test_a_result_of_other_settings_or_a_torn_one_is_computed_again(tmp_path):
 )
 def test_a_failure_is_an_outcome_with_a_reason_class(tmp_path, distill, reason):
     document = run(tmp_path, changed(**distill))
-    assert document["outcome"] == "FAILED"
-    assert document["reason"].startswith(f"{reason}: ")
+    assert document.outcome == "FAILED"
+    assert document.reason.startswith(f"{reason}: ")
     assert "Traceback" in (tmp_path / "trials" / "4" / "error.txt").read_text()
     assert run(tmp_path, changed(**distill)) == document
 
@@ -118,10 +128,10 @@ def test_a_failure_is_an_outcome_with_a_reason_class(tmp_path, distill, reason):
 def test_a_stopped_trial_goes_on_to_the_rows_of_an_uninterrupted_one(tmp_path):
     stopped = run(tmp_path / "a", stop=True)
     folder = tmp_path / "a" / "trials" / "4"
-    assert stopped["outcome"] == "STOPPED"
+    assert stopped.outcome == "STOPPED"
     assert not (folder / "result.json").exists()
-    assert run(tmp_path / "a")["outcome"] == "COMPLETE"
-    assert run(tmp_path / "b")["outcome"] == "COMPLETE"
+    assert run(tmp_path / "a").outcome == "COMPLETE"
+    assert run(tmp_path / "b").outcome == "COMPLETE"
     rows = [load_file(tmp_path / n / "trials" / "4" / "rows.safetensors") for n in "ab"]
     for name in rows[0]:
         assert torch.equal(rows[0][name], rows[1][name])
@@ -132,23 +142,21 @@ def test_a_stopped_trial_goes_on_to_the_rows_of_an_uninterrupted_one(tmp_path):
 
 def test_seconds_are_of_all_attempts(tmp_path):
     stopped = run(tmp_path, stop=True)
-    assert stopped["outcome"] == "STOPPED"
+    assert stopped.outcome == "STOPPED"
     progress = tmp_path / "trials" / "4" / "progress.json"
     said = json.loads(progress.read_text())
     assert said["seconds"] > 0
     progress.write_text(json.dumps(said | {"seconds": 1000.0}))
     document = run(tmp_path)
-    assert 1000 + sum(document["stages"].values()) <= document["seconds"] < 2000
+    assert 1000 + sum(document.stages.values()) <= document.seconds < 2000
 
 
 def test_a_trial_past_its_time_has_failed_and_leaves_its_traces(tmp_path):
     document = run(tmp_path, changed(outer_steps=10**6), timeout=1.5)
-    assert (document["outcome"], document["stages"]) == ("FAILED", {})
-    assert document["reason"] == (
-        "timeout: the trial ran for more than 1.5 s (`study.trial_timeout`)"
-    )
-    assert document["seconds"] > 1.5
-    assert document == json.loads((tmp_path / "trials" / "4" / "result.json").read_text())
+    assert (document.outcome, document.stages) == ("FAILED", {})
+    assert document.reason == ("timeout: the trial ran for more than 1.5 s (`study.trial_timeout`)")
+    assert document.seconds > 1.5
+    assert document.to_json() == json.loads((tmp_path / "trials" / "4" / "result.json").read_text())
     assert not (tmp_path / "trials" / "4" / "hung.txt").exists()
 
 
@@ -156,11 +164,11 @@ def test_earlier_attempts_count_towards_the_time(tmp_path):
     folder = tmp_path / "trials" / "4"
     folder.mkdir(parents=True)
     (folder / "progress.json").write_text('{"seconds": 1000.0}')
-    assert run(tmp_path, timeout=1001.0 - 1)["reason"].startswith("timeout: ")
+    assert run(tmp_path, timeout=1001.0 - 1).reason.startswith("timeout: ")
 
 
 def test_a_trial_within_its_time_completes(tmp_path):
-    assert run(tmp_path, timeout=1000.0)["outcome"] == "COMPLETE"
+    assert run(tmp_path, timeout=1000.0).outcome == "COMPLETE"
     assert not (tmp_path / "trials" / "4" / "hung.txt").exists()
 
 
@@ -184,10 +192,10 @@ def test_a_hung_process_is_ended_and_the_next_attempt_knows(tmp_path, how):
     assert ended.returncode == 1
     assert 'File "<string>"' in (folder / "hung.txt").read_text()
     document = run(tmp_path, timeout=1000.0)
-    assert document["outcome"] == "FAILED"
-    assert document["reason"].startswith("timeout: the trial ran for more than")
-    assert "hung.txt" in document["reason"]
-    assert document["seconds"] >= 1000
+    assert document.outcome == "FAILED"
+    assert document.reason.startswith("timeout: the trial ran for more than")
+    assert "hung.txt" in document.reason
+    assert document.seconds >= 1000
 
 
 HOLD = """
@@ -231,12 +239,14 @@ import json, sys
 from pathlib import Path
 from sdw_core.dataset import load
 from study import clock
+from study.outcomes import TrialResult
 from tests.study.test_trial import run
 clock.GRACE = 0.1
 def work(pipeline, folder, progress):
     pipeline.source_density(load(pipeline.config.dataset))
-    return {"metrics": {"normalized_return": 1.0}, "stages": pipeline.seconds}
-print(json.dumps(run(Path(sys.argv[1]), timeout=float(sys.argv[2]), work=work)))
+    metrics = {"normalized_return": 1.0}
+    return TrialResult(outcome="COMPLETE", metrics=metrics, stages=pipeline.seconds)
+print(json.dumps(run(Path(sys.argv[1]), timeout=float(sys.argv[2]), work=work).to_json()))
 """
 
 
@@ -261,9 +271,9 @@ def test_a_wait_for_another_process_is_none_of_the_trials_time(tmp_path, density
         assert (tmp_path / "trials" / "4" / "progress.json").stat().st_mtime_ns > written
         assert progress_of(tmp_path) == first  # the same seconds, that is
         assert first["stage"] == "density"
-    document = json.loads(trial.communicate()[0])
-    assert document["outcome"] == "COMPLETE"
-    assert sum(document["stages"].values()) < document["seconds"] < limit
+    result = TrialResult.from_json(json.loads(trial.communicate()[0]))
+    assert result.outcome == "COMPLETE"
+    assert sum(result.stages.values()) < result.seconds < limit
 
 
 def test_a_trial_that_waits_can_be_stopped(tmp_path, density_lock):
@@ -276,7 +286,7 @@ def test_a_trial_that_waits_can_be_stopped(tmp_path, density_lock):
         stopped = thread.submit(stop)
         document = run(tmp_path)
         stopped.result()
-    assert (document["outcome"], document["reason"]) == (
+    assert (document.outcome, document.reason) == (
         "STOPPED",
         "Stopped while it waited in the stage 'density'.",
     )
@@ -285,7 +295,7 @@ def test_a_trial_that_waits_can_be_stopped(tmp_path, density_lock):
 def test_a_trial_that_runs_elsewhere_is_waited_for_until_asked_to_stop(tmp_path):
     with held_elsewhere(tmp_path / "trials" / "4" / "lock"):
         document = run(tmp_path, stop=True)
-    assert (document["outcome"], document["reason"]) == (
+    assert (document.outcome, document.reason) == (
         "STOPPED",
         "Stopped while another process ran the trial.",
     )
