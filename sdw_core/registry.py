@@ -27,8 +27,8 @@ from sdw_core.errors import InputError, described
 from sdw_core.files import sha256_of_file
 from sdw_core.validation import nearest
 
-FOLDERS: list[Path] = []
-"""Where users' modules are looked for beside the working directory: the folders of specs."""
+_FOLDERS: list[str] = []
+"""Where users' modules are looked for besides the working directory."""
 _OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _ROOTS: list[str] = []
 """Folders that the users' modules which were imported here lie in."""
@@ -219,6 +219,11 @@ SELECTIONS = Registry(
 REGISTRIES = (DENSITIES, WEIGHTINGS, EXPERTS, OBJECTIVES, SELECTIONS)
 
 
+def look_in(folder: Path) -> None:
+    """Let users' modules be found in a folder too: that of a spec which may name them."""
+    _FOLDERS.append(str(folder.absolute()))
+
+
 def require_parts(config: Any) -> None:
     """Refuse a pipeline's settings of which a part cannot be imported or breaks its protocol.
 
@@ -245,9 +250,9 @@ def module_path() -> str:
 
 def _imported(name: str) -> Any:
     """A user's module; what it prints goes to stderr, for stdout may be a document."""
-    for folder in (*FOLDERS, Path.cwd()):
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))  # last: what is installed comes first
+    for folder in (*_FOLDERS, str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.append(folder)  # last: what is installed comes first
     with redirect_stdout(sys.stderr):
         module = import_module(name)
     top = sys.modules[name.partition(".")[0]]

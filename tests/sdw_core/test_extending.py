@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdw_core.artifact import read_artifact
 from sdw_core.config import DensityConfig, PipelineConfig, WeightingConfig
 from sdw_core.density import fit_density
 from sdw_core.errors import InputError
@@ -20,7 +21,7 @@ from sdw_core.registry import REGISTRIES, module_path, require_parts
 from sdw_core.stage_keys import density_key, expert_key
 from sdw_core.validation import parse
 from sdw_core.weights import state_weights
-from tests.sdw_core.extensions import parts, tiny, write_parts
+from tests.sdw_core.extensions import fresh_imports, parts, tiny, write_parts
 from tests.sdw_core.processes import run
 
 
@@ -28,13 +29,8 @@ from tests.sdw_core.processes import run
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory, from which modules are imported anew."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    before = set(sys.modules)
-    importlib.invalidate_caches()
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("my_"):
-            del sys.modules[name]
+    with fresh_imports():
+        yield tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +192,19 @@ def test_settings_are_read_without_an_import(folder: Path) -> None:
     assert "my_trap" not in sys.modules
     with pytest.raises(SystemExit, match="run"):
         require_parts(config)
+
+
+def test_an_export_is_evaluated_where_its_parts_are_not(folder: Path) -> None:
+    write_parts(folder)
+    config = tiny(weighting={"scheme": "my_weighting:capped", "options": {"cap": 2.0}})
+    Pipeline(config).run().export(folder / "rows")
+    (folder / "my_weighting.py").write_text("raise SystemExit('run')")
+    del sys.modules["my_weighting"]
+    artifact = read_artifact(folder / "rows")
+    assert artifact.evidence["config"]["weighting"]["scheme"] == "my_weighting:capped"
+    found = artifact.evaluate().mean()
+    assert found == pytest.approx(artifact.evidence["scores"]["synthetic"]["mean"])
+    assert "my_weighting" not in sys.modules
 
 
 def test_what_a_module_prints_is_no_document(
