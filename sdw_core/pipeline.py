@@ -127,7 +127,7 @@ class Pipeline:
     def __init__(
         self,
         config: PipelineConfig,
-        cache: Path | None = None,
+        cache: str | Path | None = None,
         progress: StageProgress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
@@ -139,7 +139,7 @@ class Pipeline:
         self.device = resolve_device(config.device)
         self.seconds: dict[str, float] = {}
         self.sources = sources
-        self._cache = StageCache(cache, self._wait)
+        self._cache = StageCache(Path(cache) if cache else None, self._wait)
         self._progress = progress
         self._checkpoint = checkpoint
         self._should_stop = should_stop
