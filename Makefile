@@ -30,10 +30,12 @@ SMOKE   := sdw_core search_spaces study tests/sdw_core/test_examples.py \
 smoke: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --exitfirst $(SMOKE)
 
-# Two processes of one thread each.
+# Within six minutes on two cores: two processes of one thread each. Tests with Ray come first, so
+# that neither process waits for the other in the end.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope --no-loadscope-reorder
 
+# Within half an hour: real processes that are killed, stopped and starved, and training at full size.
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800
 

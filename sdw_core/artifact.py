@@ -12,6 +12,8 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -52,7 +54,7 @@ from sdw_core.manifest import (
     refuse,
 )
 from sdw_core.offline_dataset import ACTION_TOLERANCE
-from sdw_core.protocols import applied
+from sdw_core.protocols import applied, grid
 from sdw_core.seeds import torch_generator
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.units import Units
@@ -127,6 +129,16 @@ class Artifact:
         outside = size > 1 + 2 * ACTION_TOLERANCE
         return {"share": float(outside.mean()), "largest": float(size.max())}
 
+    def evaluation(self, **changes: Any) -> EvaluationConfig:
+        """The evaluation that the manifest states, with changes, such as `optimizer="adam"`.
+
+        Raises:
+            InputError: a change is no valid setting.
+        """
+        stated = self.evidence["evaluation"]
+        size = {key: stated[key] for key in ("policies", "episodes")}
+        return EvaluationConfig(**(size | changes))
+
     def evaluate(
         self, evaluation: EvaluationConfig | None = None, seed: int | None = None
     ) -> NDArray[np.float64]:
@@ -144,8 +156,9 @@ class Artifact:
             DivergenceError: a policy became non-finite while it was cloned.
         """
         stated = self.evidence["evaluation"]
-        if evaluation is None:
-            evaluation = EvaluationConfig(policies=stated["policies"], episodes=stated["episodes"])
+        evaluation = evaluation or self.evaluation()
+        seed = stated["seed"] if seed is None else seed
+        _require_counted(seed=seed)
         with one_thread():
             return evaluate_rows(
                 *self._training_set,
@@ -153,10 +166,46 @@ class Artifact:
                 self.arena,
                 evaluation.policies,
                 evaluation.episodes,
-                stated["seed"] if seed is None else seed,
+                seed,
                 stated["stage"],
                 ensemble=evaluation.ensemble,
             )
+
+    def evaluate_protocols(
+        self,
+        policies: int | None = None,
+        episodes: int | None = None,
+        seed: int | None = None,
+        say: Callable[[str], None] = lambda said: None,
+    ) -> dict[str, Any]:
+        """What each protocol of the field makes of the rows: see `protocols.grid`.
+
+        Args:
+            policies: K; None: the manifest's.
+            episodes: M; None: the manifest's.
+            seed: root seed; None: the manifest's.
+            say: told which protocol is evaluated.
+
+        Returns:
+            Name -> `recipe`, `ensemble` and `normalized_return`, null where policies diverge.
+        """
+        stated = self.evidence["evaluation"]
+        protocols = grid(
+            self.recipe, policies or stated["policies"], episodes or stated["episodes"]
+        )
+        found: dict[str, Any] = {}
+        for name, protocol in protocols.items():
+            say(f"evaluating {len(found) + 1} of {len(protocols)}: {name}")
+            found[name] = {
+                "recipe": asdict(applied(protocol, self.recipe)),
+                "ensemble": protocol.ensemble,
+                "normalized_return": None,
+            }
+            with suppress(DivergenceError):
+                returns = self.evaluate(protocol, seed)
+                used = stated["seed"] if seed is None else seed
+                found[name]["normalized_return"] = score(returns, used)
+        return found
 
     def train(
         self, seed: int = 0, policy: int = 0, evaluation: EvaluationConfig | None = None
@@ -172,6 +221,7 @@ class Artifact:
             InputError: the recipe cannot be changed as the evaluation asks.
             DivergenceError: the policy became non-finite.
         """
+        _require_counted(seed=seed, policy=policy)
         evaluation = evaluation or EvaluationConfig()
         recipe, networks = applied(evaluation, self.recipe), evaluation.ensemble
         x, y = self._training_set
@@ -214,6 +264,13 @@ class Artifact:
 
     def _repr_html_(self) -> str:
         return html_of(self.states, self.evidence["scores"])
+
+
+def _require_counted(**numbers: int) -> None:
+    """Refuse what addresses no random stream."""
+    for name, number in numbers.items():
+        if number < 0:
+            raise InputError(f"`{name}` must be at least 0, not {number}.")
 
 
 def score(returns: NDArray[np.float64], seed: int) -> dict[str, Any]:

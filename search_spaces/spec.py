@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from sdw_core.config import Config, Count, PipelineConfig, Runs, Seconds, Seed, identifying
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
-from sdw_core.registry import FOLDERS, REGISTRIES
+from sdw_core.registry import REGISTRIES, look_in
 from sdw_core.validation import as_key, nearest, parse, shown, submodels
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
 from search_spaces.paths import Document, absolute_file, absolute_paths, absolute_reference
@@ -310,7 +310,7 @@ def document_of(spec: Source, shipped: Mapping[str, Path], what: str, sections: 
     if isinstance(spec, Mapping):
         return deepcopy(dict(spec))
     path = resolve_reference(str(spec), shipped, what)
-    FOLDERS.append(path.parent.absolute())
+    look_in(path.parent)
     return read_document(path, sections)
 
 

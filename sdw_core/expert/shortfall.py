@@ -30,12 +30,13 @@ def shortfall(config: ExpertConfig, expert: ReturnSummary, dataset: OfflineDatas
     if isinstance(config, PercentBCConfig):
         returns = returns[best_episodes(returns, dataset.episode_ends, config.fraction)]
         source = "the episodes that it was cloned from"
+    remedy = REMEDIES.get(config.method, f"mend `{config.method}`")  # which is the user's own
     mean = float(dataset.normalized(returns).mean())
     if mean - expert.high <= max(FAR * abs(mean), LEAST):
         return None
     return (
         f"The expert's normalised return is {expert.mean:.1f} (95 % interval {expert.low:.1f} to "
-        f"{expert.high:.1f}), far below the {mean:.1f} of {source}: {REMEDIES[config.method]}, or "
+        f"{expert.high:.1f}), far below the {mean:.1f} of {source}: {remedy}, or "
         f"check that the data of `pipeline.dataset` come from {dataset.environment} as it is here, "
         "with its units of actions and rewards."
     )

@@ -1,21 +1,19 @@
 """`sdw distill`, `train` and `evaluate`: one pipeline run, and rows that were exported."""
 
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdw_core.errors import DivergenceError, InputError
+from sdw_core.errors import InputError
 from search_spaces import load_spec
 from study.api import STUDIES, warned
 from study.cli.common import AsJson, License, Set, Spec, Trust, returns_table
 from study.console import log, out, print_json
 
 if TYPE_CHECKING:
-    from sdw_core.artifact import Artifact
-    from sdw_core.config import EvaluationConfig
+    pass
 
 
 def distill(
@@ -117,13 +115,9 @@ def evaluate(
     What is left out is the rows' own recipe, as in the manifest.
     """
     from sdw_core.artifact import read_artifact, score
-    from sdw_core.config import EvaluationConfig
-    from sdw_core.validation import parse
 
     artifact = read_artifact(folder, trust)
-    stated = artifact.evidence["evaluation"]
-    size = {key: stated[key] for key in ("policies", "episodes")}
-    size |= {k: v for k, v in (("policies", policies), ("episodes", episodes)) if v is not None}
+    size = {"policies": policies, "episodes": episodes}
     changes = {
         "architecture": architecture,
         "layers": layers,
@@ -132,17 +126,18 @@ def evaluate(
         "learning_rate": learning_rate,
         "ensemble": ensemble,
     }
-    changes = {key: value for key, value in changes.items() if value is not None}
-    evaluation = parse(EvaluationConfig, size | changes, "")
-    used = stated["seed"] if seed is None else seed
+    given = {key: value for key, value in (size | changes).items() if value is not None}
+    evaluation = artifact.evaluation(**given)
+    used = artifact.evidence["evaluation"]["seed"] if seed is None else seed
     if protocols:
-        if changes:
-            given = next(iter(changes)).replace("_", "-")
+        if changed := [key for key in changes if key in given]:
             raise InputError(
-                f"`--protocols` makes one change at a time by itself, and `--{given}` was given as "
-                "well; use one or the other."
+                "`--protocols` makes one change at a time by itself, and "
+                f"`--{changed[0].replace('_', '-')}` was given as well; use one or the other."
             )
-        _print_protocols(_judged_by_each(artifact, evaluation, used), as_json)
+        with log.working() as say:
+            document = artifact.evaluate_protocols(policies, episodes, used, say)
+        _print_protocols(document, as_json)
         return
     with log.working("evaluating"):
         returns = artifact.evaluate(evaluation, used)
@@ -162,29 +157,6 @@ def _threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
-
-
-def _judged_by_each(
-    artifact: "Artifact", evaluation: "EvaluationConfig", seed: int
-) -> dict[str, Any]:
-    """What each protocol of the field makes of the rows; null where its policies diverge."""
-    from sdw_core.artifact import score
-    from sdw_core.protocols import applied, grid
-
-    document: dict[str, Any] = {}
-    protocols = grid(artifact.recipe, evaluation.policies, evaluation.episodes)
-    with log.working() as say:
-        for name, protocol in protocols.items():
-            say(f"evaluating {len(document) + 1} of {len(protocols)}: {name}")
-            document[name] = {
-                "recipe": asdict(applied(protocol, artifact.recipe)),
-                "ensemble": protocol.ensemble,
-                "normalized_return": None,
-            }
-            with suppress(DivergenceError):
-                returns = artifact.evaluate(protocol, seed)
-                document[name]["normalized_return"] = score(returns, seed)
-    return document
 
 
 def _print_protocols(document: dict[str, Any], as_json: bool) -> None:

@@ -79,11 +79,16 @@ class World:
                     found.append(process)
         return found
 
+    def kill(self) -> None:
+        """SIGKILL to all of them at once, by their ids, as when a machine loses its power."""
+        while processes := self.processes():
+            for process in processes:
+                with suppress(psutil.Error):
+                    process.kill()
+
     def end(self) -> None:
-        """Kill what is left, by its id, and remove the folder."""
-        for process in self.processes():
-            with suppress(psutil.Error):
-                process.kill()
+        """Kill what is left, and remove the folder."""
+        self.kill()
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -114,7 +119,7 @@ def wait_until_gone(present: Callable[[], object]) -> None:
 
 
 def signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """What Ctrl-C (SIGINT) or a lost machine (SIGKILL) does: to the whole process group."""
+    """What a terminal does, as with SIGINT at Ctrl-C: to the whole process group."""
     os.killpg(process.pid, number)
 
 
@@ -122,7 +127,8 @@ TINY = tiny_study("name: one, trials: 3", outer_steps=6)
 
 
 LONG = 3000
-"""Outer steps of a trial that is under way long enough to be interrupted."""
+"""Outer steps of a trial that is under way for a second or more: long enough to be killed in. What
+is only asked to stop looks for that once a second, and needs a trial without an end: 100 * LONG."""
 
 
 KEYS = {"study", "state", "driver", "trials", "best", "early_stopping", "warnings"}

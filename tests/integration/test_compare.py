@@ -1,7 +1,6 @@
 """Comparisons from end to end: real Ray, interrupted, and taken up again."""
 
 import json
-import os
 import re
 import signal
 from pathlib import Path
@@ -22,7 +21,6 @@ from tests.integration.processes import (
     World,
     ended,
     wait_until,
-    wait_until_gone,
 )
 
 
@@ -44,9 +42,8 @@ def test_a_comparison_that_is_killed_goes_on_where_it_was(
     folder = world.path / "sdw-studies" / "tiny"
     driver = world.start("compare", spec)
     wait_until(lambda: finished(folder), driver)
-    os.killpg(driver.pid, signal.SIGKILL)
+    world.kill()
     ended(driver)
-    wait_until_gone(lambda: [p for p in world.processes() if "run_cell" in p.name()])
     before = finished(folder)
     status, out, err = world.run("compare", spec, "--json")
     assert status == 0, err

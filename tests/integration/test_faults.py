@@ -56,7 +56,7 @@ def fill(path: Path) -> None:
 
 def spec_in(world: World) -> Path:
     path = world.path / "faulty.yaml"
-    path.write_text(tiny_study("name: faulty, trials: 4", outer_steps=300))
+    path.write_text(tiny_study("name: faulty, trials: 4", LONG))
     return path
 
 
@@ -129,11 +129,11 @@ def test_a_folder_that_becomes_read_only_is_said_so_and_resume_works_after(world
 def test_torn_files_are_computed_again(world: World) -> None:
     """A truncated checkpoint, a corrupt cache entry, and what a killed export left half-written."""
     folder = StudyFolder(world.path / "sdw-studies" / "faulty")
-    long = ("--set", f"pipeline.distill.outer_steps={LONG}", "--set", "study.trials=2")
-    driver = world.start("launch", spec_in(world), *long)
+    two = ("--trials", 2)
+    driver = world.start("launch", spec_in(world), *two)
     checkpoints = folder.path / "trials"
     wait_until(lambda: any(checkpoints.glob("*/checkpoint.safetensors")), driver)
-    driver.send_signal(2)
+    world.kill()
     ended(driver)
     torn = list(checkpoints.glob("*/checkpoint.safetensors"))
     assert torn
@@ -151,7 +151,7 @@ def test_torn_files_are_computed_again(world: World) -> None:
     assert status == 0, err
 
     whole = StudyFolder(world.path / "sdw-studies" / "whole")
-    status, again, err = world.run("launch", spec_in(world), *long, "--name", "whole", "--json")
+    status, again, err = world.run("launch", spec_in(world), *two, "--name", "whole", "--json")
     assert status == 0, err
     assert complete(again)[0] == complete(out)[0]
     rows = [load_file(each.trial(0) / "rows.safetensors") for each in (folder, whole)]

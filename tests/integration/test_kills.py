@@ -16,7 +16,7 @@ from sdw_core.cache import StageCache
 from sdw_core.files import read_json
 from study.folder import StudyFolder
 from study.outcomes import config_hash
-from tests.integration.processes import World, ended, signal_group, tiny_study, wait_until
+from tests.integration.processes import LONG, World, ended, tiny_study, wait_until
 
 KILLS = 5
 """A study; four studies make 20."""
@@ -24,12 +24,10 @@ KINDS = ["worker", "pool", "driver", "worker", "driver", "node"]
 NODE = ("raylet", "ray::RuntimeEnvAgent", "ray::DashboardAgent")
 """What makes a node of Ray: it dies with the first of them."""
 WORKERS = ("ray::IDLE", "ray::ImplicitFunc")
-OUTER_STEPS = 800
-"""Of a trial: long enough to be killed in."""
 
 
 def text_of(name: str, early_stopping: str) -> str:
-    return tiny_study(f"name: {name}, trials: 5, early_stopping: {early_stopping}", OUTER_STEPS)
+    return tiny_study(f"name: {name}, trials: 5, early_stopping: {early_stopping}", LONG)
 
 
 class Driven:
@@ -107,10 +105,10 @@ def test_a_study_killed_in_a_distillation_ends_as_if_it_had_not_been(world: Worl
     checkpoint = killed.trial(0) / "checkpoint.safetensors"
 
     driver = world.start("launch", world.path / "killed.yaml", *settings)
-    wait_until(lambda: checkpoint.exists() and steps_done(checkpoint) > 0.2 * OUTER_STEPS, driver)
-    signal_group(driver, signal.SIGKILL)
+    wait_until(lambda: checkpoint.exists() and steps_done(checkpoint) > 0.2 * LONG, driver)
+    world.kill()
     ended(driver)
-    assert 0.2 * OUTER_STEPS < steps_done(checkpoint) < OUTER_STEPS
+    assert 0.2 * LONG < steps_done(checkpoint) < LONG
     status, out, err = world.run("resume", "killed", "--json")
     assert status == 0, err
     status, expected, err = world.run("launch", world.path / "straight.yaml", *settings)

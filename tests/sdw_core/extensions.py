@@ -1,11 +1,16 @@
 """The parts of docs/extending.md, as the document has them, and a small run for them."""
 
+import importlib
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sdw_core import registry
 from sdw_core.config import PipelineConfig
 from sdw_core.validation import parse
 
@@ -17,6 +22,18 @@ def parts() -> dict[str, tuple[str, dict[str, Any]]]:
     """Module -> its text, and the part of a pipeline's settings that names it."""
     found = _BLOCK.findall(DOCUMENT.read_text(encoding="utf-8"))
     return {module: (text, yaml.safe_load(settings)) for module, text, settings in found}
+
+
+@contextmanager
+def fresh_imports() -> Iterator[None]:
+    """Modules of the tests are found where they lie now, and leave nothing behind."""
+    kept = [(places, [*places]) for places in (sys.path, registry._FOLDERS, registry._ROOTS)]
+    importlib.invalidate_caches()
+    yield
+    for places, before in kept:
+        places[:] = before
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]
 
 
 def write_parts(folder: Path) -> None:

@@ -392,6 +392,9 @@ def test_a_policy_takes_one_observation_or_many_and_gives_actions_within_the_bou
     assert (actions >= units.action_low - 1e-6).all()
     assert (actions <= units.action_high + 1e-6).all()
     assert np.ptp(actions) > 0.5 * (units.action_high - units.action_low).max()
+    for numbers in ({"seed": -1}, {"policy": -2}):
+        with pytest.raises(InputError, match=r"^`(seed|policy)` must be at least 0, not -[12]\.$"):
+            artifact.train(**numbers)
     with pytest.raises(InputError, match=r"observations of \d+ numbers, and .* shape \[2, 1\]"):
         policy.act(np.zeros((2, 1)))
 

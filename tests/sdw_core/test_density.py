@@ -17,9 +17,10 @@ from sdw_core import density
 from sdw_core.config import DensityConfig
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.errors import InputError, SDWError
+from sdw_core.registry import DENSITIES
 from sdw_core.units import Units
 
-MODELS = ["maf", "nsf", "gaussian"]
+MODELS = list(DENSITIES.builtin)
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "sdw_core/data/sdw/hopper-replay-mini-v0/data/main_data.hdf5"
 HOPPER = ROOT.parent / "shared/data/minari/sdw/hopper-medium-replay-v0/data/main_data.hdf5"

@@ -30,6 +30,7 @@ from sdw_core.expert.training import UNTENDED, Training
 from sdw_core.feasibility import check_fit
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.pipeline import Pipeline
+from sdw_core.registry import EXPERTS
 from sdw_core.units import Units
 from tests.sdw_core.checkpoints import ACTIONS, MEAN, STATES, STD, networks_of, tensors_of
 from tests.sdw_core.processes import ROOT, kill, run, start
@@ -108,7 +109,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Expert]:
     }
 
 
-@pytest.fixture(params=["percent_bc", "cal_ql", "checkpoint"], scope="module")
+@pytest.fixture(params=EXPERTS.builtin, scope="module")
 def expert(request: pytest.FixtureRequest, experts: dict[str, Expert]) -> Expert:
     return experts[request.param]
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from sdw_core.artifact import read_artifact
 from sdw_core.config import DensityConfig, PipelineConfig, WeightingConfig
 from sdw_core.density import fit_density
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, SDWError
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import Inventory, Sources, code_of
 from sdw_core.pipeline import Pipeline
@@ -20,7 +21,7 @@ from sdw_core.registry import REGISTRIES, module_path, require_parts
 from sdw_core.stage_keys import density_key, expert_key
 from sdw_core.validation import parse
 from sdw_core.weights import state_weights
-from tests.sdw_core.extensions import parts, tiny, write_parts
+from tests.sdw_core.extensions import fresh_imports, parts, tiny, write_parts
 from tests.sdw_core.processes import run
 
 
@@ -28,13 +29,8 @@ from tests.sdw_core.processes import run
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory, from which modules are imported anew."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    before = set(sys.modules)
-    importlib.invalidate_caches()
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("my_"):
-            del sys.modules[name]
+    with fresh_imports():
+        yield tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +105,15 @@ class Whole(DensityModel):
     def log_prob(self, states): return states.sum(1)
 class NoFit:
     def log_prob(self, states): ...
+class Abstract(DensityModel):
+    def fit(self, training, held_out, seed, progress): ...
+class Columns(Whole):
+    def fit(self, training, held_out, seed, progress): self.register_buffer("kept", training[:1])
+    def log_prob(self, states): return states
 class Asks(Whole):
     def __init__(self, features, bandwith): ...
 def wrong_shape(log_density): return log_density[1:]
+def fails(actions, expert_actions): return actions + expert_actions[0, 0, 0]
 def no_rows(size, states): return states[:size, 0]
 number = 3
 """
@@ -139,6 +141,14 @@ number = 3
             {"density": {"model": "my_parts:NoFit"}},
             "`my_parts:NoFit` is no density model: it must be a class with `fit`, `log_prob`, "
             "`state_dict`, `load_state_dict`, and lacks `fit`.",
+        ),
+        (
+            {"density": {"model": "my_parts:Abstract"}},
+            "and lacks `log_prob`.",
+        ),
+        (
+            {"density": {"model": "my_parts:Columns"}},
+            "The density model `Columns` must give one log density a state, of shape [",
         ),
         (
             {"weighting": {"scheme": "my_parts:number"}},
@@ -182,6 +192,13 @@ def test_what_breaks_the_protocol_is_one_sentence(
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_part_that_fails_is_named(folder: Path, cache: Path) -> None:
+    (folder / "my_parts.py").write_text(MODULE)
+    config = tiny(distill={"objective": "my_parts:fails"})
+    with pytest.raises(SDWError, match=r"^`my_parts:fails` failed \(IndexError: .*\): correct it"):
+        Pipeline(config, cache).run()
+
+
 def test_every_built_in_part_keeps_the_protocol() -> None:
     for registry in REGISTRIES:
         for name in registry.builtin:
@@ -196,6 +213,19 @@ def test_settings_are_read_without_an_import(folder: Path) -> None:
     assert "my_trap" not in sys.modules
     with pytest.raises(SystemExit, match="run"):
         require_parts(config)
+
+
+def test_an_export_is_evaluated_where_its_parts_are_not(folder: Path) -> None:
+    write_parts(folder)
+    config = tiny(weighting={"scheme": "my_weighting:capped", "options": {"cap": 2.0}})
+    Pipeline(config).run().export(folder / "rows")
+    (folder / "my_weighting.py").write_text("raise SystemExit('run')")
+    del sys.modules["my_weighting"]
+    artifact = read_artifact(folder / "rows")
+    assert artifact.evidence["config"]["weighting"]["scheme"] == "my_weighting:capped"
+    found = artifact.evaluate().mean()
+    assert found == pytest.approx(artifact.evidence["scores"]["synthetic"]["mean"])
+    assert "my_weighting" not in sys.modules
 
 
 def test_what_a_module_prints_is_no_document(

@@ -10,6 +10,7 @@ from torch import Tensor
 from sdw_core.config import DistillConfig
 from sdw_core.distill.objectives import build_task, check_rewards, warnings_of
 from sdw_core.errors import InputError, SDWError
+from sdw_core.registry import OBJECTIVES
 from sdw_core.weights import effective_sample_size_percent
 
 STATES, ACTIONS = 40, 3
@@ -47,6 +48,10 @@ def c_twin(
         return beta * q
     c = q - q.min() if zero_is_arbitrary else np.maximum(q, 0)
     return c / c.mean()
+
+
+def test_the_table_has_every_objective() -> None:
+    assert {objective for objective, _ in WEIGHTED} == set(OBJECTIVES.builtin)
 
 
 @pytest.mark.parametrize("zero_is_arbitrary", [False, True])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdw_core.config import CalQLConfig, CheckpointConfig, PercentBCConfig
+from sdw_core.config import CalQLConfig, CheckpointConfig, OwnExpertConfig, PercentBCConfig
 from sdw_core.environment import Environment
 from sdw_core.expert.shortfall import shortfall
 from sdw_core.offline_dataset import OfflineDataset
@@ -65,6 +65,7 @@ def test_a_clone_is_compared_with_what_it_was_cloned_from() -> None:
     ("config", "remedy"),
     [
         (CalQLConfig(method="cal_ql"), "raise `pipeline.expert.steps`, or"),
+        (OwnExpertConfig(method="my_expert:Mine"), "mend `my_expert:Mine`, or"),
         (
             CheckpointConfig(method="checkpoint", path="a.pt"),
             "choose another `pipeline.expert.path`",
@@ -72,7 +73,7 @@ def test_a_clone_is_compared_with_what_it_was_cloned_from() -> None:
     ],
 )
 def test_another_expert_is_compared_with_all_episodes(
-    config: CalQLConfig | CheckpointConfig, remedy: str
+    config: CalQLConfig | CheckpointConfig | OwnExpertConfig, remedy: str
 ) -> None:
     assert shortfall(config, judged(20, 20, 20), DATA) is None
     said = shortfall(config, judged(2, 2, 2), DATA)

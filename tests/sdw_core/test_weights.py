@@ -7,9 +7,10 @@ from scipy.stats import rankdata
 
 from sdw_core.config import WeightingConfig
 from sdw_core.errors import InputError
+from sdw_core.registry import WEIGHTINGS
 from sdw_core.weights import effective_sample_size_percent, state_weights
 
-SCHEMES = ["reciprocal", "rank"]
+SCHEMES = list(WEIGHTINGS.builtin)
 
 log_densities = arrays(
     np.float64,

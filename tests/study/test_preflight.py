@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+from sdw_core.config import PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SDWError
+from study import Study
 from study.preflight import (
     check_writable,
     estimate,
@@ -194,4 +197,19 @@ def test_validate_and_launch_say_so(tmp_path, monkeypatch, capsys):
     status, out, err = sdw(capsys, "launch", "quickstart", "--set", "study.trials=100000000")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert "GB of disk" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_in_memory_are_refused_for_workers_cannot_read_them(tmp_path):
+    arrays = {
+        "observations": np.zeros((4, 11)),
+        "actions": np.zeros((4, 3)),
+        "rewards": np.ones(4),
+        "terminals": np.array([0, 1, 0, 1]),
+    }
+    data = load(arrays, environment="Hopper-v5")
+    spec = small_spec()
+    given = spec.model_copy(update={"pipeline": PipelineConfig(dataset=data)})
+    with pytest.raises(InputError, match=r"made in memory.*for other processes.*import_dataset"):
+        Study.validate(given, storage=tmp_path)
     assert list(tmp_path.iterdir()) == []
