@@ -286,9 +286,9 @@ class StudyFolder:
     def edit_lock(self) -> FileLock:
         """The lock for whoever asks something of a driver, and for a driver that comes or leaves.
 
-        Trials are added, and a stop is asked for, under this lock; a driver takes its seat, and looks
-        a last time for more trials before it leaves, under the same lock. So a driver never leaves
-        while trials are being added, and never comes while a stop is being asked for.
+        Trials are added, and a stop is asked for, under this lock. A driver takes its seat, looks
+        a last time for more trials, and leaves under the same lock. So a driver never leaves while
+        trials are being added, and never comes while a stop is being asked for.
         """
         return FileLock(self.path / "edit.lock")
 

@@ -156,8 +156,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         """Tell Optuna the outcome; an error without a result is the death of a process.
 
         An outcome that cannot be told stays in the trial's folder, where the next driver finds it.
-        Tune hands a trial to a worker that ran another one before. Where that worker dies before the
-        trial begins, Tune does not start the trial again: the trial waits to be asked for again.
+        Tune hands a trial to a worker that ran another one before. Where that worker dies before
+        the trial begins, Tune does not start the trial again: the trial waits to be asked for.
         """
         trial = self._ot_trials.pop(trial_id)
         deaths = self._deaths.pop(trial_id, [])

@@ -110,11 +110,11 @@ def run_trial(
 ) -> TrialResult:
     """Run a trial to an outcome.
 
-    Whatever goes wrong inside the trial is an outcome. A folder that cannot be written, or a dataset
-    that is not what earlier trials were made of, is no fault of the trial: the trial is STOPPED then,
-    with the reason. Where the trial still runs elsewhere, because its driver died, that process
-    holds the folder's lock: this call waits for the lock, and then finds the result. The time that a
-    trial waits for another process is no part of its running time.
+    Whatever goes wrong inside the trial is an outcome. A folder that cannot be written, or a
+    dataset that is not what earlier trials were made of, is no fault of the trial: the trial is
+    STOPPED then, with the reason. Where the trial still runs elsewhere, because its driver died,
+    that process holds the folder's lock: this call waits for the lock, and then finds the result.
+    The time that a trial waits for another process is no part of its running time.
 
     Args:
         number: the trial's Optuna number.
