@@ -400,8 +400,9 @@ class Pipeline:
                 training=training,
                 checkpoint=self._expert_file,
             )
-            actions = expert.actions(z)
-            values = expert.values(z, actions)
+            with EXPERTS.running(method):
+                actions = expert.actions(z)
+                values = expert.values(z, actions)
             require_expert(method, expert, actions, values, dataset)
             act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
             returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
