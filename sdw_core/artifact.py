@@ -157,6 +157,8 @@ class Artifact:
         """
         stated = self.evidence["evaluation"]
         evaluation = evaluation or self.evaluation()
+        seed = stated["seed"] if seed is None else seed
+        _require_counted(seed=seed)
         with one_thread():
             return evaluate_rows(
                 *self._training_set,
@@ -164,7 +166,7 @@ class Artifact:
                 self.arena,
                 evaluation.policies,
                 evaluation.episodes,
-                stated["seed"] if seed is None else seed,
+                seed,
                 stated["stage"],
                 ensemble=evaluation.ensemble,
             )
@@ -219,6 +221,7 @@ class Artifact:
             InputError: the recipe cannot be changed as the evaluation asks.
             DivergenceError: the policy became non-finite.
         """
+        _require_counted(seed=seed, policy=policy)
         evaluation = evaluation or EvaluationConfig()
         recipe, networks = applied(evaluation, self.recipe), evaluation.ensemble
         x, y = self._training_set
@@ -261,6 +264,13 @@ class Artifact:
 
     def _repr_html_(self) -> str:
         return html_of(self.states, self.evidence["scores"])
+
+
+def _require_counted(**numbers: int) -> None:
+    """Refuse what addresses no random stream."""
+    for name, number in numbers.items():
+        if number < 0:
+            raise InputError(f"`{name}` must be at least 0, not {number}.")
 
 
 def score(returns: NDArray[np.float64], seed: int) -> dict[str, Any]:

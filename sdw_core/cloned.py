@@ -87,6 +87,8 @@ class ClonedPolicy(nn.Module):
             with created_file(path) as scratch:
                 batch = {0: torch.export.Dim("batch")}
                 program = torch.export.export(self, (example,), dynamic_shapes=(batch,))
+                for node in program.graph.nodes:
+                    node.meta.pop("stack_trace", None)  # paths on this machine
                 content = io.BytesIO()
                 torch.export.save(program, content)
                 scratch.write_bytes(content.getvalue())

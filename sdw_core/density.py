@@ -215,8 +215,9 @@ def fit_density(
         progress: told the fraction done, in (0, 1], after each step; 1 at the end.
 
     Raises:
-        InputError: fewer than two states, a non-finite one, or all dimensions constant.
-        SDWError: a flow diverged.
+        InputError: fewer than two states, a non-finite one, or all dimensions constant; or a user's
+            own model gives something else than log densities.
+        SDWError: a flow diverged, or a user's own model failed.
 
     >>> states = np.random.default_rng(0).normal(size=(2000, 2)).astype(np.float32)
     >>> density = fit_density(states, DensityConfig(model="gaussian"), seed=0)
@@ -235,8 +236,9 @@ def fit_density(
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(torch_generator(seed, "density", _WEIGHTS).get_state())
         model = _model(tensor.shape[1], config).to(device)
-    model.fit(training, held_out, seed, progress or (lambda fraction: None))
-    return FittedDensity(model, varying.numpy(), _mean_log_prob(model, held_out))
+    with DENSITIES.running(config.model):
+        model.fit(training, held_out, seed, progress or (lambda fraction: None))
+        return FittedDensity(model, varying.numpy(), _mean_log_prob(model, held_out))
 
 
 def _model(features: int, config: DensityConfig) -> DensityModel:
@@ -248,7 +250,13 @@ def _model(features: int, config: DensityConfig) -> DensityModel:
 
 @torch.no_grad()
 def _log_prob(model: DensityModel, states: Tensor) -> Tensor:
-    return torch.cat([model.log_prob(chunk) for chunk in torch.split(states, _CHUNK)])
+    found = torch.cat([model.log_prob(chunk) for chunk in torch.split(states, _CHUNK)])
+    if found.shape != states.shape[:1]:
+        raise InputError(
+            f"The density model `{type(model).__name__}` must give one log density a state, of "
+            f"shape {list(states.shape[:1])}, and gives {list(found.shape)}; correct it."
+        )
+    return found
 
 
 def _mean_log_prob(model: DensityModel, states: Tensor) -> float:

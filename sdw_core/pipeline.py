@@ -127,7 +127,7 @@ class Pipeline:
     def __init__(
         self,
         config: PipelineConfig,
-        cache: Path | None = None,
+        cache: str | Path | None = None,
         progress: StageProgress = lambda stage, fraction: None,
         checkpoint: Path | None = None,
         should_stop: Callable[[], bool] = lambda: False,
@@ -139,7 +139,7 @@ class Pipeline:
         self.device = resolve_device(config.device)
         self.seconds: dict[str, float] = {}
         self.sources = sources
-        self._cache = StageCache(cache, self._wait)
+        self._cache = StageCache(Path(cache) if cache else None, self._wait)
         self._progress = progress
         self._checkpoint = checkpoint
         self._should_stop = should_stop
@@ -400,8 +400,9 @@ class Pipeline:
                 training=training,
                 checkpoint=self._expert_file,
             )
-            actions = expert.actions(z)
-            values = expert.values(z, actions)
+            with EXPERTS.running(method):
+                actions = expert.actions(z)
+                values = expert.values(z, actions)
             require_expert(method, expert, actions, values, dataset)
             act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
             returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")

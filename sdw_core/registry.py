@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from sdw_core.errors import InputError, described
+from sdw_core.errors import InputError, SDWError, described
 from sdw_core.files import sha256_of_file
 from sdw_core.validation import nearest
 
@@ -113,10 +113,34 @@ class Registry:
         return part
 
     def make(self, name: str, options: Mapping[str, Any], **given: Any) -> Any:
-        """Call a part with what it asks for among `given`, and with its options."""
+        """Call a part with what it asks for among `given`, and with its options.
+
+        Raises:
+            SDWError: a user's own part failed.
+        """
         call = self._call(self.resolve(name))
         asked = inspect.signature(call).parameters
-        return call(**{key: value for key, value in given.items() if key in asked}, **options)
+        with self.running(name):
+            return call(**{key: value for key, value in given.items() if key in asked}, **options)
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        """Say that it is the part of this name which fails, if it is a user's own.
+
+        Raises:
+            SDWError: it failed.
+        """
+        try:
+            yield
+        except SDWError:
+            raise
+        except Exception as error:
+            if name in self.builtin:
+                raise
+            raise SDWError(
+                f"`{name}` failed ({described(error)}): correct it; with SDW_DEBUG=1 in the "
+                "environment the command shows where."
+            ) from error
 
     def require(self, name: str, options: Mapping[str, Any]) -> None:
         """Refuse a part that cannot be imported or breaks the protocol, and options it lacks.
@@ -125,7 +149,8 @@ class Registry:
             InputError: one sentence with what is wrong.
         """
         part = self.resolve(name)
-        lacking = [method for method in self.methods if not callable(getattr(part, method, None))]
+        abstract = getattr(part, "__abstractmethods__", ())
+        lacking = [m for m in self.methods if m in abstract or not callable(getattr(part, m, None))]
         if lacking or not callable(part):
             must = ", ".join(f"`{method}`" for method in self.methods)
             raise InputError(
@@ -151,7 +176,9 @@ class Registry:
 
     def code(self, name: str) -> str:
         """SHA-256 of the file that a part is defined in."""
-        return _hash(self.resolve(name))
+        part = self.resolve(name)
+        defined = inspect.isclass(part) or inspect.isfunction(part)
+        return _hash(part, part.__module__ if defined else name.partition(":")[0])
 
     def _call(self, part: Any) -> Callable[..., Any]:
         call: Callable[..., Any] = getattr(part, self.called) if self.called else part
@@ -263,21 +290,21 @@ def _imported(name: str) -> Any:
     return module
 
 
-def _hash(part: Any) -> str:
-    """SHA-256 of the file that a part was imported from.
+def _hash(part: Any, name: str) -> str:
+    """SHA-256 of the file of the module of that name, which defines a part.
 
     A part of no file has a token instead, of this process: nobody else takes its results for what
     another definition of that name makes.
     """
-    module = sys.modules[part.__module__]
+    module = sys.modules[name]
     file = getattr(module, "__file__", None)
     if file is None:
         return _TOKENS.setdefault(part, uuid4().hex)
     spec = module.__spec__
-    loaded, sha256 = _HASHES.get(module.__name__, (None, ""))
+    loaded, sha256 = _HASHES.get(name, (None, ""))
     if not sha256 or loaded is not spec:
         sha256 = sha256_of_file(Path(file))
-        _HASHES[module.__name__] = spec, sha256
+        _HASHES[name] = spec, sha256
     return sha256
 
 

@@ -32,7 +32,7 @@ from sdw_core.files import sha256_of_file, sha256_of_json
 from sdw_core.policy import MLP, clone
 from sdw_core.seeds import derive_seed
 from sdw_core.units import Units
-from tests.sdw_core.processes import run
+from tests.sdw_core.processes import ROOT, run
 
 ENVIRONMENTS = ["Hopper-v5", "Pendulum-v1"]  # bounds of [-1, 1], and of [-2, 2]
 FILES = ["README.md", "card.png", "synthetic.parquet", "synthetic.safetensors"]
@@ -392,6 +392,9 @@ def test_a_policy_takes_one_observation_or_many_and_gives_actions_within_the_bou
     assert (actions >= units.action_low - 1e-6).all()
     assert (actions <= units.action_high + 1e-6).all()
     assert np.ptp(actions) > 0.5 * (units.action_high - units.action_low).max()
+    for numbers in ({"seed": -1}, {"policy": -2}):
+        with pytest.raises(InputError, match=r"^`(seed|policy)` must be at least 0, not -[12]\.$"):
+            artifact.train(**numbers)
     with pytest.raises(InputError, match=r"observations of \d+ numbers, and .* shape \[2, 1\]"):
         policy.act(np.zeros((2, 1)))
 
@@ -410,6 +413,7 @@ def test_a_saved_policy_acts_alike_on_any_number_of_observations(
     for count in (1, 2, 7):
         observations = torch.randn(count, written[0].observations.shape[1])
         torch.testing.assert_close(saved(observations), policy(observations))
+    assert str(ROOT).encode() not in (tmp_path / "policy.pt2").read_bytes()
     with pytest.raises(InputError, match=r"never overwrites, and .*policy\.pt2' exists"):
         policy.save(tmp_path / "policy.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["policy.pt2"]

@@ -13,7 +13,7 @@ import torch
 from sdw_core.artifact import read_artifact
 from sdw_core.config import DensityConfig, PipelineConfig, WeightingConfig
 from sdw_core.density import fit_density
-from sdw_core.errors import InputError
+from sdw_core.errors import InputError, SDWError
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import Inventory, Sources, code_of
 from sdw_core.pipeline import Pipeline
@@ -105,9 +105,15 @@ class Whole(DensityModel):
     def log_prob(self, states): return states.sum(1)
 class NoFit:
     def log_prob(self, states): ...
+class Abstract(DensityModel):
+    def fit(self, training, held_out, seed, progress): ...
+class Columns(Whole):
+    def fit(self, training, held_out, seed, progress): self.register_buffer("kept", training[:1])
+    def log_prob(self, states): return states
 class Asks(Whole):
     def __init__(self, features, bandwith): ...
 def wrong_shape(log_density): return log_density[1:]
+def fails(actions, expert_actions): return actions + expert_actions[0, 0, 0]
 def no_rows(size, states): return states[:size, 0]
 number = 3
 """
@@ -135,6 +141,14 @@ number = 3
             {"density": {"model": "my_parts:NoFit"}},
             "`my_parts:NoFit` is no density model: it must be a class with `fit`, `log_prob`, "
             "`state_dict`, `load_state_dict`, and lacks `fit`.",
+        ),
+        (
+            {"density": {"model": "my_parts:Abstract"}},
+            "and lacks `log_prob`.",
+        ),
+        (
+            {"density": {"model": "my_parts:Columns"}},
+            "The density model `Columns` must give one log density a state, of shape [",
         ),
         (
             {"weighting": {"scheme": "my_parts:number"}},
@@ -176,6 +190,13 @@ def test_what_breaks_the_protocol_is_one_sentence(
     assert sentence in str(caught.value)
     assert str(caught.value).endswith((".", "?"))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_part_that_fails_is_named(folder: Path, cache: Path) -> None:
+    (folder / "my_parts.py").write_text(MODULE)
+    config = tiny(distill={"objective": "my_parts:fails"})
+    with pytest.raises(SDWError, match=r"^`my_parts:fails` failed \(IndexError: .*\): correct it"):
+        Pipeline(config, cache).run()
 
 
 def test_every_built_in_part_keeps_the_protocol() -> None:
