@@ -313,7 +313,7 @@ class Study:
         from study.report import frame_of, state_of, trials_of
 
         book = self.folder.book()
-        table = frame_of(book.spec, trials_of(self.folder, book)).to_html(index=False)
+        table = frame_of(book.spec, trials_of(self.folder, book)).to_html(index=False, max_rows=60)
         heading = f"study {self.name}: {state_of(self.folder, book)}"
         best = ", ".join(map(str, book.best())) or "none yet"
         return f"<b>{escape(heading)}</b>{table}best: {best}"

@@ -23,7 +23,7 @@ from sdw_core.protocols import own_recipe
 from sdw_core.units import Units
 from sdw_core.validation import parse
 from study.folder import StudyFolder
-from study.outcomes import TrialResult, config_hash, finished_result
+from study.outcomes import COMPLETE, TrialResult, config_hash, finished_result
 from study.preflight import check_writable
 
 
@@ -103,10 +103,16 @@ def found_by(
     """A COMPLETE trial's settings, its result and its rows.
 
     Raises:
-        InputError: its folder does not hold the result and the rows any more.
+        InputError: there is no such trial, or its folder does not hold the result and the rows any
+            more.
     """
     book, trial = folder.book(), folder.trial(number)
-    row = next(row for row in book.rows() if row.number == number)
+    row = next((row for row in book.rows() if row.number == number), None)
+    if row is None or row.outcome != COMPLETE:
+        raise InputError(
+            f"Only a COMPLETE trial has rows, and trial {number} of {folder.name!r} is none; see "
+            f"`sdw status {folder.name}`."
+        )
     config = book.spec.pipeline_with(row.params)
     result = finished_result(trial, config, folder.inventory().sources(config))
     with suppress(FileNotFoundError, SafetensorError):

@@ -169,6 +169,12 @@ def test_what_there_is_nothing_to_do_for_is_refused(study):
         study.export(pareto=True)
 
 
+@pytest.mark.parametrize("number", [1, 3, 99])
+def test_a_trial_that_is_not_complete_has_no_rows(study, number):
+    with pytest.raises(InputError, match=f"trial {number} of .* is none"):
+        study.rows(number)
+
+
 def test_a_rebuild_says_what_it_found(study):
     kept = study.status()
     rebuilt = study.rebuild()
