@@ -204,7 +204,7 @@ class TrialBook:
         return [row for row in self.settled() if row.outcome == FAILED]
 
     def settled(self) -> list[TrialRow]:
-        """The trials that have an outcome, but for those that were asked again since."""
+        """The trials that have an outcome, without those that were asked again since."""
         rows = self.rows()
         retried = {row.retry_of for row in rows}
         return [row for row in rows if row.outcome in FINAL and row.number not in retried]

@@ -17,10 +17,11 @@ GRACE = 10.0
 class TrialClock:
     """Counts the seconds of this attempt, on top of those that earlier ones left on record.
 
-    A trial past its time is ended twice over: one that polls finds `over()`; one that hangs, be it
-    in native code that never comes back to Python, has its process ended by a thread of
-    `faulthandler`, which first writes to `hung.txt` where every thread was. The attempt after that
-    finds the file, and does not hang again. A wait for another process counts for neither.
+    A trial past its time is ended in one of two ways. A trial that polls finds `over()`. A trial
+    that hangs, perhaps in native code that never comes back to Python, has its process ended by a
+    thread of `faulthandler`, which first writes to `hung.txt` where every thread was; the next
+    attempt finds that file and does not hang again. A wait for another process is no part of the
+    trial's time.
 
     Args:
         folder: the trial's; `progress.json` holds the seconds of earlier attempts.

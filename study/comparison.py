@@ -60,7 +60,7 @@ from study.signals import stopping
 from study.trial import distil_rows, placed, run_trial
 
 UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock")
-"""What lies in the folder of a comparison of which no cell was begun."""
+"""The files of a comparison before its first cell begins: what an undone start removes."""
 Results = dict[Cell, TrialResult]
 """What cells that have ended found."""
 

@@ -164,7 +164,7 @@ class Heartbeat:
         """Refuse to go on for a driver that another one replaced.
 
         Raises:
-            Replaced: it is so.
+            Replaced: another driver took this one's place.
         """
         if self._other is not None:
             raise Replaced(
@@ -188,7 +188,7 @@ class Heartbeat:
 
 
 def process(driver: dict[str, Any]) -> str:
-    """A driver in words; one that says nothing of itself has just come, or left."""
+    """A driver in words; a driver that says nothing of itself has just come, or has left."""
     if not driver:
         return "another process"
     return f"process {driver.get('pid', '?')} on {driver.get('host', '?')}"

@@ -58,7 +58,7 @@ UNBEGUN = (
     *("study.yaml", "sources.json", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
     *("stop", "driver.json", "driver.lock", "edit.lock"),
 )
-"""What lies in the folder of a study of which no trial was begun."""
+"""The files of a study before its first trial begins: what an undone launch removes."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class StudyFolder:
     def launched(
         cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
     ) -> Iterator["StudyFolder"]:
-        """A new study, of which nothing stays if bad input ends it before a trial was begun.
+        """A new study; if bad input ends the block before the first trial, all of it is removed.
 
         Raises:
             InputError: as for `create`.
@@ -130,7 +130,8 @@ class StudyFolder:
             Its folder, which is not made.
 
         Raises:
-            InputError: it is so; the message says how to go on with what is there.
+            InputError: the folder exists, or the database holds a study of that name; the message
+                says how to go on with what is there.
         """
         folder = cls((storage / spec.study.name).resolve())
         if folder.path.exists():
@@ -283,9 +284,11 @@ class StudyFolder:
         return total
 
     def edit_lock(self) -> FileLock:
-        """The lock under which work is added or a stop is asked for, and a driver comes and leaves.
+        """The lock for whoever asks something of a driver, and for a driver that comes or leaves.
 
-        So what a driver was asked while it lived is never left behind by it, nor overlooked.
+        Trials are added, and a stop is asked for, under this lock. A driver takes its seat, looks
+        a last time for more trials, and leaves under the same lock. So a driver never leaves while
+        trials are being added, and never comes while a stop is being asked for.
         """
         return FileLock(self.path / "edit.lock")
 

@@ -274,7 +274,7 @@ def check_writable(folder: Path, option: str) -> Path:
         The folder, or the nearest above it that exists.
 
     Raises:
-        InputError: it cannot.
+        InputError: the folder cannot be written, or made.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     trouble = storage_trouble(there)
@@ -342,7 +342,7 @@ def require_light(trainable: object) -> None:
     """Refuse a trainable that drags data along: it is pickled for every worker.
 
     Raises:
-        SDWError: it does.
+        SDWError: the trainable is larger than `TRAINABLE`.
     """
     from ray import cloudpickle
 

@@ -50,7 +50,10 @@ class SeededTPE(optuna.samplers.BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """What TPE says; but one made for this trial would look through all trials before it."""
+        """What TPE says, found without another look through all earlier trials.
+
+        The TPE that was made for this trial has seen none of them.
+        """
         if len(study.directions) > 1:
             return self._tpe.infer_relative_search_space(study, trial)
         common = self._common.calculate(study, use_cache=True)
@@ -153,7 +156,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         """Tell Optuna the outcome; an error without a result is the death of a process.
 
         An outcome that cannot be told stays in the trial's folder, where the next driver finds it.
-        Tune starts no trial again whose reused worker died before it began: that one waits.
+        Tune hands a trial to a worker that ran another one before. Where that worker dies before
+        the trial begins, Tune does not start the trial again: the trial waits to be asked for.
         """
         trial = self._ot_trials.pop(trial_id)
         deaths = self._deaths.pop(trial_id, [])
@@ -172,7 +176,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
                 self._count(self._book.record(trial._trial_id, found, ray_trial_id=trial_id))
 
     def _count(self, failure: str | None) -> None:
-        """Reasons are the same if they are so but for the numbers in them."""
+        """Count failures in a row; reasons that differ in their numbers only are the same."""
         first = self._in_a_row[0] if self._in_a_row else ""
         alike = failure and without_numbers(failure) == without_numbers(first)
         self._in_a_row = [*(self._in_a_row if alike else []), *([failure] if failure else [])]

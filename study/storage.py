@@ -93,11 +93,11 @@ def open_storage(database: str, folder: Path) -> BaseStorage:
 
 
 def require_unused(database: str, name: str) -> None:
-    """Refuse a URL that shows a password, cannot be opened, names another database from elsewhere,
-    or holds a study of that name.
+    """Refuse a database that a new study of this name cannot use.
 
     Raises:
-        InputError: it is so.
+        InputError: the URL shows a password, cannot be opened, or names another database when it is
+            read from another folder; or its database holds a study of that name.
     """
     if lies_in_folder(database):
         return

@@ -56,7 +56,7 @@ Answer = TypeVar("Answer")
 
 
 def placed(config: PipelineConfig, gpu: float) -> PipelineConfig:
-    """`auto` is the CPU for a trial that was given no GPU: one that is there is not its to use."""
+    """`auto` is the CPU for a trial that was given no GPU: a GPU that is there is for others."""
     if config.device == "auto" and not gpu:
         return config.model_copy(update={"device": "cpu"})
     return config
@@ -110,11 +110,11 @@ def run_trial(
 ) -> TrialResult:
     """Run a trial to an outcome.
 
-    Whatever goes wrong inside the trial is an outcome; a folder that cannot be written, or a
-    dataset that is not what earlier trials were made of, is no fault of the trial, which is STOPPED
-    then with the reason.
-    A trial that still runs elsewhere, because its driver died, keeps the folder's lock: this one
-    waits, and then finds its result. What a trial waits for another process is none of its time.
+    Whatever goes wrong inside the trial is an outcome. A folder that cannot be written, or a
+    dataset that is not what earlier trials were made of, is no fault of the trial: the trial is
+    STOPPED then, with the reason. Where the trial still runs elsewhere, because its driver died,
+    that process holds the folder's lock: this call waits for the lock, and then finds the result.
+    The time that a trial waits for another process is no part of its running time.
 
     Args:
         number: the trial's Optuna number.

@@ -1,0 +1,85 @@
+"""Studies and comparisons from scripts, as `docs/python.md` has them: real Ray, no command."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import LONG, SPEC, World, ended, tiny_study, wait_until
+
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+CALLS = {
+    'Study.launch("quickstart"': 'Study.launch("tiny.yaml"',
+    'Study.validate("quickstart"': 'Study.validate("tiny.yaml"',
+    'Comparison.run("compare-quick"': 'Comparison.run("tiny-comparison.yaml", name="compare-quick"',
+}
+"""What the page calls, and the same in seconds."""
+AS_IN_A_NOTEBOOK = """
+import asyncio, sys
+
+async def cells():
+    exec(sys.argv[1], space)
+
+space = {}
+asyncio.run(cells())
+"""
+"""Within an event loop, as a notebook's cells are run, and without a guard of `__main__`."""
+IN_A_THREAD = """
+import threading
+
+thread = threading.Thread(target=lambda: study.extend(1))
+thread.start()
+thread.join()
+print(study.status()["state"], len(study.trials()), len(study.exports))
+print(comparison.finished, sorted(set(comparison.frame()["method"])))
+"""
+INTERRUPTED = """
+from study import Study
+
+study = Study.launch("long.yaml")
+print(study.status()["state"])
+"""
+
+
+def start(world: World, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", *arguments],
+        env=world.env,
+        cwd=world.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_page_runs_within_an_event_loop_and_a_study_in_a_thread(
+    world: World, spec: str
+) -> None:
+    (world.path / "tiny-comparison.yaml").write_text(SPEC)
+    studies = PAGE.read_text(encoding="utf-8").partition("## Studies")[2]
+    code = "\n".join(re.findall(r"```python\n(.*?)```", studies, re.DOTALL))
+    for call, tiny in CALLS.items():
+        assert call in code
+        code = code.replace(call, tiny)
+    status, out, err = ended(start(world, AS_IN_A_NOTEBOOK, code + IN_A_THREAD))
+    assert status == 0, err
+    assert "Traceback" not in err
+    methods = ["Av-PBC", "SDW", "expert", "random"]
+    assert out.splitlines() == ["finished 4 1", f"True {methods}"]
+    assert len(list(world.path.glob("best/trial-*/manifest.json"))) == 2
+
+
+@pytest.mark.slow
+def test_an_interrupt_stops_a_study_in_order_and_the_call_returns(world: World) -> None:
+    (world.path / "long.yaml").write_text(tiny_study("name: long, trials: 2", LONG))
+    script = start(world, INTERRUPTED)
+    folder = world.path / "sdw-studies" / "long"
+    wait_until(lambda: list(folder.glob("trials/*/progress.json")), script)
+    script.send_signal(signal.SIGINT)
+    status, out, err = ended(script)
+    assert (status, out, err) == (0, "stopped\n", "")
