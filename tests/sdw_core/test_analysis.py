@@ -58,7 +58,7 @@ def random_states(count: int, width: int = 11, seed: int = 0) -> Array:
 # ---- rank correlation
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=20))
 def test_spearman_is_scipys(pairs):
     ours, theirs = np.array(pairs, np.float64).T

@@ -208,7 +208,7 @@ sections = st.one_of(
         st.dictionaries(st.sampled_from(sorted(PipelineConfig.model_fields)), json_like),
     )
 )
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 def test_whatever_is_given_is_accepted_or_refused_in_one_line(document: Any) -> None:
     sentence, config = "", None
     try:

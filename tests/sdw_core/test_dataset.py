@@ -249,7 +249,7 @@ def d4rl_files(draw):
     return arrays, draw(st.sampled_from([".hdf5", ".h5", ".npz"]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(d4rl_files(), st.floats(0, 1))
 def test_d4rl_files_against_a_loop(drawn, discount):
     arrays, suffix = drawn
@@ -285,7 +285,7 @@ def test_d4rl_files_against_a_loop(drawn, discount):
     assert dataset.unit_actions.dtype == np.float32
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(d4rl_files())
 def test_an_imported_file_loads_as_the_file_does(drawn):
     arrays, suffix = drawn

@@ -324,7 +324,7 @@ def check(made):
     json.dumps(environment.to_json(), allow_nan=False)
 
 
-OPTIONS = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+OPTIONS = {"suppress_health_check": list(HealthCheck)}
 
 
 @pytest.mark.filterwarnings("ignore")  # gymnasium's and Minari's, of what is written

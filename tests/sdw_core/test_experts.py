@@ -735,7 +735,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         one_sentence(refusal.value)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(suffix=st.sampled_from([".pt", ".safetensors"]), data=st.data())
 def test_whatever_a_file_holds_is_refused_in_one_sentence(
     suffix: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

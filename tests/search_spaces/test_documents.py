@@ -102,7 +102,7 @@ words = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(words, max_size=12).map("".join))
 def test_any_text_is_read_or_refused(text):
     for loader in (SpecLoader, StrictLoader):
@@ -121,7 +121,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(values | st.sampled_from(["1e-2", "no", "08", "0o7", "1:30", "<<", "=", "~", "2026-01-01"]))
 def test_what_pyyaml_wrote_is_read_as_it_was_written(value):
     assert read_yaml(yaml.safe_dump(value), "The file", StrictLoader) == value

@@ -204,7 +204,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(part=st.sampled_from(["study", "pipeline", "search"]), value=anything)
 def test_parsing_never_fails_in_any_other_way(part, value):
     try:
@@ -213,7 +213,7 @@ def test_parsing_never_fails_in_any_other_way(part, value):
         assert "\n" not in str(error)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     key=st.text(alphabet="abcdefghijklmnopqrstuvwxyz._ ", max_size=30), value=st.text(max_size=8)
 )
