@@ -347,7 +347,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
             raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
         raise InputError(
             f"There is no Ray cluster at {address!r} ({why}); give "
-            "HOST:PORT, or leave `--address` out to run on this machine."
+            "HOST:PORT, or leave `address` out to run on this machine."
         ) from None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")

@@ -253,7 +253,7 @@ def test_a_refused_distillation_or_analysis_leaves_no_folder(capsys, tmp_path):
         ["analyze", "coverage", "quickstart", "--to", "afile/rows"],
     ):
         status, _, err = sdw(capsys, *command)
-        assert (status, "`--to`" in err) == (2, True), err
+        assert (status, "`to`" in err) == (2, True), err
         assert list(tmp_path.iterdir()) == [tmp_path / "afile"]
 
 
