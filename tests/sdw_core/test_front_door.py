@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "an environment that was made": (
         lambda: sdw.load(arrays(), environment=gymnasium.make("Pendulum-v1")),  # type: ignore[arg-type]
-        r"must be text or the `spec` of an environment, not <.*`environment=env.spec`",
+        r"must be text or the `spec` of an environment, not <.* or `env.spec`",
     ),
     "one score": (
         lambda: sdw.load(BUNDLED, (1.0,)),  # type: ignore[arg-type]
@@ -191,6 +191,8 @@ def test_settings_name_the_reference_that_a_dataset_was_loaded_by() -> None:
     assert config.model_copy(update={"seed": 3}).data is data
     assert config.model_copy(update={"dataset": "another/data-v0"}).data is None
     assert parse(sdw.PipelineConfig, {"dataset": data}, "pipeline").data is data
+    whole = sdw.PipelineConfig(dataset="another/data-v0").model_dump()
+    assert parse(sdw.PipelineConfig, {**whole, "dataset": data}, "pipeline") == config
 
 
 def test_a_pipeline_runs_on_data_in_memory_as_on_a_file(tmp_path: Path) -> None:
