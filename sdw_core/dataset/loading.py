@@ -92,8 +92,8 @@ def load(
         )
     if not isinstance(environment, str | EnvSpec | None):
         raise InputError(
-            f"`environment` must be text or the `spec` of an environment, not {shown(environment)}: "
-            'give it as in `environment="Hopper-v5"` or `environment=env.spec`.'
+            f"`environment` must be text or the `spec` of an environment, not "
+            f'{shown(environment)}: give it as in `environment="Hopper-v5"` or `env.spec`.'
         )
     if reference_scores is not None:
         reference_scores = _two_numbers(reference_scores)
