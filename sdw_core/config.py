@@ -21,6 +21,7 @@ from pydantic import (
     PrivateAttr,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -47,6 +48,7 @@ LearningRate = Annotated[PositiveFloat, Field(le=1e30)]
 Batch = Annotated[PositiveInt, Field(le=10_000_000)]
 Runs = Annotated[PositiveInt, Field(le=10_000)]
 """Of policies, or of episodes."""
+Quantile = Annotated[float, Field(ge=0, le=1)]
 Copies = Annotated[PositiveInt, Field(le=1_000)]
 """Of one thing, side by side: distillations, networks of a policy, samples."""
 Scalar = bool | int | float | str | None
@@ -184,6 +186,12 @@ class PercentBCConfig(Config):
         le=1,
         description="fraction of the transitions that is cloned: whole episodes, the best first",
     )
+    episodes: tuple[Quantile, Quantile] | None = Field(
+        None,
+        json_schema_extra=ADDED,
+        description="in place of `fraction`, the range of quantiles of the return that is cloned, "
+        "counted in transitions: [0.9, 1] is the best tenth, [0, 0.5] the lower half",
+    )
     layers: Layers = Field(4, description="linear layers of the policy and of the value")
     width: Width = Field(256, description="hidden units a layer")
     steps: TrainingSteps = Field(2000, description="gradient steps of the policy")
@@ -191,6 +199,18 @@ class PercentBCConfig(Config):
     batch_size: Batch = Field(256, description="transitions a gradient step")
     learning_rate: LearningRate = Field(3e-4, description="Adam's")
     discount: float = Field(0.99, ge=0, le=1, description="discount of the returns-to-go")
+
+    @field_validator("episodes")
+    @classmethod
+    def _is_no_empty_range(cls, episodes: tuple[float, float] | None) -> tuple[float, float] | None:
+        if episodes and episodes[0] >= episodes[1]:
+            raise ValueError("a range of quantiles, the lower one first, such as [0.9, 1]")
+        return episodes
+
+    @property
+    def cloned(self) -> tuple[float, float]:
+        """The fractions of the transitions, the best episodes first, between which it clones."""
+        return (1 - self.episodes[1], 1 - self.episodes[0]) if self.episodes else (0, self.fraction)
 
 
 class CalQLConfig(Config):
@@ -320,6 +340,12 @@ class DistillConfig(Config):
         json_schema_extra=ADDED,
         description="standard deviation, in normalised units, of what is added to three of four "
         "states of the meta-batch, where the expert is asked anew; 0: nothing",
+    )
+    states: Literal["all", "teacher"] = Field(
+        "all",
+        json_schema_extra=ADDED,
+        description="of the dataset, which policies are judged on and rows start from; `teacher`: "
+        "of the episodes that `percent_bc` clones",
     )
     averaging: float = Field(
         0.98,

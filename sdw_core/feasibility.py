@@ -2,12 +2,13 @@
 
 import torch
 
-from sdw_core.config import CheckpointConfig, PipelineConfig
+from sdw_core.config import CheckpointConfig, PercentBCConfig, PipelineConfig
 from sdw_core.distill.objectives import check_rewards
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError
 from sdw_core.evaluate import require_feasible
 from sdw_core.expert.checkpoint import read_checkpoint
+from sdw_core.expert.percent_bc import cloned_rows
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import require_parts
@@ -24,12 +25,20 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
     """
     require_parts(config)
     size, initial_states = config.distill.synthetic_size, config.distill.initial_states
-    available = available_rows(initial_states, len(dataset))
+    transitions, whose = len(dataset), ""
+    if config.distill.states == "teacher":
+        if not isinstance(config.expert, PercentBCConfig):
+            raise InputError(
+                "`distill.states: teacher` takes the states of the episodes that `percent_bc` "
+                f"clones, and `expert.method` is `{config.expert.method}`; choose `all`."
+            )
+        transitions, whose = len(cloned_rows(dataset, config.expert)), " of the teacher's episodes"
+    available = available_rows(initial_states, transitions)
     if size > available:
         chosen = "" if initial_states == "random" else f" that `{initial_states}` chooses from"
         raise InputError(
             f"`distill.synthetic_size` cannot exceed the {available} transitions of "
-            f"{dataset.name}{chosen}, and is {size}; lower it."
+            f"{dataset.name}{chosen}{whose}, and is {size}; lower it."
         )
     check_rewards(config.distill, dataset.rewards, dataset.name)
     evaluation = config.evaluation

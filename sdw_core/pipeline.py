@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.cache import StageCache, StageResult
-from sdw_core.config import CheckpointConfig, PipelineConfig
+from sdw_core.config import CheckpointConfig, PercentBCConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Visits, distill
@@ -32,6 +32,7 @@ from sdw_core.errors import StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.expert import Demonstrations, Expert, tensors_of
 from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
+from sdw_core.expert.percent_bc import cloned_rows
 from sdw_core.expert.shortfall import shortfall
 from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
@@ -316,6 +317,9 @@ class Pipeline:
             )
             if torch.equal(task.targets, actions):
                 task = replace(task, targets_at=self._actions_of(restored))
+            if self.config.distill.states == "teacher":
+                assert isinstance(self.config.expert, PercentBCConfig)
+                task = task.of(torch.from_numpy(cloned_rows(dataset, self.config.expert)))
         returns = arena.normalized(expert.tensors["returns"].numpy())
         expert_summary = summarize(returns, self.config.seed)
         warnings = warnings_of(self.config.distill, task.weights)

@@ -38,11 +38,14 @@ def parse(model: type[Model], document: Any, where: str) -> Model:
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint that ends a sentence: the nearest choice, or else all of them, or some of many.
 
-    >>> nearest("steps", ["outer_steps", "seeds"])
+    A choice that has the word among its own is nearer than one that is spelled like it.
+
+    >>> nearest("steps", ["outer_steps", "states"])
     'did you mean `outer_steps`?'
     """
     valid = sorted(choices)
-    close = get_close_matches(word[:_MOST_SHOWN], valid, n=1, cutoff=0.6)
+    holding = [choice for choice in valid if word in str(choice).split("_")]
+    close = get_close_matches(word[:_MOST_SHOWN], holding or valid, n=1, cutoff=0.6)
     if close:
         return f"did you mean `{as_key(close[0])}`?"
     some = valid

@@ -1,7 +1,8 @@
 """What is distilled, and the rows that a distillation starts from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,13 @@ class Task:
     log_density: Tensor | None = None
     episode_returns: Tensor | None = None
     targets_at: Callable[[Tensor], Tensor] | None = None
+
+    def of(self, rows: Tensor) -> "Task":
+        """The task on some of the states only: their indices [*]."""
+        chosen: dict[str, Any] = {
+            name: t[rows.to(t.device)] for name, t in vars(self).items() if torch.is_tensor(t)
+        }
+        return replace(self, **chosen)
 
     def batch(self, picks: Tensor, noise: Tensor | None) -> MetaBatch:
         """States that policies are judged on.

@@ -18,6 +18,7 @@ from sdw_core.config import PercentBCConfig
 from sdw_core.expert import Demonstrations
 from sdw_core.expert.networks import named, outputs, pack
 from sdw_core.expert.training import UNTENDED, Training, train
+from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.policy import MLP, Parameters
 from sdw_core.seeds import torch_generator
 
@@ -56,8 +57,7 @@ class PercentBC:
         cls, data: Demonstrations, config: PercentBCConfig, seed: int, training: Training
     ) -> "PercentBC":
         """See `fit_percent_bc`."""
-        dataset = data.dataset
-        rows = best_rows(dataset.episode_returns(), dataset.episode_ends, config.fraction)
+        rows = cloned_rows(data.dataset, config)
         returns_to_go = data.returns_to_go(config.discount)
         return fit_percent_bc(
             data.states, data.actions, data.here(rows), returns_to_go, config, seed, training
@@ -70,27 +70,46 @@ class PercentBC:
 
 
 def best_episodes(
-    returns: NDArray[np.float64], episode_ends: NDArray[np.int64], fraction: float
+    returns: NDArray[np.float64],
+    episode_ends: NDArray[np.int64],
+    fraction: float,
+    skipped: float = 0,
 ) -> NDArray[np.int64]:
     """The episodes with the highest return, which together hold `fraction` of the rows.
 
     At least one episode; ties go to the earlier one. The fraction is of the transitions and not of
     the episodes: where successes are few and long, and failures many and short, the best tenth of
     the episodes contains failures.
+
+    Args:
+        returns: of the episodes [E].
+        episode_ends: row after the last one of each [E].
+        fraction: of the rows.
+        skipped: fraction of the rows whose episodes, the best ones, are left out.
     """
     order = np.argsort(-returns, kind="stable")
     held = np.cumsum(np.diff(episode_ends, prepend=0)[order])
-    count = max(1, int(np.searchsorted(held, fraction * episode_ends[-1], side="right")))
-    return order[:count]
+    first, last = np.searchsorted(held, np.multiply((skipped, fraction), held[-1]), side="right")
+    first = min(first, len(order) - 1)
+    return order[first : max(first + 1, last)]
 
 
 def best_rows(
-    returns: NDArray[np.float64], episode_ends: NDArray[np.int64], fraction: float
+    returns: NDArray[np.float64],
+    episode_ends: NDArray[np.int64],
+    fraction: float,
+    skipped: float = 0,
 ) -> NDArray[np.int64]:
     """Rows of the `best_episodes`, the best one first."""
     starts = np.concatenate([[0], episode_ends[:-1]])
-    chosen = best_episodes(returns, episode_ends, fraction)
+    chosen = best_episodes(returns, episode_ends, fraction, skipped)
     return np.concatenate([np.arange(starts[e], episode_ends[e]) for e in chosen])
+
+
+def cloned_rows(dataset: OfflineDataset, config: PercentBCConfig) -> NDArray[np.int64]:
+    """Rows of the episodes that the policy is cloned from, the best one first."""
+    skipped, fraction = config.cloned
+    return best_rows(dataset.episode_returns(), dataset.episode_ends, fraction, skipped)
 
 
 def fit_percent_bc(

@@ -28,7 +28,8 @@ def shortfall(config: ExpertConfig, expert: ReturnSummary, dataset: OfflineDatas
     """
     returns, source = dataset.episode_returns(), "the dataset's episodes"
     if isinstance(config, PercentBCConfig):
-        returns = returns[best_episodes(returns, dataset.episode_ends, config.fraction)]
+        skipped, fraction = config.cloned
+        returns = returns[best_episodes(returns, dataset.episode_ends, fraction, skipped)]
         source = "the episodes that it was cloned from"
     remedy = REMEDIES.get(config.method, f"mend `{config.method}`")  # which is the user's own
     mean = float(dataset.normalized(returns).mean())

@@ -80,6 +80,19 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
         ),
         ({"expert": {"fraction": 2}}, "`pipeline.expert.fraction` must be at most 1, not 2."),
         (
+            {"expert": {"episodes": [0.9, 0.9]}},
+            "`pipeline.expert.episodes` must be a range of quantiles, the lower one first, such as "
+            "[0.9, 1], not [0.9, 0.9].",
+        ),
+        (
+            {"expert": {"episodes": [0, 1.5]}},
+            "`pipeline.expert.episodes.1` must be at most 1, not 1.5.",
+        ),
+        (
+            {"distill": {"state_noise": -0.1}},
+            "`pipeline.distill.state_noise` must be at least 0, not -0.1.",
+        ),
+        (
             {"weighting": {"temperature": float("inf")}},
             "`pipeline.weighting.temperature` must be a finite number, not inf.",
         ),

@@ -301,13 +301,23 @@ def test_a_training_that_diverges_ends_with_a_sentence(fit: Fit) -> None:
 # percent_bc: which rows are cloned
 
 
-def best_rows_twin(returns: list[float], lengths: list[int], fraction: float) -> list[int]:
-    """Episodes from the best down, while they fit into the fraction; the best one in any case."""
+def best_rows_twin(
+    returns: list[float], lengths: list[int], fraction: float, skipped: float = 0
+) -> list[int]:
+    """Episodes from the best down, while they fit into the fraction, one in any case.
+
+    First those are left out that fit into the skipped fraction, except the very last episode.
+    """
     ends = np.cumsum(lengths).tolist()
     order = sorted(range(len(returns)), key=lambda episode: (-returns[episode], episode))
+    passed = 0
+    while len(order) > 1 and passed + lengths[order[0]] <= skipped * sum(lengths):
+        passed += lengths[order.pop(0)]
     chosen = order[:1]
+    passed += lengths[order[0]]
     for episode in order[1:]:
-        if sum(lengths[e] for e in [*chosen, episode]) > fraction * sum(lengths):
+        passed += lengths[episode]
+        if passed > fraction * sum(lengths):
             break
         chosen.append(episode)
     return [row for e in chosen for row in range(ends[e] - lengths[e], ends[e])]
@@ -316,13 +326,23 @@ def best_rows_twin(returns: list[float], lengths: list[int], fraction: float) ->
 @given(
     st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 20)), min_size=1, max_size=12),
     st.sampled_from([0.01, 0.1, 0.25, 0.5, 0.75, 1.0]),
+    st.sampled_from([0, 0, 0.25, 0.5, 0.75, 1.0]),
 )
 def test_the_best_episodes_fill_the_fraction(
-    episodes: list[tuple[int, int]], fraction: float
+    episodes: list[tuple[int, int]], fraction: float, skipped: float
 ) -> None:
     returns, lengths = [float(r) for r, _ in episodes], [length for _, length in episodes]
-    rows = best_rows(np.array(returns), np.cumsum(lengths), fraction)
-    assert rows.tolist() == best_rows_twin(returns, lengths, fraction)
+    rows = best_rows(np.array(returns), np.cumsum(lengths), fraction, skipped)
+    assert rows.tolist() == best_rows_twin(returns, lengths, fraction, skipped)
+
+
+def test_a_range_of_quantiles_is_counted_from_the_worst() -> None:
+    assert PercentBCConfig().cloned == (0, 0.1)
+    assert PercentBCConfig(episodes=(0, 0.5)).cloned == (0.5, 1)
+    assert PercentBCConfig(episodes=(0.75, 1)).cloned == (0, 0.25)
+    returns, ends = np.arange(10.0), np.arange(10, 101, 10)
+    assert set(best_rows(returns, ends, 1.0, 0.5)) == set(range(50))
+    assert set(best_rows(returns, ends, 0.5, 0.25)) == set(range(50, 80))
 
 
 def test_transitions_count_and_not_episodes() -> None:

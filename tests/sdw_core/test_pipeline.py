@@ -24,6 +24,7 @@ from sdw_core.config import STAGES, PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SourceChanged, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
+from sdw_core.expert.percent_bc import cloned_rows
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.identity import METHOD, Sources
 from sdw_core.pipeline import Pipeline, Rungs
@@ -523,6 +524,26 @@ def test_more_rows_than_the_best_episodes_have_are_refused() -> None:
     )
     with pytest.raises(InputError, match=words):
         Pipeline(tiny(distill=best | {"synthetic_size": 4977})).run()
+
+
+def test_states_may_be_those_of_the_teachers_episodes() -> None:
+    dataset = load(BUNDLED)
+    lower = {"episodes": [0, 0.5]}
+    own = tiny(distill={"states": "teacher"}, expert=lower)
+    task = Pipeline(own).prepare().task
+    rows = cloned_rows(dataset, own.expert)
+    assert 0.45 < len(rows) / len(dataset) < 0.55
+    assert np.array_equal(task.states.numpy(), dataset.states[rows])
+    every = Pipeline(tiny(expert=lower)).prepare().task
+    for name in ("targets", "weights", "actions", "episode_returns"):
+        assert torch.equal(getattr(task, name), getattr(every, name)[torch.from_numpy(rows)])
+    more = {"states": "teacher", "synthetic_size": len(rows) + 1}
+    with pytest.raises(InputError, match=rf"the {len(rows)} transitions of .* of the teacher's"):
+        Pipeline(tiny(distill=more, expert=lower)).run()
+    with pytest.raises(InputError, match=r"`expert.method` is `checkpoint`; choose `all`"):
+        Pipeline(
+            tiny(distill={"states": "teacher"}, expert={"method": "checkpoint", "path": "e.pt"})
+        ).run()
 
 
 def test_a_residual_network_without_a_layer_to_skip_is_refused_before_the_work() -> None:
