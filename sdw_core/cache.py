@@ -21,7 +21,7 @@ OWN_NAME = re.compile(r"\.?\w+-[0-9a-f]{20}\.(safetensors|checkpoint)(\.\w+)?")
 """Of an entry, or of what a writer that was killed left beside it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StageResult:
     """A stage's result: tensors, and a JSON document beside them."""
 

@@ -77,7 +77,7 @@ class Rungs:
     judge: Callable[[int, float, Waiting], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """What the stages before the distillation made.
 
@@ -160,20 +160,31 @@ class Pipeline:
             SourceChanged: the dataset, the checkpoint or the method is not what it must be.
             SDWError: a stage failed.
         """
+        self.seconds = {}
         if not progress:
             return self.finish(self.prepare())
         from sdw_core.bars import shown
 
-        with shown(None if progress is True else progress) as (self._progress, say):
-            prepared = self.prepare()
-            expert = prepared.expert_summary(self.config.seed)
-            say(
-                f"expert ({self.config.expert.method}): normalised return {expert.mean:.1f}, 95 % "
-                f"interval {expert.low:.1f} to {expert.high:.1f}"
-            )
-            for sentence in prepared.warnings:
-                say(f"warning: {sentence}")
-            return self.finish(prepared)
+        told = self._progress
+
+        def tell(stage: str, fraction: float) -> None:
+            told(stage, fraction)
+            bars(stage, fraction)
+
+        with shown(None if progress is True else progress) as (bars, say):
+            self._progress = tell
+            try:
+                prepared = self.prepare()
+                expert = prepared.expert_summary(self.config.seed)
+                say(
+                    f"expert ({self.config.expert.method}): normalised return {expert.mean:.1f}, "
+                    f"95 % interval {expert.low:.1f} to {expert.high:.1f}"
+                )
+                for sentence in prepared.warnings:
+                    say(f"warning: {sentence}")
+                return self.finish(prepared)
+            finally:
+                self._progress = told
 
     def finish(self, prepared: Prepared) -> PipelineResult:
         """The distillation and the stages after it, on what `prepare` made."""

@@ -45,7 +45,7 @@ class Expert(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Demonstrations:
     """A dataset as experts see it: normalised states, unit actions, on the device to work on.
 

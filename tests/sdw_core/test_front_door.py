@@ -93,6 +93,14 @@ def test_an_environment_is_named_or_gymnasiums_own_record_of_one() -> None:
     assert by_record.environment.longest_episode == 50
 
 
+def test_what_data_in_memory_lack_is_given_where_they_are_loaded() -> None:
+    with pytest.raises(InputError, match=r"clip them too with `load\(..., clip_actions=True\)`"):
+        sdw.load(arrays() | {"actions": 2 * arrays()["actions"]}, environment="Hopper-v5")
+    data = sdw.load(arrays(), environment="Hopper-v5&frame_skip=2")
+    with pytest.raises(InputError, match=r"as `load\(..., reference_scores=\(LOW, HIGH\)\)`"):
+        sdw.Pipeline(sdw.PipelineConfig(dataset=data)).run()
+
+
 def test_what_a_spec_may_say_of_a_dataset_can_be_said_of_arrays() -> None:
     outside = arrays() | {"actions": 2 * arrays()["actions"]}
     with pytest.raises(InputError, match="actions must lie within the bounds"):
