@@ -16,6 +16,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.machinery import PathFinder
+from operator import attrgetter
 from pathlib import Path
 from sysconfig import get_path
 from types import CodeType, ModuleType
@@ -76,9 +77,16 @@ class Registry:
             return value
         if inspect.isclass(value) or inspect.isfunction(value):
             name = f"{value.__module__}:{value.__qualname__}"
-            if _OWN.fullmatch(name):
-                return name
-            raise PydanticCustomError("part", "it must be defined at the top level of a module")
+            if not _OWN.fullmatch(name):
+                raise PydanticCustomError("part", "it must be defined at the top level of a module")
+            try:
+                current = attrgetter(value.__qualname__)(sys.modules[value.__module__])
+            except (KeyError, AttributeError):
+                current = None
+            if current is not value:
+                why = "its module has something else under its name: import it again"
+                raise PydanticCustomError("part", why)
+            return name
         raise PydanticCustomError("part", "it is {choices}", {"choices": self.choices})
 
     @property
@@ -206,7 +214,7 @@ class Registry:
                 )
 
     def code(self, name: str) -> str:
-        """SHA-256 of the file that a part is defined in."""
+        """SHA-256 of the file that a part is defined in; see `is_of_this_process`."""
         part = self.resolve(name)
         defined = inspect.isclass(part) or inspect.isfunction(part)
         return _hash(part, part.__module__ if defined else name.partition(":")[0])
@@ -304,6 +312,11 @@ def module_path() -> str:
     """The PYTHONPATH by which another process finds the users' modules; "" if there are none."""
     folders = [*_ROOTS, *filter(None, [os.getenv("PYTHONPATH")])]
     return os.pathsep.join(folders) if _ROOTS else ""
+
+
+def is_of_this_process(code: str) -> bool:
+    """Whether what stands for a part's code is no hash, as it is not what a file holds."""
+    return code in _TOKENS.values()
 
 
 def _imported(name: str) -> Any:

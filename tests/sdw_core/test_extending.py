@@ -395,8 +395,11 @@ def test_a_file_that_was_edited_after_its_import_is_not_what_runs(folder: Path) 
     file.write_text(loaded.replace("np.median(log_density)", "2.0"))
     before = code_of(config)
     assert before == code_of(config) != {"my_weighting:capped": sha256_of_file(file)}
+    with pytest.raises(InputError, match=r"`my_weighting:capped` was edited after it was import"):
+        Inventory.of([config], {})
     importlib.reload(sys.modules["my_weighting"])
     assert code_of(config) == {"my_weighting:capped": sha256_of_file(file)}
+    assert Inventory.of([config], {}).code == code_of(config)
 
 
 def test_a_module_of_another_spec_is_not_taken_for_ones_own(folder: Path) -> None:
@@ -440,6 +443,16 @@ def test_one_that_cannot_be_named_is_refused() -> None:
     for part in (local, lambda: 1):
         with pytest.raises(InputError, match="must be defined at the top level of a module"):
             parse(PipelineConfig, {"dataset": "d", "density": {"model": part}}, "pipeline")
+
+
+def test_one_that_is_not_what_its_name_says_is_refused(folder: Path) -> None:
+    write_parts(folder)
+    module = _import("my_weighting")
+    before = module.capped
+    importlib.reload(module)
+    with pytest.raises(InputError, match=r"has something else under its name: import it again\.$"):
+        WeightingConfig(scheme=before)
+    assert WeightingConfig(scheme=module.capped).scheme == "my_weighting:capped"
 
 
 NOTEBOOK = """if True:
