@@ -467,7 +467,7 @@ class Pipeline:
 
         def actions(states: Tensor) -> Tensor:
             with EXPERTS.running(self.config.expert.method):
-                return expert.actions(states.clone())
+                return torch.as_tensor(expert.actions(states.clone()))
 
         return actions
 

@@ -141,6 +141,10 @@ class Lost(Linear):
     def from_state(cls, state): return state["lost"]
 class Lone(Linear):
     def actions(self, states): return super().actions(states if len(states) > 20 else states[20])
+class Arrays(Linear):
+    def actions(self, states): return super().actions(states).numpy()
+def arrays(expert_actions): return expert_actions.numpy(), expert_actions[:, 0].numpy() ** 2
+def listed(size): return list(range(size))
 class Bare(Whole):
     def __init__(self, features): ...
 number = 3
@@ -316,10 +320,17 @@ def test_a_part_may_work_in_place(folder: Path) -> None:
     assert np.array_equal(data.actions, kept)
 
 
-def test_a_density_needs_no_tensors(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"density": {"model": "my_parts:Whole"}},  # which keeps no tensors
+        {"expert": {"method": "my_parts:Arrays"}, "distill": {"objective": "my_parts:arrays"}},
+        {"distill": {"initial_states": "my_parts:listed"}},
+    ],
+)
+def test_a_part_may_keep_nothing_and_give_arrays(folder: Path, changes: dict[str, Any]) -> None:
     (folder / "my_parts.py").write_text(MODULE)
-    result = Pipeline(tiny(density={"model": "my_parts:Whole"})).run()
-    assert np.isfinite(result.returns).all()
+    assert np.isfinite(Pipeline(tiny(**changes)).run().returns).all()
 
 
 def test_every_built_in_part_keeps_the_protocol() -> None:
