@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,6 +59,7 @@ from sdw_core.protocols import applied, grid
 from sdw_core.seeds import torch_generator
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.units import Units
+from sdw_core.validation import shown
 
 CONFIRM = "confirm"
 """Random stream of the evaluations that a manifest states: never used in a search."""
@@ -68,7 +70,7 @@ EVIDENCE = ("source", "config", "distillation_seed", "evaluation", "scores")
 PACKAGES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
     """A synthetic dataset with all that is needed to use and to judge it.
 
@@ -269,8 +271,10 @@ class Artifact:
 def _require_counted(**numbers: int) -> None:
     """Refuse what addresses no random stream."""
     for name, number in numbers.items():
-        if number < 0:
-            raise InputError(f"`{name}` must be at least 0, not {number}.")
+        if not isinstance(number, Integral) or number < 0:
+            raise InputError(
+                f"`{name}` must be a whole number, at least 0, not {shown(number)}: give another."
+            )
 
 
 def score(returns: NDArray[np.float64], seed: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ OWN_NAME = re.compile(r"\.?\w+-[0-9a-f]{20}\.(safetensors|checkpoint)(\.\w+)?")
 """Of an entry, or of what a writer that was killed left beside it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StageResult:
     """A stage's result: tensors, and a JSON document beside them."""
 
@@ -144,7 +144,11 @@ def _lock_of(path: Path, timeout: float = -1) -> FileLock:
 
 
 def _write(path: Path, result: StageResult) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in result.tensors.items()}
+    whole = torch.contiguous_format  # and of its own: safetensors refuses tensors that share memory
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=whole)
+        for name, tensor in result.tensors.items()
+    }
     document = json.dumps(dict(result.document))
     metadata = {"document": document, "sha256": _checksum(tensors, document)}
     with replaced_atomically(path) as scratch:

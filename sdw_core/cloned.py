@@ -1,6 +1,7 @@
 """A policy that was cloned from synthetic rows: a torch module in the environment's own units."""
 
 import io
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sdw_core.errors import InputError
 from sdw_core.files import created_file
 from sdw_core.policy import MLP, Parameters
 from sdw_core.units import Units, scaled, unscaled
+from sdw_core.validation import shown
 
 
 class ClonedPolicy(nn.Module):
@@ -50,27 +52,31 @@ class ClonedPolicy(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """Actions [*, A] for observations [*, O]."""
         states = scaled(observations, self.observation_mean, self.observation_scale)
-        rows = states.reshape(1, -1, states.shape[-1])
+        rows = states.reshape(1, prod(states.shape[:-1]), states.shape[-1])
         actions = self._network(list(self.weights), rows.expand(len(self.weights[0]), -1, -1))
-        actions = actions.mean(0).reshape(*states.shape[:-1], -1)
+        actions = actions.mean(0).reshape(*states.shape[:-1], actions.shape[-1])
         return unscaled(actions, self.action_centre, self.action_half_width)
 
     def act(self, observation: ArrayLike) -> NDArray[np.float32]:
         """The action [A] for an observation [O], or the actions for several [*, O].
 
         Raises:
-            InputError: the last axis is not O wide.
+            InputError: they are no numbers, or the last axis is not O wide.
         """
-        values = np.asarray(observation, np.float32)
         width = len(self.observation_mean)
+        try:
+            values = np.asarray(observation, np.float32)
+            given = f"an array of the shape {list(values.shape)}"
+        except (TypeError, ValueError, RuntimeError):
+            values, given = np.empty(0, np.float32), shown(observation)
         if values.shape[-1:] != (width,):
             raise InputError(
-                f"the policy takes observations of {width} numbers, and was given an array of the "
-                f"shape {list(values.shape)}: give it what its environment observes."
+                f"the policy takes observations of {width} numbers, and was given {given}: give it "
+                "what its environment observes."
             )
         with torch.no_grad():
-            actions: Tensor = self(torch.as_tensor(values, device=self.observation_mean.device))
-        return actions.cpu().numpy()
+            actions: Tensor = self(torch.as_tensor(values).to(self.observation_mean))
+        return actions.float().cpu().numpy()
 
     def save(self, path: str | Path) -> None:
         """Write the policy to a file that needs torch alone, whole or not at all.

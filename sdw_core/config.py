@@ -450,7 +450,7 @@ class PipelineConfig(Config):
         if not isinstance(data, OfflineDataset):
             return handler(document)
         for key in ("reference_scores", "clip_actions"):
-            if key in document:
+            if document.get(key):
                 raise InputError(
                     f"`pipeline.{key}` counts where data are loaded, and this dataset is loaded "
                     f"already: give it there, as in `load(..., {key}={document[key]!r})`."

@@ -169,7 +169,8 @@ class FittedDensity:
         Raises:
             InputError: the states are not O wide, or one is not finite in float32.
         """
-        device = next(iter(self.model.state_dict().values())).device
+        kept = iter(self.model.state_dict().values())
+        device = next((tensor.device for tensor in kept), torch.device("cpu"))
         tensor = _checked(states, len(self.varying))[:, torch.tensor(self.varying)]
         return _log_prob(self.model, tensor.to(device)).cpu().numpy().astype(states.dtype)
 
@@ -235,8 +236,9 @@ def fit_density(
     held_out, training = tensor[order].to(device).tensor_split([held])
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(torch_generator(seed, "density", _WEIGHTS).get_state())
-        model = _model(tensor.shape[1], config).to(device)
+        model = _model(tensor.shape[1], config)
     with DENSITIES.running(config.model):
+        model = model.to(device)
         model.fit(training, held_out, seed, progress or (lambda fraction: None))
         return FittedDensity(model, varying.numpy(), _mean_log_prob(model, held_out))
 

@@ -25,12 +25,12 @@ class StopRequested(SDWError):
     """The run was asked to stop; its checkpoint is written and a later run goes on from there."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of another library's error; empty if the error has no text."""
     return (str(error).strip().splitlines() or [""])[0]
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """Another library's error in a few words: its type and its first line."""
     line = first_line(error).rstrip(".")
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

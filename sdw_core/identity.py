@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sdw_core.config import CheckpointConfig, PipelineConfig, identifying
 from sdw_core.errors import InputError, SourceChanged
 from sdw_core.files import sha256_of_file, sha256_of_json
-from sdw_core.registry import own_parts
+from sdw_core.registry import is_of_this_process, own_parts
 
 if TYPE_CHECKING:
     from sdw_core.offline_dataset import OfflineDataset
@@ -157,16 +157,22 @@ class Inventory:
         """Of settings whose datasets were loaded; what they name is as it is now.
 
         Raises:
-            InputError: a part is of a notebook or a script, and other processes cannot import it.
+            InputError: other processes cannot import a part, or not as it is here.
         """
         configs = list(configs)
         paths = {c.expert.path for c in configs if isinstance(c.expert, CheckpointConfig)}
         code = {name: sha256 for config in configs for name, sha256 in code_of(config).items()}
-        for name in code:
+        for name, sha256 in code.items():
             if name.startswith("__main__:"):
                 raise InputError(
                     f"`{name}` lies in a notebook or a script, and the processes of a study cannot "
                     "import it; put it into a module beside it, and import it from there."
+                )
+            if is_of_this_process(sha256):
+                raise InputError(
+                    f"the file of `{name}` was edited after it was imported here, and the "
+                    "processes of a study would run the edited one; reload its module, or begin "
+                    "in a new process."
                 )
         return cls(
             {name: Sources.of(dataset, None) for name, dataset in datasets.items()},

@@ -93,6 +93,10 @@ class OfflineDataset:
         """What a pipeline's settings say of it."""
         return self.loaded_by or {"dataset": f"{IN_MEMORY}{self.content_hash[:16]}"}
 
+    def said(self, setting: str, argument: str) -> str:
+        """Where more is said of these data: in the settings that load them, or to `load`."""
+        return f"`pipeline.{setting}`" if self.loaded_by else f"`load(..., {argument})`"
+
     @property
     def episode_starts(self) -> NDArray[np.int64]:
         """[E] first row of each episode."""
@@ -168,7 +172,7 @@ class OfflineDataset:
             raise InputError(
                 f"returns of {self.name} cannot be normalised, for it has no reference scores: "
                 "give the returns of a random and of an expert policy as "
-                "`pipeline.reference_scores: [LOW, HIGH]`."
+                f"{self.said('reference_scores: [LOW, HIGH]', 'reference_scores=(LOW, HIGH)')}."
             )
         return self.reference_scores
 
@@ -249,7 +253,7 @@ def _require_actions_in_bounds(dataset: OfflineDataset) -> None:
             f"action {_place(dataset, row)}, dimension {dimension} is {actions[row, dimension]}, "
             f"outside [{low[dimension]}, {high[dimension]}]: name the environment that the data "
             "come from, or, where that environment clips what it is given, clip them too with "
-            "`pipeline.clip_actions: true`."
+            f"{dataset.said('clip_actions: true', 'clip_actions=True')}."
         )
 
 

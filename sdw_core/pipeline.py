@@ -30,7 +30,7 @@ from sdw_core.distill.state import Distilled
 from sdw_core.distill.task import Task
 from sdw_core.errors import StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
-from sdw_core.expert import Demonstrations, Expert, require_expert
+from sdw_core.expert import Demonstrations, Expert, tensors_of
 from sdw_core.expert.checkpoint import Checkpoint, read_checkpoint
 from sdw_core.expert.percent_bc import cloned_rows
 from sdw_core.expert.shortfall import shortfall
@@ -40,7 +40,7 @@ from sdw_core.files import sha256_of_json
 from sdw_core.identity import Sources, code_of
 from sdw_core.progress import Progress, StageProgress
 from sdw_core.protocols import applied, own_recipe
-from sdw_core.registry import EXPERTS
+from sdw_core.registry import DENSITIES, EXPERTS
 from sdw_core.result import PipelineResult
 from sdw_core.stage_keys import density_key, expert_key, needs_density
 from sdw_core.statistics import Returns, ReturnSummary, summarize
@@ -77,7 +77,7 @@ class Rungs:
     judge: Callable[[int, float, Waiting], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """What the stages before the distillation made.
 
@@ -160,20 +160,31 @@ class Pipeline:
             SourceChanged: the dataset, the checkpoint or the method is not what it must be.
             SDWError: a stage failed.
         """
+        self.seconds = {}
         if not progress:
             return self.finish(self.prepare())
         from sdw_core.bars import shown
 
-        with shown(None if progress is True else progress) as (self._progress, say):
-            prepared = self.prepare()
-            expert = prepared.expert_summary(self.config.seed)
-            say(
-                f"expert ({self.config.expert.method}): normalised return {expert.mean:.1f}, 95 % "
-                f"interval {expert.low:.1f} to {expert.high:.1f}"
-            )
-            for sentence in prepared.warnings:
-                say(f"warning: {sentence}")
-            return self.finish(prepared)
+        told = self._progress
+
+        def tell(stage: str, fraction: float) -> None:
+            told(stage, fraction)
+            bars(stage, fraction)
+
+        with shown(None if progress is True else progress) as (bars, say):
+            self._progress = tell
+            try:
+                prepared = self.prepare()
+                expert = prepared.expert_summary(self.config.seed)
+                say(
+                    f"expert ({self.config.expert.method}): normalised return {expert.mean:.1f}, "
+                    f"95 % interval {expert.low:.1f} to {expert.high:.1f}"
+                )
+                for sentence in prepared.warnings:
+                    say(f"warning: {sentence}")
+                return self.finish(prepared)
+            finally:
+                self._progress = told
 
     def finish(self, prepared: Prepared) -> PipelineResult:
         """The distillation and the stages after it, on what `prepare` made."""
@@ -300,7 +311,9 @@ class Pipeline:
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
             state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
-            restored = EXPERTS.resolve(self.config.expert.method).from_state(state)
+            method = self.config.expert.method
+            with EXPERTS.running(method):
+                restored: Expert = EXPERTS.resolve(method).from_state(state)
             lengths = np.diff(dataset.episode_ends, prepend=0)
             task = build_task(
                 self.config.distill,
@@ -313,8 +326,8 @@ class Pipeline:
                 torch.as_tensor(log_density),
                 torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)).to(self.device),
             )
-            if task.targets is actions:
-                task = replace(task, targets_at=restored.actions)
+            if torch.equal(task.targets, actions):
+                task = replace(task, targets_at=self._actions_of(restored))
             if self.config.distill.states == "teacher":
                 assert isinstance(self.config.expert, PercentBCConfig)
                 task = task.of(torch.from_numpy(cloned_rows(dataset, self.config.expert)))
@@ -369,7 +382,8 @@ class Pipeline:
             self.device,
             lambda fraction: self._progress("density", fraction),
         )
-        tensors = {"log_density": density.log_prob(states), **density.state()}
+        with DENSITIES.running(self.config.density.model):
+            tensors = {"log_density": density.log_prob(states), **density.state()}
         return StageResult(
             {name: torch.as_tensor(value) for name, value in tensors.items()},
             {"held_out_log_likelihood": density.held_out_log_likelihood},
@@ -393,31 +407,22 @@ class Pipeline:
         )
 
         def compute() -> StageResult:
-            z = torch.as_tensor(states).to(self.device)
+            def fresh() -> Tensor:
+                return torch.tensor(states, device=self.device)
+
             method, options = EXPERTS.named_in(self.config)
             expert: Expert = EXPERTS.make(
                 method,
                 options,
-                data=Demonstrations(dataset, z),
+                data=Demonstrations(dataset, fresh()),
                 config=self.config.expert,
                 seed=self.config.seed,
                 training=training,
                 checkpoint=self._expert_file,
             )
-            with EXPERTS.running(method):
-                actions = expert.actions(z)
-                values = expert.values(z, actions)
-            require_expert(method, expert, actions, values, dataset)
-            act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
-            returns = rollout(act, arena, 1, EXPERT_EPISODES, self.config.seed, "expert")
-            return StageResult(
-                {
-                    "actions": actions,
-                    "values": values,
-                    "returns": torch.from_numpy(returns.T.copy()),
-                    **expert.state(),
-                }
-            )
+            tensors = tensors_of(method, expert, fresh, dataset)
+            returns = self._returns_of(expert, arena, EXPERT_EPISODES, "expert")
+            return StageResult({**tensors, "returns": torch.from_numpy(returns.T.copy())})
 
         return self._cache.result("expert", key, compute)
 
@@ -445,10 +450,26 @@ class Pipeline:
         """Normalised returns [1, M] of the expert itself, on the seeds that rows are judged on."""
         prepared = self.prepare()
         with self._stage("evaluate"):
-            arena, expert = prepared.arena, prepared.expert
-            act = arena.actor(lambda s: expert.actions(s.flatten(0, 1))[None], self.device)
-            seed = self.config.seed
-            return arena.normalized(rollout(act, arena, 1, episodes, seed, "evaluate"))
+            arena = prepared.arena
+            found = self._returns_of(prepared.expert, arena, episodes, "evaluate")
+            return arena.normalized(found)
+
+    def _returns_of(
+        self, expert: Expert, arena: Arena, episodes: int, stage: str
+    ) -> NDArray[np.float64]:
+        """Returns [1, M] of an expert, in units of reward."""
+        actions = self._actions_of(expert)
+        act = arena.actor(lambda s: actions(s.flatten(0, 1))[None], self.device)
+        return rollout(act, arena, 1, episodes, self.config.seed, stage)
+
+    def _actions_of(self, expert: Expert) -> Callable[[Tensor], Tensor]:
+        """pi*, of states that it may work in place on; a user's own is named where it fails."""
+
+        def actions(states: Tensor) -> Tensor:
+            with EXPERTS.running(self.config.expert.method):
+                return torch.as_tensor(expert.actions(states.clone()))
+
+        return actions
 
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:

@@ -6,17 +6,21 @@ called. It is given what it asks for by the names of its parameters, among what 
 in `given`, and its options; docs/extending.md shows a part of each kind.
 """
 
+import hashlib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.machinery import PathFinder
+from operator import attrgetter
 from pathlib import Path
 from sysconfig import get_path
-from typing import Any
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
@@ -24,8 +28,10 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sdw_core.errors import InputError, SDWError, described
-from sdw_core.files import sha256_of_file
-from sdw_core.validation import nearest
+from sdw_core.validation import nearest, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FOLDERS: list[str] = []
 """Where users' modules are looked for besides the working directory."""
@@ -71,9 +77,16 @@ class Registry:
             return value
         if inspect.isclass(value) or inspect.isfunction(value):
             name = f"{value.__module__}:{value.__qualname__}"
-            if _OWN.fullmatch(name):
-                return name
-            raise PydanticCustomError("part", "it must be defined at the top level of a module")
+            if not _OWN.fullmatch(name):
+                raise PydanticCustomError("part", "it must be defined at the top level of a module")
+            try:
+                current = attrgetter(value.__qualname__)(sys.modules[value.__module__])
+            except (KeyError, AttributeError):
+                current = None
+            if current is not value:
+                why = "its module has something else under its name: import it again"
+                raise PydanticCustomError("part", why)
+            return name
         raise PydanticCustomError("part", "it is {choices}", {"choices": self.choices})
 
     @property
@@ -96,7 +109,9 @@ class Registry:
         where, _, path = self.builtin.get(name, name).partition(":")
         try:
             part = _imported(where) if name not in self.builtin else import_module(where)
-        except Exception as error:  # a user's module may raise anything
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:  # a user's module may raise anything
             raise InputError(
                 f"`pipeline.{self.setting}` is `{name}`, and its module cannot be imported "
                 f"({described(error)}): put it beside the spec, into the working directory or on "
@@ -115,13 +130,37 @@ class Registry:
     def make(self, name: str, options: Mapping[str, Any], **given: Any) -> Any:
         """Call a part with what it asks for among `given`, and with its options.
 
+        A user's own part gets arrays and tensors of its own, which it may work in place on.
+
         Raises:
             SDWError: a user's own part failed.
         """
         call = self._call(self.resolve(name))
-        asked = inspect.signature(call).parameters
+        asked = inspect.signature(call).parameters.keys() & given.keys()
+        copied = _itself if name in self.builtin else _copied
         with self.running(name):
-            return call(**{key: value for key, value in given.items() if key in asked}, **options)
+            return call(**{key: copied(given[key]) for key in asked}, **options)
+
+    def numbers(self, name: str, what: str, found: Any, shape: Sequence[int]) -> "Tensor":
+        """What a part gave, as a tensor of that shape.
+
+        Raises:
+            InputError: it is something else, or a number is not finite.
+        """
+        import torch
+
+        try:
+            tensor = torch.as_tensor(found).detach()
+            finite = int(tensor.isfinite().sum())
+            gives = f"{list(tensor.shape)}, {finite} of them finite"
+        except (TypeError, ValueError, RuntimeError):
+            tensor, finite, gives = torch.empty(0), -1, shown(found)
+        if tensor.shape != shape or finite < tensor.numel():
+            raise InputError(
+                f"The {self.kind} `{name}` must give {what} of shape {list(shape)}, all finite, "
+                f"and gives {gives}; correct it."
+            )
+        return tensor
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
@@ -134,7 +173,7 @@ class Registry:
             yield
         except SDWError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if name in self.builtin:
                 raise
             raise SDWError(
@@ -171,11 +210,11 @@ class Registry:
             if parameter.default is parameter.empty and not (known or optional):
                 raise InputError(
                     f"`{name}` asks for `{parameter.name}`, which is neither an option in {beside} "
-                    f"nor what a {self.kind} is given: {', '.join(f'`{n}`' for n in self.given)}."
+                    f"nor one of {', '.join(f'`{n}`' for n in self.given)}, which it could ask for."
                 )
 
     def code(self, name: str) -> str:
-        """SHA-256 of the file that a part is defined in."""
+        """SHA-256 of the file that a part is defined in; see `is_of_this_process`."""
         part = self.resolve(name)
         defined = inspect.isclass(part) or inspect.isfunction(part)
         return _hash(part, part.__module__ if defined else name.partition(":")[0])
@@ -275,6 +314,11 @@ def module_path() -> str:
     return os.pathsep.join(folders) if _ROOTS else ""
 
 
+def is_of_this_process(code: str) -> bool:
+    """Whether what stands for a part's code is no hash, as it is not what a file holds."""
+    return code in _TOKENS.values()
+
+
 def _imported(name: str) -> Any:
     """A user's module; what it prints goes to stderr, for stdout may be a document."""
     for folder in (*_FOLDERS, str(Path.cwd())):
@@ -285,27 +329,80 @@ def _imported(name: str) -> Any:
     top = sys.modules[name.partition(".")[0]]
     places = [*getattr(top, "__path__", ()), *filter(None, [getattr(top, "__file__", None)])]
     root = str(Path(places[0]).parent.absolute()) if places else get_path("purelib")
+    _require_the_specs_own(top.__name__, root)
     if root not in (*_ROOTS, get_path("purelib"), get_path("stdlib")):
         _ROOTS.append(root)
     return module
 
 
+def _require_the_specs_own(name: str, root: str) -> None:
+    """Refuse a module that lies beside an earlier spec, if one of its name lies beside the last."""
+    last = _FOLDERS[-1:]
+    if root in _FOLDERS and root not in last and PathFinder.find_spec(name, last):
+        raise InputError(
+            f"a process imports one module of a name, and `{name}` was imported from {root}, while "
+            f"another one lies beside the spec in {last[0]}: rename one of the two, or use another "
+            "process for this spec."
+        )
+
+
 def _hash(part: Any, name: str) -> str:
     """SHA-256 of the file of the module of that name, which defines a part.
 
-    A part of no file has a token instead, of this process: nobody else takes its results for what
-    another definition of that name makes.
+    A part of no file, or of one that was edited since it was imported, has a token instead, of this
+    process: nobody else takes its results for what another definition of that name makes.
     """
     module = sys.modules[name]
     file = getattr(module, "__file__", None)
-    if file is None:
-        return _TOKENS.setdefault(part, uuid4().hex)
-    spec = module.__spec__
     loaded, sha256 = _HASHES.get(name, (None, ""))
-    if not sha256 or loaded is not spec:
-        sha256 = sha256_of_file(Path(file))
-        _HASHES[name] = spec, sha256
-    return sha256
+    if file and (not sha256 or loaded is not module.__spec__):
+        content = Path(file).read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest() if _is_as_loaded(module, content) else ""
+        _HASHES[name] = module.__spec__, sha256
+    return sha256 or _TOKENS.setdefault(part, uuid4().hex)
+
+
+def _is_as_loaded(module: ModuleType, content: bytes) -> bool:
+    """Whether the functions of a module are those of its file's content.
+
+    A module may have been imported long before its file is hashed, and edited meanwhile.
+    """
+    file = str(module.__file__)
+    if not file.endswith(".py"):
+        return True
+    try:
+        now = {*_codes(compile(content, file, "exec", dont_inherit=True))}
+    except (SyntaxError, ValueError):
+        return False
+    members = [*vars(module).values()]
+    members += [m for each in members if inspect.isclass(each) for m in vars(each).values()]
+    functions = (getattr(member, "__func__", member) for member in members)
+    codes = (getattr(function, "__code__", None) for function in functions)
+    return all(
+        code in now for code in codes if isinstance(code, CodeType) and code.co_filename == file
+    )
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Compiled code, and all that is defined within."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _itself(given: Any) -> Any:
+    return given
+
+
+def _copied(given: Any) -> Any:
+    """A copy of an array or a tensor; anything else itself."""
+    import numpy as np
+    import torch
+
+    if isinstance(given, np.ndarray):
+        return given.copy()
+    return given.clone() if isinstance(given, torch.Tensor) else given
 
 
 def _public(module: Any) -> list[str]:

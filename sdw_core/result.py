@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Returns = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PipelineResult:
     """What one run of the pipeline made, and how good it is.
 

@@ -221,5 +221,5 @@ def shown(value: Any) -> str:
     """A value as a message quotes it: on one line, and no longer than a reader looks at."""
     brief = Repr()
     brief.maxstring = brief.maxother = _MOST_SHOWN
-    text = brief.repr(value)
+    text = " ".join(brief.repr(value).split())
     return text if len(text) <= 2 * _MOST_SHOWN else f"{text[: 2 * _MOST_SHOWN]}..."

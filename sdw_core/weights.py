@@ -42,15 +42,8 @@ def state_weights(log_density: Floats, config: WeightingConfig) -> NDArray[np.fl
         )
     if not np.isfinite(log_density).any():
         raise InputError(f"none of the {len(log_density)} log densities is finite.")
-    rarity = np.asarray(
-        WEIGHTINGS.make(config.scheme, config.options, log_density=log_density, config=config)
-    )
-    if rarity.shape != log_density.shape or not np.isfinite(rarity).all():
-        raise InputError(
-            f"The weighting scheme `{config.scheme}` must give a finite number for each of the "
-            f"{len(log_density)} states, and gives {list(rarity.shape)}, "
-            f"{np.isfinite(rarity).sum()} of them finite; correct it."
-        )
+    found = WEIGHTINGS.make(config.scheme, config.options, log_density=log_density, config=config)
+    rarity = WEIGHTINGS.numbers(config.scheme, "a rarity", found, log_density.shape).numpy()
     weights = np.exp(config.temperature * (rarity - rarity.max()))
     return np.asarray(weights / weights.mean())
 

@@ -105,6 +105,8 @@ def from_flat(
                     f"`{key}` must be an array, and in {where} it cannot be made one "
                     f"({described(error)}): convert it to NumPy's."
                 ) from None
+    if not asked.settings:  # the arrays are the caller's own, who may change them
+        stored = {key: array.copy() for key, array in stored.items()}
     spaces = environment.spaces
     steps = len(np.atleast_1d(stored["rewards"]))
     hint = _hint(environment, stored["observations"])

@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -24,7 +24,7 @@ from sdw_core.dataset.minari_files import MAIN_FILE, read_minari, stated_spec
 from sdw_core.environment import Environment, quiet
 from sdw_core.errors import InputError, described
 from sdw_core.offline_dataset import IN_MEMORY, OfflineDataset, Scores
-from sdw_core.validation import nearest
+from sdw_core.validation import nearest, shown
 
 BUNDLED = Path(__file__).parents[1] / "data"
 ARRAYS = "data in memory"
@@ -85,8 +85,18 @@ def load(
         InputError: the reference is unknown, or what it names is not a readable dataset of two or
             more episodes whose finite values fit a Gymnasium environment with Box spaces.
     """
-    if reference_scores:
-        reference_scores = float(reference_scores[0]), float(reference_scores[1])
+    if not isinstance(source, str | Path | Mapping | minari.MinariDataset):
+        raise InputError(
+            "a dataset is loaded from a reference, from a Minari dataset or from arrays by their "
+            f"names, not from {shown(source)}: give one of these."
+        )
+    if not isinstance(environment, str | EnvSpec | None):
+        raise InputError(
+            f"`environment` must be text or the `spec` of an environment, not "
+            f'{shown(environment)}: give it as in `environment="Hopper-v5"` or `env.spec`.'
+        )
+    if reference_scores is not None:
+        reference_scores = _two_numbers(reference_scores)
     if isinstance(source, Mapping):
         if environment is None:
             raise InputError(
@@ -108,6 +118,17 @@ def load(
             f'{environment.id}: give it as in `environment="Hopper-v5"`.'
         )
     return _load(_with_environment(str(source), environment), reference_scores, clip_actions)
+
+
+def _two_numbers(scores: Any) -> Scores:
+    try:
+        low, high = (float(score) for score in scores)
+    except (TypeError, ValueError):
+        raise InputError(
+            "`reference_scores` must be two numbers, the returns of a random and of an expert "
+            f"policy, not {shown(scores)}: give them as in `reference_scores=(-20.3, 3234.3)`."
+        ) from None
+    return low, high
 
 
 def _environment(environment: str | EnvSpec) -> Environment:

@@ -31,6 +31,7 @@ from sdw_core.config import DistillConfig
 from sdw_core.distill.task import Task
 from sdw_core.errors import InputError, SDWError
 from sdw_core.registry import OBJECTIVES
+from sdw_core.validation import shown
 
 TOLD = 0.1
 """Part of the states without weight from which on a run says so."""
@@ -63,8 +64,9 @@ def build_task(
         SDWError: the action value makes no weight positive.
         InputError: an objective gives something else than targets and weights.
     """
-    targets, weights = OBJECTIVES.make(
-        config.objective,
+    name = config.objective
+    found = OBJECTIVES.make(
+        name,
         config.objective_options,
         states=states,
         actions=actions,
@@ -74,15 +76,20 @@ def build_task(
         zero_is_arbitrary=zero_is_arbitrary,
         config=config,
     )
-    for what, found, like in (("targets", targets, actions), ("weights", weights, density_weights)):
-        if found.shape != like.shape or not found.isfinite().all():
-            raise InputError(
-                f"The objective `{config.objective}` must give {what} of shape {list(like.shape)}, "
-                f"all finite, and gives {list(found.shape)}, {int(found.isfinite().sum())} of them "
-                "finite; correct it."
-            )
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise InputError(
+            f"The objective `{name}` must give a tuple of targets and weights, and gives "
+            f"{shown(found)}; correct it."
+        )
+    targets = OBJECTIVES.numbers(name, "targets", found[0], actions.shape).to(actions)
+    weights = OBJECTIVES.numbers(name, "weights", found[1], density_weights.shape)
+    if not (weights > 0).any():
+        raise InputError(
+            f"The objective `{name}` must give at least one state a weight above 0, and gives "
+            "none; correct it."
+        )
     weights = density_weights * weights.to(density_weights)
-    return Task(states, actions, targets.to(actions), weights, log_density, episode_returns)
+    return Task(states, actions, targets, weights, log_density, episode_returns)
 
 
 def dbc(actions: Tensor, expert_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,8 +153,14 @@ def warnings_of(config: DistillConfig, weights: Tensor) -> list[str]:
     nothing = float((weights <= 0).double().mean())
     if nothing < TOLD:
         return []
+    without = f"{nothing:.0%} of the states have a weight of 0 or less in the distillation"
+    if config.objective != "av_pbc":
+        return [
+            f"{without}, by `pipeline.distill.objective: {config.objective}` or "
+            "`pipeline.weighting`, so that the rows learn nothing there: see whether that is meant."
+        ]
     return [
-        f"{nothing:.0%} of the states have a weight of 0 or less in the distillation, by "
-        f"`pipeline.distill.value_scale: {config.value_scale}`, so that the rows learn nothing of "
-        "the expert there: compare with `objective: pbc`, which does without the action value."
+        f"{without}, by `pipeline.distill.value_scale: {config.value_scale}`, so that the rows "
+        "learn nothing of the expert there: compare with `objective: pbc`, which does without the "
+        "action value."
     ]

@@ -62,8 +62,9 @@ def select_rows(
         SELECTIONS.make(initial_states, options, size=size, generator=generator, **known)
         for generator in generators
     ]
+    sets = [SELECTIONS.numbers(initial_states, "indices", rows, (size,)) for rows in sets]
     for rows in sets:
-        legal = rows.dtype == torch.int64 and rows.shape == (size,) and len(rows.unique()) == size
+        legal = rows.dtype == torch.int64 and len(rows.unique()) == size
         if not legal or rows.min() < 0 or rows.max() >= len(states):
             raise InputError(
                 f"The initial selection `{initial_states}` must give the indices of {size} "

@@ -22,7 +22,7 @@ _TENSORS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Distilled:
     """Synthetic rows of S distillation seeds.
 

@@ -13,7 +13,7 @@ from sdw_core.distill.selection import select_rows
 from sdw_core.seeds import torch_generator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What rows are distilled from: N states, each with a target and a weight.
 

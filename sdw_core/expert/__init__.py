@@ -4,7 +4,7 @@ Every expert satisfies the protocol below and the conformance suite in
 `tests/sdw_core/test_experts.py`. `sdw_core.registry.EXPERTS` names them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from sdw_core.errors import InputError
 from sdw_core.offline_dataset import OfflineDataset
+from sdw_core.registry import EXPERTS
+from sdw_core.validation import shown
 
 
 class Expert(Protocol):
@@ -43,7 +45,7 @@ class Expert(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Demonstrations:
     """A dataset as experts see it: normalised states, unit actions, on the device to work on.
 
@@ -80,38 +82,41 @@ class Demonstrations:
         return self.here(self.dataset.returns_to_go(discount).astype(np.float32))
 
     def here(self, array: NDArray[Any]) -> Tensor:
-        """An array on the device to work on."""
-        return torch.as_tensor(array).to(self.states.device)
+        """An array on the device to work on: a copy, for an expert may work in place."""
+        return torch.tensor(array, device=self.states.device)
 
 
-def require_expert(
-    method: str, expert: Expert, actions: Tensor, values: Tensor, dataset: OfflineDataset
-) -> None:
-    """Refuse what an expert gives if it is something else than the protocol says.
+def tensors_of(
+    method: str, expert: Expert, fresh: Callable[[], Tensor], dataset: OfflineDataset
+) -> dict[str, Tensor]:
+    """`actions` pi*(s) [N, A] and `values` q*(s, pi*(s)) [N] of a dataset, and the `state()`.
 
     Args:
         method: its name.
         expert: the expert.
-        actions: pi*(s) at the dataset's states.
-        values: q* there.
+        fresh: makes the dataset's states [N, O], normalised, anew: an expert may work in place.
         dataset: the source.
 
     Raises:
-        InputError: a shape is another, a number is not finite, or a tensor's name is taken.
+        InputError: they are not what the protocol says, or a tensor's name is taken.
+        SDWError: a user's own expert failed.
     """
-    kept = {"actions", "values", "returns"} & expert.state().keys()
-    if kept:
+    with EXPERTS.running(method):
+        found, state = expert.actions(fresh()), expert.state()
+    actions = EXPERTS.numbers(method, "actions", found, dataset.actions.shape)
+    with EXPERTS.running(method):
+        found = expert.values(fresh(), actions.clone())
+    values = EXPERTS.numbers(method, "values", found, dataset.rewards.shape)
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise InputError(
+            f"The expert `{method}` must give tensors by their names as its `state()`, and gives "
+            f"{shown(state)}; correct it."
+        )
+    if kept := {"actions", "values", "returns"} & state.keys():
         raise InputError(
             f"The expert `{method}` has a tensor named {sorted(kept)[0]!r} in its `state()`, which "
             "is kept beside others of that name; give it another one."
         )
-    for what, found, shape in (
-        ("actions", actions, dataset.actions.shape),
-        ("values", values, dataset.rewards.shape),
-    ):
-        if found.shape != shape or not found.isfinite().all():
-            raise InputError(
-                f"The expert `{method}` must give {what} of shape {list(shape)}, all finite, and "
-                f"gives {list(found.shape)}, {int(found.isfinite().sum())} of them finite; correct "
-                "it."
-            )
+    return {"actions": actions, "values": values, **state}

@@ -392,11 +392,37 @@ def test_a_policy_takes_one_observation_or_many_and_gives_actions_within_the_bou
     assert (actions >= units.action_low - 1e-6).all()
     assert (actions <= units.action_high + 1e-6).all()
     assert np.ptp(actions) > 0.5 * (units.action_high - units.action_low).max()
-    for numbers in ({"seed": -1}, {"policy": -2}):
-        with pytest.raises(InputError, match=r"^`(seed|policy)` must be at least 0, not -[12]\.$"):
-            artifact.train(**numbers)
-    with pytest.raises(InputError, match=r"observations of \d+ numbers, and .* shape \[2, 1\]"):
-        policy.act(np.zeros((2, 1)))
+    assert policy.act(observations[:, :0]).shape == (2, 0, artifact.actions.shape[1])
+    for precision in (torch.float64, torch.bfloat16):
+        found = artifact.train().to(precision).act(observations)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, actions, atol=0.1)
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, "a", None])
+@pytest.mark.parametrize("name", ["seed", "policy"])
+def test_what_counts_no_policy_is_refused(
+    written: tuple[Artifact, Path], name: str, number: Any
+) -> None:
+    with pytest.raises(InputError, match=rf"^`{name}` must be a whole number, at least 0, not "):
+        written[0].train(**{name: number})
+
+
+@pytest.mark.parametrize(
+    ("observation", "given"),
+    [
+        (np.zeros((2, 1)), r"an array of the shape \[2, 1\]"),
+        ("abc", "'abc'"),
+        ([[1.0], [1.0, 2.0]], r"\[\[1.0\], "),
+        ({"state": 1}, r"\{'state': 1\}"),
+        (None, r"an array of the shape \[\]"),
+    ],
+)
+def test_what_is_no_observation_is_refused(
+    written: tuple[Artifact, Path], observation: Any, given: str
+) -> None:
+    with pytest.raises(InputError, match=rf"observations of \d+ numbers, and was given {given}"):
+        written[0].train().act(observation)
 
 
 def test_a_policy_that_diverges_is_said_to(written: tuple[Artifact, Path]) -> None:

@@ -51,6 +51,15 @@ def test_a_result_is_computed_once(tmp_path: Path) -> None:
     assert len(entries(folder)) == 1
 
 
+def test_tensors_that_share_memory_are_kept(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    made = StageResult(
+        {"whole": whole, "again": whole, "part": whole[:3], "rows": whole.view(2, 3)}
+    )
+    StageCache(tmp_path).result("stage", KEY, lambda: made)
+    assert_equal(StageCache(tmp_path).result("stage", KEY, never), made)
+
+
 def test_no_folder_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cache = StageCache(None)

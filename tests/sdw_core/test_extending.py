@@ -12,12 +12,13 @@ import torch
 
 from sdw_core.artifact import read_artifact
 from sdw_core.config import DensityConfig, PipelineConfig, WeightingConfig
+from sdw_core.dataset import load
 from sdw_core.density import fit_density
 from sdw_core.errors import InputError, SDWError
-from sdw_core.files import sha256_of_json
+from sdw_core.files import sha256_of_file, sha256_of_json
 from sdw_core.identity import Inventory, Sources, code_of
 from sdw_core.pipeline import Pipeline
-from sdw_core.registry import REGISTRIES, module_path, require_parts
+from sdw_core.registry import REGISTRIES, look_in, module_path, require_parts
 from sdw_core.stage_keys import density_key, expert_key
 from sdw_core.validation import parse
 from sdw_core.weights import state_weights
@@ -115,6 +116,37 @@ class Asks(Whole):
 def wrong_shape(log_density): return log_density[1:]
 def fails(actions, expert_actions): return actions + expert_actions[0, 0, 0]
 def no_rows(size, states): return states[:size, 0]
+def no_tensor(size): return None
+def leaves(log_density): raise SystemExit(3)
+def nothing(log_density): return None
+def one(actions): return actions
+def text(actions): return actions, "abc"
+def weightless(actions): return actions, 0 * actions[:, 0]
+class Linear:
+    @classmethod
+    def fit(cls, data): return cls()
+    def actions(self, states): return states[:, :3].clamp(-1, 1)
+    def values(self, states, actions): return 1 + states[:, 0].abs()
+    def state(self): return {}
+    @classmethod
+    def from_state(cls, state): return cls()
+class Text(Linear):
+    def actions(self, states): return "abc"
+class Stateless(Linear):
+    def state(self): return None
+class Counted(Linear):
+    def state(self): return {"steps": 3}
+class Lost(Linear):
+    @classmethod
+    def from_state(cls, state): return state["lost"]
+class Lone(Linear):
+    def actions(self, states): return super().actions(states if len(states) > 20 else states[20])
+class Arrays(Linear):
+    def actions(self, states): return super().actions(states).numpy()
+def arrays(expert_actions): return expert_actions.numpy(), expert_actions[:, 0].numpy() ** 2
+def listed(size): return list(range(size))
+class Bare(Whole):
+    def __init__(self, features): ...
 number = 3
 """
 
@@ -167,11 +199,47 @@ number = 3
         (
             {"density": {"model": "my_parts:Asks"}},
             "`my_parts:Asks` asks for `bandwith`, which is neither an option in "
-            "`pipeline.density.options` nor what a density model is given: `features`, `config`.",
+            "`pipeline.density.options` nor one of `features`, `config`, which it could ask for.",
         ),
         (
             {"weighting": {"scheme": "my_parts:wrong_shape"}},
-            "The weighting scheme `my_parts:wrong_shape` must give a finite number for each of ",
+            "The weighting scheme `my_parts:wrong_shape` must give a rarity of shape [",
+        ),
+        (
+            {"weighting": {"scheme": "my_parts:nothing"}},
+            ", all finite, and gives None; correct it.",
+        ),
+        (
+            {"weighting": {"scheme": "my_leaves:any"}},
+            "its module cannot be imported (SystemExit: 3): put it beside",
+        ),
+        (
+            {"distill": {"initial_states": "my_parts:no_tensor"}},
+            "must give indices of shape [10], all finite, and gives None; correct it.",
+        ),
+        (
+            {"distill": {"objective": "my_parts:one"}},
+            "The objective `my_parts:one` must give a tuple of targets and weights, and gives ",
+        ),
+        (
+            {"distill": {"objective": "my_parts:text"}},
+            "The objective `my_parts:text` must give weights of shape [",
+        ),
+        (
+            {"distill": {"objective": "my_parts:weightless"}},
+            "must give at least one state a weight above 0, and gives none; correct it.",
+        ),
+        (
+            {"expert": {"method": "my_parts:Text"}},
+            "The expert `my_parts:Text` must give actions of shape [",
+        ),
+        (
+            {"expert": {"method": "my_parts:Stateless"}},
+            "must give tensors by their names as its `state()`, and gives None; correct it.",
+        ),
+        (
+            {"expert": {"method": "my_parts:Counted"}},
+            "must give tensors by their names as its `state()`, and gives {'steps': 3}; correct",
         ),
         (
             {"distill": {"initial_states": "my_parts:no_rows"}},
@@ -184,6 +252,7 @@ def test_what_breaks_the_protocol_is_one_sentence(
 ) -> None:
     (folder / "my_parts.py").write_text(MODULE)
     (folder / "my_broken.py").write_text("1 / 0")
+    (folder / "my_leaves.py").write_text("raise SystemExit(3)")
     config = tiny(**changes)
     with pytest.raises(InputError) as caught:
         Pipeline(config, cache).run()
@@ -192,11 +261,76 @@ def test_what_breaks_the_protocol_is_one_sentence(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_part_that_fails_is_named(folder: Path, cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"distill": {"objective": "my_parts:fails"}}, "IndexError"),
+        ({"weighting": {"scheme": "my_parts:leaves"}}, "SystemExit"),
+        ({"density": {"model": "my_parts:Bare"}}, "AttributeError"),
+        ({"expert": {"method": "my_parts:Lost"}}, "KeyError"),
+        ({"expert": {"method": "my_parts:Lone"}}, "IndexError"),
+    ],
+)
+def test_a_part_that_fails_is_named(
+    folder: Path, cache: Path, changes: dict[str, Any], error: str
+) -> None:
     (folder / "my_parts.py").write_text(MODULE)
-    config = tiny(distill={"objective": "my_parts:fails"})
-    with pytest.raises(SDWError, match=r"^`my_parts:fails` failed \(IndexError: .*\): correct it"):
-        Pipeline(config, cache).run()
+    with pytest.raises(SDWError, match=rf"^`my_parts:\w+` failed \({error}.*\): correct it"):
+        Pipeline(tiny(**changes), cache).run()
+
+
+IN_PLACE = """
+from my_parts import Linear
+def plain(log_density): return -log_density
+def rare(log_density): return log_density.__imul__(-1)
+def near(states, actions, expert_actions):
+    found = expert_actions.clone(), 1 + 0 * actions[:, 0]
+    for tensor in (states, actions, expert_actions): tensor.zero_()
+    return found
+class Careless(Linear):
+    @classmethod
+    def fit(cls, data):
+        for tensor in (data.states, data.actions, data.rewards): tensor.zero_()
+        return cls()
+    def actions(self, states):
+        found = super().actions(states).clone()
+        states.zero_()
+        return found
+"""
+
+
+def test_a_part_may_work_in_place(folder: Path) -> None:
+    (folder / "my_parts.py").write_text(MODULE)
+    (folder / "my_careless.py").write_text(IN_PLACE)
+    data = load("sdw/hopper-replay-mini-v0")
+    kept = data.actions.copy()
+
+    def rows(weighting: str, objective: str, expert: str) -> torch.Tensor:
+        changes: dict[str, Any] = {
+            "weighting": {"scheme": weighting},
+            "distill": {"objective": objective, "initial_states": "density"},
+            "expert": {"method": expert},
+        }
+        config = parse(PipelineConfig, {**tiny(**changes).model_dump(), "dataset": data}, "")
+        return Pipeline(config).run().observations
+
+    careful = rows("my_careless:plain", "pbc", "my_parts:Linear")
+    careless = rows("my_careless:rare", "my_careless:near", "my_careless:Careless")
+    assert torch.equal(careful, careless)
+    assert np.array_equal(data.actions, kept)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"density": {"model": "my_parts:Whole"}},  # which keeps no tensors
+        {"expert": {"method": "my_parts:Arrays"}, "distill": {"objective": "my_parts:arrays"}},
+        {"distill": {"initial_states": "my_parts:listed"}},
+    ],
+)
+def test_a_part_may_keep_nothing_and_give_arrays(folder: Path, changes: dict[str, Any]) -> None:
+    (folder / "my_parts.py").write_text(MODULE)
+    assert np.isfinite(Pipeline(tiny(**changes)).run().returns).all()
 
 
 def test_every_built_in_part_keeps_the_protocol() -> None:
@@ -211,7 +345,7 @@ def test_settings_are_read_without_an_import(folder: Path) -> None:
     config = tiny(expert={"method": "my_trap:Expert", "options": {"a": [1, 2]}})
     assert parse(PipelineConfig, config.model_dump(mode="json"), "config") == config
     assert "my_trap" not in sys.modules
-    with pytest.raises(SystemExit, match="run"):
+    with pytest.raises(InputError, match="SystemExit: run"):
         require_parts(config)
 
 
@@ -263,6 +397,36 @@ def test_another_text_of_the_file_is_another_part(folder: Path) -> None:
     assert inventory.sources(config).code == before
 
 
+def test_a_file_that_was_edited_after_its_import_is_not_what_runs(folder: Path) -> None:
+    write_parts(folder)
+    _import("my_weighting")  # by the user, long before anything is run
+    config = tiny(weighting={"scheme": "my_weighting:capped"})
+    file = folder / "my_weighting.py"
+    loaded = file.read_text()
+    file.write_text(loaded.replace("np.median(log_density)", "2.0"))
+    before = code_of(config)
+    assert before == code_of(config) != {"my_weighting:capped": sha256_of_file(file)}
+    with pytest.raises(InputError, match=r"`my_weighting:capped` was edited after it was import"):
+        Inventory.of([config], {})
+    importlib.reload(sys.modules["my_weighting"])
+    assert code_of(config) == {"my_weighting:capped": sha256_of_file(file)}
+    assert Inventory.of([config], {}).code == code_of(config)
+
+
+def test_a_module_of_another_spec_is_not_taken_for_ones_own(folder: Path) -> None:
+    config = tiny(weighting={"scheme": "my_weighting:capped"})
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        write_parts(folder / name)
+    look_in(folder / "a")
+    require_parts(config)
+    look_in(folder / "b")
+    with pytest.raises(InputError, match=r"imports one module of a name, and `my_weighting` was"):
+        require_parts(config)
+    look_in(folder / "a")
+    require_parts(config)
+
+
 def test_built_in_parts_leave_hashes_as_they_were() -> None:
     config = tiny()
     assert code_of(config) == {}
@@ -290,6 +454,16 @@ def test_one_that_cannot_be_named_is_refused() -> None:
     for part in (local, lambda: 1):
         with pytest.raises(InputError, match="must be defined at the top level of a module"):
             parse(PipelineConfig, {"dataset": "d", "density": {"model": part}}, "pipeline")
+
+
+def test_one_that_is_not_what_its_name_says_is_refused(folder: Path) -> None:
+    write_parts(folder)
+    module = _import("my_weighting")
+    before = module.capped
+    importlib.reload(module)
+    with pytest.raises(InputError, match=r"has something else under its name: import it again\.$"):
+        WeightingConfig(scheme=before)
+    assert WeightingConfig(scheme=module.capped).scheme == "my_weighting:capped"
 
 
 NOTEBOOK = """if True:

@@ -72,6 +72,18 @@ def test_arrays_are_what_a_file_of_them_is(tmp_path: Path, given: Callable[[Any]
     assert held.reference_scores == stored.reference_scores == (-20.272305, 3234.3)
 
 
+def test_arrays_stay_the_callers_own() -> None:
+    given = arrays()
+    given["timeouts"][-1] = False
+    before = {key: array.copy() for key, array in given.items()}
+    data = sdw.load(given, environment="Hopper-v5")
+    assert data.truncated[-1]  # which the array does not say
+    assert all(np.array_equal(given[key], before[key]) for key in given)
+    for array in given.values():
+        array[:] = 0
+    assert data.content_hash == sdw.load(before, environment="Hopper-v5").content_hash
+
+
 def test_an_environment_is_named_or_gymnasiums_own_record_of_one() -> None:
     env = gymnasium.make("Hopper-v5", frame_skip=2, max_episode_steps=50)
     by_record = sdw.load(arrays(), environment=env.spec)
@@ -79,6 +91,14 @@ def test_an_environment_is_named_or_gymnasiums_own_record_of_one() -> None:
     env.close()
     assert by_record.environment == by_name.environment
     assert by_record.environment.longest_episode == 50
+
+
+def test_what_data_in_memory_lack_is_given_where_they_are_loaded() -> None:
+    with pytest.raises(InputError, match=r"clip them too with `load\(..., clip_actions=True\)`"):
+        sdw.load(arrays() | {"actions": 2 * arrays()["actions"]}, environment="Hopper-v5")
+    data = sdw.load(arrays(), environment="Hopper-v5&frame_skip=2")
+    with pytest.raises(InputError, match=r"as `load\(..., reference_scores=\(LOW, HIGH\)\)`"):
+        sdw.Pipeline(sdw.PipelineConfig(dataset=data)).run()
 
 
 def test_what_a_spec_may_say_of_a_dataset_can_be_said_of_arrays() -> None:
@@ -127,6 +147,27 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: sdw.load(BUNDLED, environment=gymnasium.spec("Hopper-v5")),
         "a reference names its environment in text",
     ),
+    "no reference": (lambda: sdw.load(None), "Minari dataset or from arrays.*, not from None"),  # type: ignore[arg-type]
+    "loaded already": (
+        lambda: sdw.load(sdw.load(BUNDLED)),  # type: ignore[arg-type]
+        r"not from OfflineDataset\('sdw/hopper",
+    ),
+    "an environment that was made": (
+        lambda: sdw.load(arrays(), environment=gymnasium.make("Pendulum-v1")),  # type: ignore[arg-type]
+        r"must be text or the `spec` of an environment, not <.* or `env.spec`",
+    ),
+    "one score": (
+        lambda: sdw.load(BUNDLED, (1.0,)),  # type: ignore[arg-type]
+        r"`reference_scores` must be two numbers, .*, not \(1.0,\)",
+    ),
+    "scores that are none": (
+        lambda: sdw.load(BUNDLED, "ab"),  # type: ignore[arg-type]
+        "`reference_scores` must be two numbers, .*, not 'ab'",
+    ),
+    "arrays in settings": (
+        lambda: sdw.PipelineConfig(dataset=arrays()),
+        "`dataset` must be text, not {'actions': array",
+    ),
     "named twice": (
         lambda: sdw.load(f"{BUNDLED}?env=Hopper-v5", environment="Hopper-v4"),
         "named twice, 'Hopper-v5' and 'Hopper-v4'",
@@ -158,6 +199,8 @@ def test_settings_name_the_reference_that_a_dataset_was_loaded_by() -> None:
     assert config.model_copy(update={"seed": 3}).data is data
     assert config.model_copy(update={"dataset": "another/data-v0"}).data is None
     assert parse(sdw.PipelineConfig, {"dataset": data}, "pipeline").data is data
+    whole = sdw.PipelineConfig(dataset="another/data-v0").model_dump()
+    assert parse(sdw.PipelineConfig, {**whole, "dataset": data}, "pipeline") == config
 
 
 def test_a_pipeline_runs_on_data_in_memory_as_on_a_file(tmp_path: Path) -> None:

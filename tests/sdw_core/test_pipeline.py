@@ -214,6 +214,20 @@ def test_a_run_that_is_watched_says_what_the_expert_is(result: PipelineResult, c
 # The cache, and going on
 
 
+def test_a_pipeline_can_run_again(result: PipelineResult, cache: Path) -> None:
+    told: list[str] = []
+    pipeline = Pipeline(tiny(), cache, lambda stage, fraction: told.append(stage))
+    first = pipeline.run(progress=Console(file=io.StringIO()))
+    seconds, stages = dict(first.seconds), len(told)
+    assert stages
+    again = pipeline.run()
+    assert_equal(again, result)
+    assert len(told) == 2 * stages
+    assert first.seconds == seconds != again.seconds
+    assert first != again
+    assert len({first, again, first}) == 2
+
+
 def test_a_second_run_takes_density_and_expert_from_the_cache(
     result: PipelineResult, cache: Path
 ) -> None:
