@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from search_spaces.spec import SHIPPED
 from study import Comparison, Study, WorkFailed
 from study.comparison import ComparisonFolder, check_comparison, ready, run_cell
 from study.folder import StudyFolder
+from study.runner import ray_session
 from study.search import StudySearch
 from study.signals import ENDING, handlers_kept, stopping
 from tests.study.conftest import SMALL, small_spec
@@ -122,6 +124,27 @@ def test_a_connection_to_ray_that_is_somebodys_is_left_alone(tmp_path, monkeypat
     with pytest.raises(InputError, match=r"`ray\.shutdown\(\)`"):
         Comparison.run("compare-quick")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_cannot_connect_to_ray_is_given_no_trials(study, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    before = study.status()
+    for call in (lambda: study.extend(1), study.retry_failed):
+        with pytest.raises(InputError, match=r"`ray\.shutdown\(\)`"):
+            call()
+    assert study.status() == before
+    assert study.spec.study.trials == small_spec().study.trials
+
+
+def test_two_threads_do_not_share_a_connection_to_ray(monkeypatch):
+    """The first one's is neither used nor ended by the second one."""
+    monkeypatch.setattr("study.runner._connection", lambda address: nullcontext("its own"))
+    with ray_session(None) as first:
+        with pytest.raises(InputError, match="has one already"), ray_session(None):
+            pytest.fail("it was shared")
+        assert first == "its own"
+    with ray_session(None):
+        pass
 
 
 # Looking

@@ -57,8 +57,8 @@ REFUSED = {
     "no gpu": (["launch", "quickstart", "--set", "pipeline.device=cuda"], "GPU"),
     "bad name": (["launch", "quickstart", "--name", "../up"], "study.name"),
     "no trials": (["launch", "quickstart", "--trials", "0"], "study.trials"),
-    "storage is a file": (["launch", "quickstart", "--storage", "afile"], "--storage"),
-    "storage under a file": (["launch", "quickstart", "--storage", "afile/below"], "--storage"),
+    "storage is a file": (["launch", "quickstart", "--storage", "afile"], "`storage`"),
+    "storage under a file": (["launch", "quickstart", "--storage", "afile/below"], "`storage`"),
     "validate": (["validate", "quickstart", "--set", "pipeline.seed=-1"], "pipeline.seed"),
     "cluster file": (["validate", "quickstart", "--cluster", "none.yaml"], "none.yaml"),
     "empty cluster file": (
