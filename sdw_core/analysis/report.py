@@ -1,14 +1,15 @@
 """The analyses of a configuration: from the pipeline's stages to a table, findings and a figure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 
 from sdw_core.analysis.coverage import RARE, Source
 from sdw_core.analysis.errors import (
@@ -22,20 +23,31 @@ from sdw_core.analysis.figures import coverage_figure, errors_figure, misalignme
 from sdw_core.analysis.misalignment import TrainingSet, compare_by_loss, follow, spaced_steps
 from sdw_core.artifact import Artifact
 from sdw_core.baselines import random_rows
-from sdw_core.config import PipelineConfig
+from sdw_core.config import CloningSteps, PipelineConfig, Rows, Runs
 from sdw_core.dataset import load_dataset
 from sdw_core.distill.selection import available_rows
 from sdw_core.errors import InputError
 from sdw_core.expert.percent_bc import best_rows
+from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import created_folder, write_json
 from sdw_core.identity import Sources
 from sdw_core.pipeline import Pipeline, Prepared
 from sdw_core.policy import MLP
+from sdw_core.validation import checked
 
 BEST = 0.1
 """Part of the transitions that the best episodes make up, where no narrow dataset is given."""
+Several = Annotated[int, Field(ge=2, le=10_000)]
+SeveralSteps = Annotated[int, Field(ge=2, le=1_000_000)]
+Sizes = Annotated[tuple[Rows, ...], Field(min_length=1)]
+Budgets = Annotated[tuple[CloningSteps, ...], Field(min_length=1)]
+Part = Annotated[float, Field(gt=0, lt=1)]
 Tell = Callable[[str], None]
 """Told what is being done."""
+
+
+def untold(said: str) -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +78,14 @@ class Analysis:
 
 def misalignment(
     config: PipelineConfig,
-    narrow: PipelineConfig | None,
-    policies: int,
-    steps: int,
-    points: int,
-    bins: int,
-    episodes: int,
-    cache: Path | None,
-    tell: Tell,
+    narrow: str | None = None,
+    policies: int = 6,
+    steps: int = 2000,
+    points: int = 16,
+    bins: int = 8,
+    episodes: int = 3,
+    cache: Path | str | None = None,
+    tell: Tell = untold,
 ) -> Analysis:
     """Return against training loss; see `sdw_core.analysis.misalignment`.
 
@@ -82,16 +94,30 @@ def misalignment(
 
     Args:
         config: of the diverse dataset.
-        narrow: of the narrow one; None: the best episodes of the diverse one.
-        policies, steps, points, episodes: cloned from each set, for how long, judged how often.
-        bins: of the training loss.
-        cache: of the stages.
+        narrow: a better, narrower dataset; None: the best episodes of the diverse one.
+        policies: cloned from each set, 2 or more.
+        steps: gradient steps of a cloning, 2 or more.
+        points: how often a policy is judged, 2 or more.
+        bins: of the training loss, 2 or more.
+        episodes: whole ones, that a policy is run each time.
+        cache: folder of the stage cache; None keeps nothing.
         tell: what is being done.
 
     Raises:
-        InputError: the datasets are not of one environment.
+        InputError: a number is out of its bounds, settings do not fit, or the datasets are not of
+            one environment.
     """
-    _require_one_environment(config, narrow or config)
+    policies, points, bins = (
+        checked(value, Several, name)
+        for name, value in (("policies", policies), ("points", points), ("bins", bins))
+    )
+    steps, episodes = checked(steps, SeveralSteps, "steps"), checked(episodes, Runs, "episodes")
+    _require_fit(config)
+    other = config
+    if narrow is not None:
+        other = PipelineConfig(**{**dict(config), "dataset": narrow})
+        _require_fit(other)
+        _require_one_environment(config, other)
     prepared = _pipeline(_weighted(config, 0), cache, tell).prepare()
     diverse = _training_set(prepared)
     if narrow is None:
@@ -103,10 +129,10 @@ def misalignment(
         experts = [prepared.expert_returns] * 2
         warnings = prepared.warnings
     else:
-        other = _pipeline(_weighted(narrow, 0), cache, tell).prepare()
-        better = _training_set(other)
-        experts = [prepared.expert_returns, other.expert_returns]
-        warnings = tuple(dict.fromkeys(prepared.warnings + other.warnings))
+        second = _pipeline(_weighted(other, 0), cache, tell).prepare()
+        better = _training_set(second)
+        experts = [prepared.expert_returns, second.expert_returns]
+        warnings = tuple(dict.fromkeys(prepared.warnings + second.warnings))
     network = _network(config, prepared)
     at = spaced_steps(steps, points)
     courses = []
@@ -163,28 +189,38 @@ def misalignment(
 
 def errors(
     config: PipelineConfig,
-    sizes: Sequence[int],
-    budgets: Sequence[int],
-    repeats: int,
-    episodes: int,
-    expert_episodes: int,
-    quantile: float,
-    cache: Path | None,
-    tell: Tell,
+    size: Sequence[int] = (16, 64, 256, 1024),
+    steps: Sequence[int] = (50, 200, 800),
+    repeats: int = 2,
+    episodes: int = 3,
+    expert_episodes: int = 20,
+    quantile: float = 0.05,
+    cache: Path | str | None = None,
+    tell: Tell = untold,
 ) -> Analysis:
     """Pivotal and surrounding error against return; see `sdw_core.analysis.errors`.
 
     Args:
         config: of the dataset, its expert and its density.
-        sizes, budgets, repeats: of the policies.
-        episodes: of each.
-        expert_episodes, quantile: of the expert's support.
-        cache: of the stages.
+        size: rows that policies are cloned from.
+        steps: gradient steps of a cloning.
+        repeats: policies of each kind.
+        episodes: whole ones, that a policy is run.
+        expert_episodes: of the expert, 2 or more; half of them fit its density.
+        quantile: part of the expert's own states that counts as off its support.
+        cache: folder of the stage cache; None keeps nothing.
         tell: what is being done.
 
     Raises:
-        InputError: more rows than there are to choose from.
+        InputError: a number is out of its bounds, settings do not fit, or more rows are asked for
+            than there are to choose from.
     """
+    sizes = checked(size, Sizes, "size")
+    budgets = checked(steps, Budgets, "steps")
+    repeats, episodes = checked(repeats, Runs, "repeats"), checked(episodes, Runs, "episodes")
+    expert_episodes = checked(expert_episodes, Several, "expert_episodes")
+    quantile = checked(quantile, Part, "quantile")
+    _require_fit(config)
     _require_rows(config, sizes)
     pipeline = _pipeline(config, cache, tell)
     prepared = pipeline.prepare()
@@ -233,10 +269,10 @@ def errors(
 
 def coverage(
     config: PipelineConfig,
-    artifacts: dict[str, Artifact],
-    bins: int,
-    cache: Path | None,
-    tell: Tell,
+    artifacts: Mapping[str, Artifact] | None = None,
+    bins: int = 20,
+    cache: Path | str | None = None,
+    tell: Tell = untold,
 ) -> Analysis:
     """Density and diversity of synthetic states; see `sdw_core.analysis.coverage`.
 
@@ -244,13 +280,16 @@ def coverage(
         config: of the source and its density.
         artifacts: exported sets, by name; none: sets distilled now, at temperature 0 and at the
             configured one (the best of its distillation seeds), and as many random rows.
-        bins: of the histograms.
-        cache: of the stages.
+        bins: of the histograms, 2 or more.
+        cache: folder of the stage cache; None keeps nothing.
         tell: what is being done.
 
     Raises:
-        InputError: a set is not of states of the source's width.
+        InputError: a number is out of its bounds, settings do not fit, or a set is not of states of
+            the source's width.
     """
+    bins, artifacts = checked(bins, Several, "bins"), artifacts or {}
+    _require_fit(config)
     _require_width(config, artifacts)
     pipeline = _pipeline(config, cache, tell)
     sets: dict[str, np.typing.NDArray[np.float32]] = {}
@@ -301,7 +340,7 @@ def coverage(
 
 def _pipeline(
     config: PipelineConfig,
-    cache: Path | None,
+    cache: Path | str | None,
     tell: Tell,
     sources: Sources = Sources(),  # noqa: B008 (frozen)
 ) -> Pipeline:
@@ -329,6 +368,12 @@ def _training_set(prepared: Prepared) -> TrainingSet:
     return TrainingSet(prepared.dataset.name, task.states, task.targets, prepared.arena)
 
 
+def _require_fit(config: PipelineConfig) -> None:
+    """Refuse, before any work, settings that do not fit the data or this machine."""
+    check_fit(config, load_dataset(config))
+    resolve_device(config.device)
+
+
 def _require_one_environment(diverse: PipelineConfig, narrow: PipelineConfig) -> None:
     names = [load_dataset(config).environment for config in (diverse, narrow)]
     if names[0] != names[1]:
@@ -347,7 +392,7 @@ def _require_rows(config: PipelineConfig, sizes: Sequence[int]) -> None:
         )
 
 
-def _require_width(config: PipelineConfig, artifacts: dict[str, Artifact]) -> None:
+def _require_width(config: PipelineConfig, artifacts: Mapping[str, Artifact]) -> None:
     width = load_dataset(config).observations.shape[1]
     for name, artifact in artifacts.items():
         if artifact.observations.shape[1] != width:

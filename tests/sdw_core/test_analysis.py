@@ -15,6 +15,7 @@ from scipy.special import digamma
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from sdw_core.analysis import report
 from sdw_core.analysis.coverage import Source, mean_distance, neighbour_entropy, shares
 from sdw_core.analysis.errors import (
     Policies,
@@ -39,8 +40,9 @@ from sdw_core.analysis.misalignment import (
     spaced_steps,
 )
 from sdw_core.analysis.report import Analysis
-from sdw_core.config import DensityConfig
+from sdw_core.config import DensityConfig, PipelineConfig
 from sdw_core.density import fit_density
+from sdw_core.errors import InputError
 from sdw_core.evaluate import rollout
 from sdw_core.policy import MLP, Parameters
 from sdw_core.seeds import derive_seed, torch_generator
@@ -486,3 +488,26 @@ def test_an_analysis_is_written_whole_or_not_at_all(tmp_path: Path):
     with pytest.raises(ZeroDivisionError):
         replace(good, draw=lambda path: 1 / 0).write(tmp_path / "bad")
     assert [p.name for p in tmp_path.iterdir()] == ["good"]
+
+
+TINY = PipelineConfig(dataset="sdw/hopper-replay-mini-v0")
+
+
+@pytest.mark.parametrize(
+    ("analysis", "arguments", "said"),
+    [
+        (report.misalignment, {"policies": 1}, "`policies` must be at least 2, not 1"),
+        (report.misalignment, {"points": "x"}, "`points` must be a whole number, not 'x'"),
+        (report.misalignment, {"steps": 10**7}, "`steps` must be at most 1000000"),
+        (report.misalignment, {"narrow": 3}, "`dataset` must be text"),
+        (report.misalignment, {"narrow": "sdw/hoper-replay-mini-v0"}, "hoper-replay"),
+        (report.errors, {"size": []}, "`size` must be a list of 1 or more"),
+        (report.errors, {"steps": [50, 0]}, "`steps.1` must be greater than 0, not 0"),
+        (report.errors, {"quantile": float("nan")}, "`quantile` must be"),
+        (report.errors, {"size": 8}, "`size` must be a list, not 8"),
+        (report.coverage, {"bins": 2.5}, "`bins` must be a whole number, not 2.5"),
+    ],
+)
+def test_an_analysis_refuses_what_it_cannot_use_before_any_work(analysis, arguments, said):
+    with pytest.raises(InputError, match=said):
+        analysis(TINY, **arguments, tell=pytest.fail)

@@ -1,5 +1,6 @@
 """`sdw analyze`: each command end to end, and what it refuses."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sdw_core.analysis import report
+from study.cli import analyze as analysis
 from study.cli.analyze import _verdict
 from tests.study.commands import sdw, write_d4rl
 from tests.study.conftest import SMALL
@@ -113,10 +116,10 @@ def test_coverage_of_sets_distilled_now_and_of_an_exported_one(capsys):
     ("name", "more", "said"),
     [
         ("misalignment", ["--narrow", "sdw/hoper-replay-mini-v0"], "hoper-replay-mini"),
-        ("errors", ["--quantile", "1.5"], "`--quantile` must lie between 0 and 1, and is 1.5"),
-        ("errors", ["--size", "0"], "`--size` must be at least 1, not 0"),
+        ("errors", ["--quantile", "1.5"], "`quantile` must be less than 1, not 1.5"),
+        ("errors", ["--size", "0"], "`size.2` must be greater than 0, not 0"),
         ("errors", ["--size", "999999"], "cannot exceed the 4976 transitions"),
-        ("errors", ["--expert-episodes", "1"], "expert-episodes"),
+        ("errors", ["--expert-episodes", "1"], "`expert_episodes` must be at least 2, not 1"),
         ("coverage", ["nowhere"], "'nowhere' is not an exported synthetic dataset"),
         ("coverage", ["--set", "pipeline.distil.seeds=2"], "unknown key"),
     ],
@@ -128,6 +131,15 @@ def test_what_cannot_be_is_refused_in_one_sentence(capsys, name, more, said):
     assert said in error
     assert error.count("\n") == 1
     assert not list(Path.cwd().glob("*found*"))
+
+
+@pytest.mark.parametrize("command", [analysis.misalignment, analysis.errors, analysis.coverage])
+def test_a_command_and_its_function_have_the_same_defaults(command):
+    of_function = inspect.signature(getattr(report, command.__name__)).parameters
+    for name, option in inspect.signature(command).parameters.items():
+        if name in of_function and name != "cache":
+            default = of_function[name].default
+            assert option.default == (list(default) if isinstance(default, tuple) else default)
 
 
 def test_a_folder_is_never_overwritten(capsys):
@@ -169,5 +181,6 @@ def test_datasets_of_two_environments_are_refused(capsys):
 )
 def test_more_than_anyone_can_mean_is_refused(capsys, name, option):
     status, out, err = analyze(capsys, name, "--to", "found", f"--{option}", "100000000000")
-    assert (status, out, err.count("\n"), f"--{option}" in err) == (2, "", 1, True), err
+    named = f"`{option.replace('-', '_')}" in err
+    assert (status, out, err.count("\n"), named) == (2, "", 1, True), err
     assert not Path("found").exists()
