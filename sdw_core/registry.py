@@ -104,7 +104,7 @@ class Registry:
         """The class or function of that name.
 
         Raises:
-            InputError: it cannot be imported.
+            InputError: the part cannot be imported.
         """
         where, _, path = self.builtin.get(name, name).partition(":")
         try:
@@ -145,7 +145,7 @@ class Registry:
         """What a part gave, as a tensor of that shape.
 
         Raises:
-            InputError: it is something else, or a number is not finite.
+            InputError: the value is something else, or a number is not finite.
         """
         import torch
 
@@ -167,7 +167,7 @@ class Registry:
         """Say that it is the part of this name which fails, if it is a user's own.
 
         Raises:
-            SDWError: it failed.
+            SDWError: the part failed.
         """
         try:
             yield

@@ -317,7 +317,7 @@ def settings_of(overrides: Overrides) -> dict[str, Any]:
     """Overrides as values by their paths from the document's root, the last of each path.
 
     Raises:
-        InputError: they are neither a mapping nor a list of `key=value`.
+        InputError: the overrides are neither a mapping nor a list of `key=value`.
     """
     if isinstance(overrides, Mapping):
         return {str(key): deepcopy(value) for key, value in overrides.items()}
@@ -338,7 +338,7 @@ def resolve_reference(reference: str, shipped: Mapping[str, Path], what: str) ->
     """The path of a YAML file, or of a shipped one by its name.
 
     Raises:
-        InputError: it is neither.
+        InputError: the reference is neither.
     """
     path = Path(reference)
     if path.suffix in (".yaml", ".yml"):
@@ -387,7 +387,7 @@ def _setting(override: str) -> tuple[str, Any]:
     """Path and value of a `key=value`, whose value is YAML.
 
     Raises:
-        InputError: it is no such pair.
+        InputError: the override is no such pair.
     """
     key, separator, text = override.partition("=") if isinstance(override, str) else ("", "", "")
     if not separator or not key:

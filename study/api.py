@@ -107,10 +107,10 @@ class Study:
             progress: show the trials meanwhile, on stderr.
 
         Returns:
-            The study, which `status` calls stopped if it was asked to stop.
+            The study, which `status` calls stopped if somebody asked the study to stop.
 
         Raises:
-            InputError: it could not run; nothing is written then.
+            InputError: the spec could not run; nothing is written then.
             WorkFailed: no trial completed, or too many failed for one reason.
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
@@ -147,7 +147,7 @@ class Study:
             cluster: a cluster.yaml to check as well.
 
         Raises:
-            InputError: `launch` would refuse it.
+            InputError: `launch` would refuse the spec.
         """
         from study.cluster import validate_cluster
         from study.preflight import require_launchable
@@ -165,7 +165,7 @@ class Study:
         """The study of a name under the storage folder, or of a path.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no such study.
         """
         from study.folder import StudyFolder
 
@@ -181,8 +181,8 @@ class Study:
             progress: as for `launch`.
 
         Raises:
-            Driven: another process runs it.
-            InputError: it could not go on.
+            Driven: another process runs the study.
+            InputError: the study could not go on.
             WorkFailed: no trial completed, or too many failed for one reason.
         """
         from study.preflight import require_runnable
@@ -200,7 +200,7 @@ class Study:
             progress: as for `launch`.
 
         Raises:
-            InputError: they could not be run; the study stays as it was.
+            InputError: the trials could not be run; the study stays as it was.
             WorkFailed: no trial completed, or too many failed for one reason.
         """
         trials = checked(trials, Count, "trials")
@@ -218,7 +218,7 @@ class Study:
             progress: as for `launch`.
 
         Raises:
-            InputError: there is none, or they could not be run; the study stays as it was.
+            InputError: no trial FAILED, or the trials could not be run; the study stays as it was.
             WorkFailed: no trial completed, or too many failed for one reason.
         """
         self._require_writable()
@@ -239,7 +239,7 @@ class Study:
         """Ask the process that runs the study to stop, and wait until it has.
 
         Raises:
-            InputError: no process runs it.
+            InputError: no process runs the study.
         """
         self._require_writable()
         with self.folder.edit_lock():
@@ -259,7 +259,8 @@ class Study:
             `outcomes`, the number of trials of each; `kept`, what the old database is called now.
 
         Raises:
-            InputError: a process runs it, or study.yaml is not what the trials were made with.
+            InputError: a process runs the study, or study.yaml is not what its trials were made
+                with.
         """
         self._require_writable()
         book, kept = self.folder.rebuild()
@@ -515,10 +516,10 @@ class Comparison:
             progress: tell on stderr when a cell ends.
 
         Returns:
-            The comparison, which is not `finished` if it was asked to stop.
+            The comparison, which is not `finished` if somebody asked it to stop.
 
         Raises:
-            InputError: it could not run; nothing is written then.
+            InputError: the spec could not run; nothing is written then.
             WorkFailed: no cell completed.
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
@@ -552,7 +553,7 @@ class Comparison:
         """The comparison of a name under the storage folder, or of a path.
 
         Raises:
-            InputError: there is none, or a dataset of it is not there any more.
+            InputError: there is no such comparison, or a dataset of the comparison is gone.
         """
         from study.comparison import ComparisonFolder, check_comparison
 

@@ -110,7 +110,7 @@ class ComparisonFolder:
         """The comparison of a name under the storage folder, or of a path.
 
         Raises:
-            InputError: there is none; the message names the nearest.
+            InputError: there is no such comparison; the message names the nearest.
         """
         return cls(found(reference, storage, "comparison"))
 

@@ -144,7 +144,7 @@ class StudyFolder:
         """The study of a name under the storage folder, or of a path.
 
         Raises:
-            InputError: there is none; the message names the nearest.
+            InputError: there is no such study; the message names the nearest.
         """
         return cls(found(reference, storage, "study"))
 
@@ -264,7 +264,7 @@ class StudyFolder:
             now: what all that the search can reach is made of now.
 
         Raises:
-            SourceChanged: they changed.
+            SourceChanged: one of these changed.
         """
         begun = self.inventory()
         for config in self.spec().reaching():
@@ -303,8 +303,8 @@ class StudyFolder:
 
         Raises:
             SDWError: the database is lost or cannot be read; the message says how to rebuild it.
-            InputError: its trials were made with another spec or are another folder's, or it cannot
-                be opened.
+            InputError: its trials were made with another spec or are another folder's, or the
+                database cannot be opened.
         """
         if self._rebuilding.exists():
             raise SDWError(
@@ -451,7 +451,7 @@ def found(reference: str, storage: Path, what: str) -> Path:
         what: `study` or `comparison`, whose folder holds a YAML file of that name.
 
     Raises:
-        InputError: there is none; the message names the nearest.
+        InputError: there is no such folder; the message names the nearest.
     """
     for candidate in (storage / reference, Path(reference)):
         if (candidate / f"{what}.yaml").is_file():

@@ -232,7 +232,7 @@ def require_room(spec: StudySpec, need: Need, folder: Path, on_this_machine: boo
         on_this_machine: whether its trials run here.
 
     Raises:
-        InputError: it does not fit, or the folder cannot be written.
+        InputError: the study does not fit, or the folder cannot be written.
     """
     there = check_writable(folder, "storage")
     free = shutil.disk_usage(there).free
@@ -301,7 +301,7 @@ def require_shared_folder(folder: Path) -> None:
     """Prove that every node of the connected Ray cluster sees what is written to a folder.
 
     Raises:
-        InputError: one does not; the message names it.
+        InputError: a node does not see the folder; the message names the node.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -117,7 +117,7 @@ def _is_to_be_made(url: str) -> bool:
     """Whether a URL names an SQLite file that is not there yet, which looking at it would make.
 
     Raises:
-        InputError: it names none, or another one from another folder.
+        InputError: the URL names no database, or names another one from another folder.
     """
     try:
         parsed = make_url(url)
@@ -139,7 +139,7 @@ def begun_on_server(database: str, name: str, directions: list[StudyDirection]) 
     """A new Optuna study in a database of several.
 
     Raises:
-        InputError: it holds a study of that name, or cannot be opened.
+        InputError: the database holds a study of that name, or cannot be opened.
     """
     try:
         return optuna.create_study(

@@ -21,7 +21,7 @@ from sdw_core.analysis.errors import (
 )
 from sdw_core.analysis.figures import coverage_figure, errors_figure, misalignment_figure
 from sdw_core.analysis.misalignment import TrainingSet, compare_by_loss, follow, spaced_steps
-from sdw_core.artifact import Artifact
+from sdw_core.artifact import Artifact, refuse_existing
 from sdw_core.baselines import random_rows
 from sdw_core.config import CloningSteps, PipelineConfig, Rows, Runs
 from sdw_core.dataset import load_dataset
@@ -66,9 +66,14 @@ class Analysis:
     findings: dict[str, Any]
     draw: Callable[[Path], None]
 
-    def write(self, folder: Path) -> None:
-        """Write NAME.csv, NAME.json and NAME.png into a new folder, whole or not at all."""
-        with created_folder(folder) as scratch:
+    def write(self, folder: Path | str) -> None:
+        """Write NAME.csv, NAME.json and NAME.png into a new folder, whole or not at all.
+
+        Raises:
+            InputError: the folder exists.
+        """
+        refuse_existing(Path(checked(folder, Path, "folder")))
+        with created_folder(Path(folder)) as scratch:
             pd.DataFrame(self.table).to_csv(
                 scratch / f"{self.name}.csv", index=False, float_format="%.6g"
             )

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.integration.processes import LONG, SPEC, World, ended, tiny_study, wait_until
+from tests.integration.processes import LONG, SPEC, TINY, World, ended, tiny_study, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 CALLS = {
+    "sdw.PipelineConfig(dataset=data)": "sdw.PipelineConfig(dataset=data, **TINY)",
     'Study.launch("quickstart"': 'Study.launch("tiny.yaml"',
     'Study.validate("quickstart"': 'Study.validate("tiny.yaml"',
     'Comparison.run("compare-quick"': 'Comparison.run("tiny-comparison.yaml", name="compare-quick"',
@@ -61,8 +63,10 @@ def test_the_page_runs_within_an_event_loop_and_a_study_in_a_thread(
     world: World, spec: str
 ) -> None:
     (world.path / "tiny-comparison.yaml").write_text(SPEC)
-    studies = PAGE.read_text(encoding="utf-8").partition("## Studies")[2]
-    code = "\n".join(re.findall(r"```python\n(.*?)```", studies, re.DOTALL))
+    page = PAGE.read_text(encoding="utf-8")
+    tiny_run = yaml.safe_load(TINY)["pipeline"]
+    del tiny_run["dataset"]
+    code = f"TINY = {tiny_run}\n" + "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
     for call, tiny in CALLS.items():
         assert call in code
         code = code.replace(call, tiny)
@@ -72,6 +76,8 @@ def test_the_page_runs_within_an_event_loop_and_a_study_in_a_thread(
     methods = ["Av-PBC", "SDW", "expert", "random"]
     assert out.splitlines() == ["finished 4 1", f"True {methods}"]
     assert len(list(world.path.glob("best/trial-*/manifest.json"))) == 2
+    for made in ("rows/manifest.json", "policy.pt2", "coverage/coverage.png"):
+        assert (world.path / made).is_file()
 
 
 @pytest.mark.slow

@@ -490,6 +490,20 @@ def test_an_analysis_is_written_whole_or_not_at_all(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["good"]
 
 
+def test_an_analysis_is_written_once_and_takes_text_as_a_path(tmp_path):
+    found = Analysis("a", [{"x": 1}], {"y": 2}, lambda path: path.touch())
+    found.write(str(tmp_path / "found"))
+    assert sorted(each.name for each in (tmp_path / "found").iterdir()) == [
+        "a.csv",
+        "a.json",
+        "a.png",
+    ]
+    with pytest.raises(InputError, match="found' exists"):
+        found.write(tmp_path / "found")
+    with pytest.raises(InputError, match="`folder` must be a path"):
+        found.write(3)
+
+
 TINY = PipelineConfig(dataset="sdw/hopper-replay-mini-v0")
 
 
