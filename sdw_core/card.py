@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sdw_core import html
 from sdw_core.errors import InputError
+from sdw_core.validation import shown
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
 """A licence's id, as dataset hubs write it: `cc-by-4.0`."""
@@ -197,10 +198,10 @@ def require_license(license: str) -> str:
     Raises:
         InputError: it is no id of a licence.
     """
-    if not LICENSE.fullmatch(license.lower()):
+    if not (isinstance(license, str) and LICENSE.fullmatch(license.lower())):
         raise InputError(
-            "a licence is chosen by its id, letters, digits, `.`, `+` and `-`, as in `cc-by-4.0`, "
-            f"not {license[:80]!r}: see https://spdx.org/licenses for the ids."
+            "A licence is chosen by its id, letters, digits, `.`, `+` and `-`, as in `cc-by-4.0`, "
+            f"not {shown(license)}: see https://spdx.org/licenses for the ids."
         )
     return license.lower()
 

@@ -6,7 +6,7 @@ from reprlib import Repr
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -33,6 +33,21 @@ def parse(model: type[Model], document: Any, where: str) -> Model:
         return model.model_validate(document)
     except ValidationError as error:
         raise InputError(sentence_of(model, document, error, where)) from None
+
+
+def checked(value: Any, kind: Any, name: str) -> Any:
+    """An argument of a call, held to the rules of a setting.
+
+    Args:
+        value: what was given.
+        kind: the type that it must have, such as `config.Count`.
+        name: the argument's.
+
+    Raises:
+        InputError: one sentence with the rule and what was received.
+    """
+    field: Any = {name: (kind, ...)}
+    return getattr(parse(create_model("Arguments", **field), {name: value}, ""), name)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -118,6 +133,7 @@ _RULES = {
     "int_parsing": "a whole number",
     "int_parsing_size": "a whole number",
     "int_from_float": "a whole number",
+    "path_type": "a path",
     "string_type": "text",
     "string_unicode": "valid text",
     "string_pattern_mismatch": "text that matches {pattern}",

@@ -18,9 +18,9 @@ from search_spaces.spec import (
     Resources,
     Source,
     StudyName,
-    as_sets,
     document_of,
-    place_override,
+    place,
+    settings_of,
 )
 
 PREFIX = "compare-"
@@ -180,8 +180,8 @@ def load_comparison(spec: Source, overrides: Overrides = ()) -> ComparisonSpec:
         InputError: one sentence with the rule, what was received and the way out.
     """
     document = document_of(spec, shipped_comparisons(), "comparison", SECTIONS)
-    for override in as_sets(overrides):
-        place_override(document, override)
+    for key, value in settings_of(overrides).items():
+        place(document, key, value)
     return parse_comparison(document)
 
 

@@ -1,6 +1,5 @@
 """Specs: what a study searches, over which pipeline, towards which objectives."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
@@ -227,8 +226,8 @@ def load_spec(
         InputError: one sentence with the rule, what was received and the way out.
     """
     document = document_of(spec, shipped_specs(), "spec", SECTIONS)
-    for override in as_sets(overrides):
-        place_override(document, override, searched_is_fixed)
+    for key, value in settings_of(overrides).items():
+        place(document, key, value, searched_is_fixed)
     return with_absolute_paths(parse_spec(document))
 
 
@@ -314,11 +313,25 @@ def document_of(spec: Source, shipped: Mapping[str, Path], what: str, sections: 
     return read_document(path, sections)
 
 
-def as_sets(overrides: Overrides) -> Sequence[str]:
-    """Overrides as `key=value`."""
+def settings_of(overrides: Overrides) -> dict[str, Any]:
+    """Overrides as values by their paths from the document's root, the last of each path.
+
+    Raises:
+        InputError: they are neither a mapping nor a list of `key=value`.
+    """
     if isinstance(overrides, Mapping):
-        return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    return overrides
+        return {str(key): deepcopy(value) for key, value in overrides.items()}
+    if isinstance(overrides, str) or not isinstance(overrides, Sequence):
+        raise InputError(
+            "`overrides` must be a mapping of paths to values, or a list of key=value, not "
+            f"{shown(overrides)}."
+        )
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        key, value = _setting(override)
+        settings.pop(key, None)  # a later value comes after what was set meanwhile
+        settings[key] = value
+    return settings
 
 
 def resolve_reference(reference: str, shipped: Mapping[str, Path], what: str) -> Path:
@@ -370,19 +383,34 @@ def read_document(
     return document
 
 
-def place_override(document: Document, override: str, searched_is_fixed: bool = False) -> None:
-    """Put a `key=value` of `--set` into a document.
+def _setting(override: str) -> tuple[str, Any]:
+    """Path and value of a `key=value`, whose value is YAML.
 
     Raises:
-        InputError: it is no such pair, or the key leads below a value.
+        InputError: it is no such pair.
     """
-    key, separator, text = override.partition("=")
+    key, separator, text = override.partition("=") if isinstance(override, str) else ("", "", "")
     if not separator or not key:
-        raise InputError(f"`--set` takes key=value, not {shown(override)}.")
-    what = f"The value {text[:80]!r} of `--set {as_key(key)}`"
+        raise InputError(f"A single setting is given as key=value, not as {shown(override)}.")
+    what = f"The value {text[:80]!r} of `{as_key(key)}`"
     value = read_yaml(text, what)
     if ends_in_comment(text):
         raise InputError(f"{what} ends in a comment; put what holds a # in quotes.")
+    return key, value
+
+
+def place(document: Document, key: str, value: Any, searched_is_fixed: bool = False) -> None:
+    """Put a single setting into a document.
+
+    Args:
+        document: which is changed.
+        key: the setting's path from the document's root.
+        value: the setting's.
+        searched_is_fixed: as for `load_spec`.
+
+    Raises:
+        InputError: the key leads below a value, or to what is searched.
+    """
     root, _, below = key.partition(".")
     search = document.get("search")
     search = search if isinstance(search, dict) else {}
@@ -394,8 +422,8 @@ def place_override(document: Document, override: str, searched_is_fixed: bool = 
     if root == "pipeline" and below in search:
         if not searched_is_fixed:
             raise InputError(
-                f"`--set {key}` cannot fix what is searched; take `{below}` out of `search` in the "
-                f"spec, or set its range with `--set search.{below}.low=...`."
+                f"`{key}` is searched and cannot be fixed as well; take `{below}` out of `search` "
+                f"in the spec, or set its range, as in `search.{below}.low=...`."
             )
         del search[below]
     _place(document, key.split("."), value)

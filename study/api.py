@@ -13,7 +13,6 @@ logged under the name `study`.
 What is slow to import (torch, ray, optuna, pandas) is imported by the methods that need it.
 """
 
-import json
 import logging
 import os
 from collections import Counter
@@ -26,7 +25,9 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
+from sdw_core.config import Count
 from sdw_core.errors import InputError, SDWError
+from sdw_core.validation import checked
 from search_spaces import (
     ComparisonSpec,
     Overrides,
@@ -35,7 +36,7 @@ from search_spaces import (
     load_comparison,
     load_spec,
 )
-from search_spaces.spec import as_sets
+from search_spaces.spec import settings_of
 from study.console import log, quiet
 from study.signals import going_on_with
 
@@ -64,11 +65,14 @@ class WorkFailed(SDWError):
     """
 
     def __init__(self, sentence: str, ran: Any) -> None:
-        super().__init__(sentence)
+        super().__init__(sentence, ran)  # both, or no other process could be told
         self.ran = ran
 
+    def __str__(self) -> str:
+        return str(self.args[0])
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Study:
     """A study on disk, which is run here or looked at.
 
@@ -199,8 +203,7 @@ class Study:
             InputError: they could not be run; the study stays as it was.
             WorkFailed: no trial completed, or too many failed for one reason.
         """
-        if trials < 1:
-            raise InputError(f"A study can be given 1 more trial or more, not {trials}.")
+        trials = checked(trials, Count, "trials")
         self._require_writable()
         self._require_room_for(trials, address)
         total = self.folder.extend(trials)
@@ -300,7 +303,7 @@ class Study:
         """The best COMPLETE trials, best first; of a study of two objectives, the Pareto front."""
         book = self.folder.book()
         rows = book.rows()
-        return [rows[number] for number in book.best(top)]
+        return [rows[number] for number in book.best(checked(top, Count, "top"))]
 
     @property
     def exports(self) -> list[Path]:
@@ -308,6 +311,17 @@ class Study:
         book = self.folder.book()
         numbers = [] if book.remaining() else book.best()
         return [self.folder.exports / f"trial-{number}" for number in numbers]
+
+    def __repr__(self) -> str:
+        from study.report import state_of
+
+        try:
+            book = self.folder.book()
+            known = f"{state_of(self.folder, book)}, {len(book.settled())} of "
+            known += f"{book.spec.study.trials} trials"
+        except (SDWError, OSError) as error:
+            known = str(error)
+        return f"<study {self.name!r}: {known}>"
 
     def _repr_html_(self) -> str:
         from study.report import frame_of, state_of, trials_of
@@ -337,6 +351,7 @@ class Study:
             if not best:
                 raise InputError(f"The study {self.name!r} has no COMPLETE trial yet; resume it.")
             number = best[0].number
+        number = checked(number, int, "number")
         config, _, _ = found_by(self.folder, number)
         return confirm(self.folder, number, load_dataset(config)).artifact
 
@@ -368,17 +383,16 @@ class Study:
         several = len(self.spec.study.objectives) > 1
         if pareto and not several:
             raise InputError(
-                f"`--pareto` needs a study of two objectives, and {self.name!r} has one; use "
-                "`--top`."
+                f"`pareto` needs a study of two objectives, and {self.name!r} has one; use `top`."
             )
         if several and top is not None:
             raise InputError(
-                f"`--top` needs a study of one objective, and {self.name!r} has two, so that no "
-                "trial is the best; use `--pareto`."
+                f"`top` needs a study of one objective, and {self.name!r} has two, so that no "
+                "trial is the best; use `pareto`."
             )
-        license = license and require_license(license)
-        numbers = self.folder.book().best(top or 1)
-        return export(self.folder, numbers, Path(to) if to else None, license)
+        license = None if license is None else require_license(license)
+        numbers = self.folder.book().best(1 if top is None else checked(top, Count, "top"))
+        return export(self.folder, numbers, checked(to, Path, "to") if to else None, license)
 
     # Look after
 
@@ -407,7 +421,8 @@ class Study:
     def _require_writable(self) -> None:
         from study.preflight import check_writable
 
-        check_writable(self.folder.path, "--storage")
+        self.folder.spec()  # of a folder that is gone nothing is made
+        check_writable(self.folder.path, "storage")
 
     def _require_room_for(self, trials: int, address: str | None) -> None:
         """Refuse, before they are written, more trials that could not be run."""
@@ -462,7 +477,7 @@ class Study:
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Methods x datasets on disk, run here or looked at.
 
@@ -514,8 +529,8 @@ class Comparison:
             write_spec,
         )
 
-        given = [f"comparison.name={json.dumps(name)}"] if name is not None else []
-        loaded = load_comparison(spec, [*as_sets(overrides), *given])
+        given = {"comparison.name": name} if name is not None else {}
+        loaded = load_comparison(spec, settings_of(overrides) | given)
         inventory, datasets = check_comparison(loaded)
         warned(datasets.values())
         console = log if progress else quiet
@@ -569,6 +584,10 @@ class Comparison:
         where = {"finished": self.finished, "folder": str(self.folder.path)}
         return self.standings.to_json() | where
 
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "not finished"
+        return f"<comparison {self.folder.path.name!r}: {state}, {len(self.results)} cells ended>"
+
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.standings.markdown())}</pre>"
 
@@ -584,17 +603,14 @@ def read_study(
     Raises:
         InputError: one sentence with the rule, what was received and the way out.
     """
-    given = [*as_sets(overrides or ())]
-    if name is not None:
-        given.append(f"study.name={json.dumps(name)}")
-    if trials is not None:
-        given.append(f"study.trials={trials}")
-    return load_spec(spec, given)
+    given = {"study.name": name, "study.trials": trials}
+    given = {key: value for key, value in given.items() if value is not None}
+    return load_spec(spec, settings_of(overrides or ()) | given)
 
 
 def storage_folder(storage: Path | str | None) -> Path:
     """The folder that holds studies."""
-    return Path(storage or os.environ.get("SDW_STORAGE") or STUDIES)
+    return Path(checked(storage or os.environ.get("SDW_STORAGE") or STUDIES, Path, "storage"))
 
 
 def warned(datasets: "Iterable[OfflineDataset]") -> list[str]:

@@ -276,7 +276,7 @@ def recorded_trials(spec: StudySpec, folders: Path) -> list[FrozenTrial]:
         if record.get("identity", spec.identity) != spec.identity:
             raise InputError(
                 f"The record of trial {number} was made with another spec than study.yaml now "
-                "holds; put the old one back, or launch the new one under another `--name`."
+                "holds; put the old one back, or launch the new one under another `name`."
             )
         returns = returns_at_rungs(folders / str(number)) | record.get("intermediate", {})
         trials.append(_trial(record | {"intermediate": returns}, space))

@@ -82,7 +82,7 @@ class ComparisonFolder:
             InputError: a folder of that name is no comparison, or it cannot be written.
         """
         folder = cls((storage / spec.comparison.name).resolve())
-        check_writable(folder.path, "--storage")
+        check_writable(folder.path, "storage")
         with made_folder(storage):
             made = not folder.path.exists()
             if made:
@@ -96,7 +96,7 @@ class ComparisonFolder:
             if not (folder.path / "comparison.yaml").is_file():
                 raise InputError(
                     f"{str(folder.path)!r} exists and is no comparison (it holds no "
-                    "comparison.yaml); choose another `--name` or `--storage`."
+                    "comparison.yaml); choose another `name` or `storage`."
                 )
             try:
                 yield folder
@@ -142,7 +142,7 @@ class ComparisonFolder:
     @property
     def seat(self) -> Seat:
         """The place of the one process that runs the comparison."""
-        wait = "wait for it, or choose another `--name`"
+        wait = "wait for it, or choose another `name`"
         return Seat(self.path, f"The comparison in {str(self.path)!r}", wait)
 
     @property

@@ -152,7 +152,7 @@ def _require_rows_of(
     if not same:
         raise InputError(
             f"{str(target)!r} holds other rows than {str(trial)!r}, as if the trial had been run "
-            "again since; move it away, or choose another folder with `--to`."
+            "again since; move it away, or choose another folder with `to`."
         )
 
 
@@ -196,7 +196,7 @@ def export(
         _require_source_of(result, datasets[config.source], config, number)
         wanted.append((number, target, datasets[config.source]))
     if wanted:
-        check_writable(to or folder.exports, "--to")
+        check_writable(to or folder.exports, "to")
     for number, target, dataset in wanted:
         confirmed = confirm(folder, number, dataset, license)
         write_artifact(confirmed.artifact, target, confirmed.source_states)

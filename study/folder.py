@@ -118,7 +118,7 @@ class StudyFolder:
                 raise InputError(folder._occupied(spec)) from None
             raise InputError(
                 f"The storage folder {str(storage)!r} cannot be written ({error.strerror}); choose "
-                "another with `--storage`."
+                "another `storage`."
             ) from None
         return folder
 
@@ -172,17 +172,17 @@ class StudyFolder:
         if not (self.path / "study.yaml").exists():
             return (
                 f"{str(self.path)!r} exists and is no study (it holds no study.yaml); choose "
-                "another `--name` or `--storage`."
+                "another `name` or `storage`."
             )
         name = self.path.name
         if self.spec().identity == spec.identity:
             return (
                 f"The study {name!r} exists with this very spec; go on with `sdw resume {name}`, "
                 f"ask for more trials with `sdw extend {name} --trials N`, or choose another "
-                "`--name` for a new one."
+                "`name` for a new one."
             )
         return (
-            f"The study {name!r} exists with another spec; choose another `--name`, or go on with "
+            f"The study {name!r} exists with another spec; choose another `name`, or go on with "
             f"the one that is there with `sdw resume {name}`."
         )
 
@@ -275,12 +275,15 @@ class StudyFolder:
 
         Returns:
             The new number.
+
+        Raises:
+            InputError: a study cannot have so many.
         """
         with self.edit_lock():
             spec = self.spec()
             total = spec.study.trials + trials
-            study = spec.study.model_copy(update={"trials": total})
-            _write_spec(self.path, spec.model_copy(update={"study": study}))
+            study = spec.study.model_dump(mode="json") | {"trials": total}
+            _write_spec(self.path, parse_spec(spec.model_dump(mode="json") | {"study": study}))
         return total
 
     def edit_lock(self) -> FileLock:
@@ -350,7 +353,7 @@ class StudyFolder:
         elif identity != spec.identity:
             raise InputError(
                 f"The trials of {self.name!r} were made with another spec than its study.yaml now "
-                "holds; put the old one back, or launch the new one under another `--name`."
+                "holds; put the old one back, or launch the new one under another `name`."
             )
         book = TrialBook(spec, study, storage, self.path / "trials", self.inventory)
         book.trials()
@@ -375,7 +378,7 @@ class StudyFolder:
             raise InputError(
                 f"{str(self.path)!r} is a copy of {str(owner)!r}, and the trials of both are "
                 f"{study.study_name!r} in one database; go on with `sdw resume {owner}`, or launch "
-                "a study of its own under another `--name`."
+                "a study of its own under another `name`."
             )
         study.set_user_attr("folder", str(self.path))
 

@@ -218,7 +218,7 @@ def require_resources(resources: Resources, section: str) -> None:
         raise InputError(
             f"`{section}.resources` asks for {resources.cpu} CPU and {resources.gpu:g} GPU at a "
             f"time, and this process may use {cpus} CPU and {gpus} GPU; lower them, or give the "
-            "`--address` of a cluster."
+            "`address` of a cluster."
         )
 
 
@@ -234,13 +234,13 @@ def require_room(spec: StudySpec, need: Need, folder: Path, on_this_machine: boo
     Raises:
         InputError: it does not fit, or the folder cannot be written.
     """
-    there = check_writable(folder, "--storage")
+    there = check_writable(folder, "storage")
     free = shutil.disk_usage(there).free
     if need.disk > free:
         raise InputError(
             f"The study needs about {need.disk / GB:.3g} GB of disk in {str(there)!r} and "
             f"{free / GB:.3g} GB are free; make room, lower `study.trials`, or choose another "
-            "`--storage`."
+            "`storage`."
         )
     if not on_this_machine:
         return
@@ -263,12 +263,12 @@ def require_room(spec: StudySpec, need: Need, folder: Path, on_this_machine: boo
             )
 
 
-def check_writable(folder: Path, option: str) -> Path:
+def check_writable(folder: Path, argument: str) -> Path:
     """Refuse a folder that cannot be written, or made; nothing is made.
 
     Args:
         folder: which need not exist.
-        option: that names another.
+        argument: of a call or a command, that names another.
 
     Returns:
         The folder, or the nearest above it that exists.
@@ -281,7 +281,7 @@ def check_writable(folder: Path, option: str) -> Path:
     if trouble:
         raise InputError(
             f"The folder {str(there)!r} cannot be written ({trouble}); make room or make it "
-            f"writable, or choose another with `{option}`."
+            f"writable, or choose another `{argument}`."
         )
     return there
 
@@ -327,7 +327,7 @@ def require_shared_folder(folder: Path) -> None:
     if blind:
         raise InputError(
             f"{len(blind)} of the cluster's {len(nodes)} nodes do not see what is written to "
-            f"{str(folder)!r} ({', '.join(blind)}); choose a `--storage` that all nodes share."
+            f"{str(folder)!r} ({', '.join(blind)}); choose a `storage` that all nodes share."
         )
 
 

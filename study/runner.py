@@ -300,6 +300,10 @@ def concurrency(spec: StudySpec, grows: bool) -> int:
     return fits if asked == "auto" else min(fits, asked)
 
 
+_CONNECTION = threading.Lock()
+"""Held by the thread that connects this process to a Ray: a process has one connection."""
+
+
 @contextmanager
 def ray_session(address: str | None) -> Iterator[Any]:
     """A connection to a cluster, or a Ray of its own on this machine; ended afterwards.
@@ -309,6 +313,24 @@ def ray_session(address: str | None) -> Iterator[Any]:
             whose owner would lose it.
         RayNotStarted: Ray cannot be started on this machine.
     """
+    if not _CONNECTION.acquire(blocking=False):
+        raise _connected_already()
+    try:
+        with _connection(address) as context:
+            yield context
+    finally:
+        _CONNECTION.release()
+
+
+def _connected_already() -> InputError:
+    return InputError(
+        "A study or a comparison needs a connection to Ray of its own, and this process has one "
+        "already; end that one with `ray.shutdown()`, or run this in another process."
+    )
+
+
+@contextmanager
+def _connection(address: str | None) -> Iterator[Any]:
     settle_environment()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -321,10 +343,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
     import ray
 
     if ray.is_initialized():
-        raise InputError(
-            "A study or a comparison needs a connection to Ray of its own, and this process has "
-            "one already; end that one with `ray.shutdown()`, or run this in another process."
-        )
+        raise _connected_already()
     try:
         if address not in (None, "auto"):
             _knock(address)
@@ -347,7 +366,7 @@ def ray_session(address: str | None) -> Iterator[Any]:
             raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
         raise InputError(
             f"There is no Ray cluster at {address!r} ({why}); give "
-            "HOST:PORT, or leave `--address` out to run on this machine."
+            "HOST:PORT, or leave `address` out to run on this machine."
         ) from None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
@@ -359,11 +378,15 @@ def ray_session(address: str | None) -> Iterator[Any]:
 
 
 def require_cluster(address: str | None) -> None:
-    """Refuse the address of a cluster that cannot be reached.
+    """Refuse the address of a cluster that cannot be reached, and a process that has a Ray.
 
     Raises:
-        InputError: the cluster cannot be reached.
+        InputError: the cluster cannot be reached, or this process is connected to a Ray already.
     """
+    import ray
+
+    if _CONNECTION.locked() or ray.is_initialized():
+        raise _connected_already()
     if address:
         with ray_session(address):
             pass

@@ -150,7 +150,7 @@ def begun_on_server(database: str, name: str, directions: list[StudyDirection]) 
 
 
 def _used(name: str) -> str:
-    return f"`study.database` holds a study named {name!r} already; choose another `--name`."
+    return f"`study.database` holds a study named {name!r} already; choose another `name`."
 
 
 def set_aside(database: str, folder: Path, name: str, mark: str) -> str | None:

@@ -195,8 +195,8 @@ def _configured(spec: str, overrides: list[str] | None, to: Path, cache: Path) -
     refuse_existing(to)
     config = load_spec(spec, overrides or (), searched_is_fixed=True).pipeline
     _check(config)
-    check_writable(cache, "--cache")
-    check_writable(to.resolve().parent, "--to")
+    check_writable(cache, "cache")
+    check_writable(to.resolve().parent, "to")
     torch.set_num_threads(1)
     return config
 

@@ -40,9 +40,9 @@ def distill(
     if to:
         refuse_existing(to)
     warned(check_study(loaded).values())
-    check_writable(cache, "--cache")
+    check_writable(cache, "cache")
     if to:
-        check_writable(to.resolve().parent, "--to")
+        check_writable(to.resolve().parent, "to")
     _threads(threads)
     result = Pipeline(loaded.pipeline, cache).run(progress=log)
     document = result.to_json()
@@ -75,7 +75,7 @@ def train(
     from study.preflight import check_writable
 
     artifact = read_artifact(folder, trust)
-    check_writable(to.resolve().parent, "--to")
+    check_writable(to.resolve().parent, "to")
     with log.working("training"):
         artifact.train(seed).save(to)
     document = {

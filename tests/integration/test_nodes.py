@@ -4,11 +4,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import SDW, World, by_number, created
+from tests.integration.processes import World, by_number, created
 
 CLUSTER = """if True:
     import sys
@@ -82,7 +81,7 @@ def test_a_node_that_does_not_see_the_folder_is_named_and_nothing_is_left(
     storage.mkdir()
     node = (
         f"mount -t tmpfs none {storage} && "
-        f"{Path(SDW).with_name('ray')} start --address={address} --num-cpus=1"
+        f"{sys.executable} -m ray.scripts.scripts start --address={address} --num-cpus=1"
     )
     started = subprocess.run(
         ["unshare", "-m", "sh", "-c", node], env=world.env, capture_output=True, text=True
@@ -95,5 +94,5 @@ def test_a_node_that_does_not_see_the_folder_is_named_and_nothing_is_left(
     assert (status, out) == (2, "")
     (line,) = [line for line in err.splitlines() if line.startswith("sdw: ")]
     assert line.startswith("sdw: 1 of the cluster's 3 nodes do not see what is written to ")
-    assert "--storage" in line
+    assert "`storage`" in line
     assert list(storage.iterdir()) == []

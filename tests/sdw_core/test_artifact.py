@@ -323,7 +323,7 @@ def test_the_licence_is_the_sources_or_none_is_chosen(
 
 def test_a_licence_is_chosen_by_its_id() -> None:
     assert require_license("CC-BY-4.0") == "cc-by-4.0"
-    with pytest.raises(InputError, match=r"a licence is chosen by its id.*not 'do what you"):
+    with pytest.raises(InputError, match=r"A licence is chosen by its id.*not 'do what you"):
         require_license("do what you like")
 
 

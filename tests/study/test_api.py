@@ -1,13 +1,19 @@
 """Studies and comparisons as Python calls them: what is refused, what is kept, what is shown."""
 
 import logging
+import math
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,6 +25,7 @@ from search_spaces.spec import SHIPPED
 from study import Comparison, Study, WorkFailed
 from study.comparison import ComparisonFolder, check_comparison, ready, run_cell
 from study.folder import StudyFolder
+from study.runner import ray_session
 from study.search import StudySearch
 from study.signals import ENDING, handlers_kept, stopping
 from tests.study.conftest import SMALL, small_spec
@@ -64,6 +71,36 @@ def test_overrides_are_those_of_the_command_line():
     assert Study.validate("quickstart", trials=3, overrides=values) == words
 
 
+def test_overrides_may_be_numbers_of_numpy_and_are_not_changed():
+    overrides = {
+        "study.trials": np.int64(3),
+        "pipeline.weighting": {"scheme": "rank"},
+        "pipeline.weighting.clip_quantile": np.float64(0.25),
+    }
+    given = deepcopy(overrides)
+    found = Study.validate("quickstart", overrides=overrides)
+    assert (found["study"]["trials"], found["pipeline"]["weighting"]["scheme"]) == (3, "rank")
+    assert overrides == given
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ({"overrides": 3}, "`overrides` must be a mapping"),
+        ({"overrides": "study.trials=3"}, "`overrides` must be a mapping"),
+        ({"overrides": ["study.trials=3", 4]}, "given as key=value, not as 4"),
+        ({"overrides": {"study.trials": {3}}}, "`study.trials` must be a whole number"),
+        ({"overrides": {"study.trials": math.nan}}, "`study.trials` must be a finite number"),
+        ({"overrides": {"study.name": Path("a")}}, "`study.name` must be text"),
+        ({"trials": 2.5}, "`study.trials` must be a whole number"),
+        ({"storage": 3}, "`storage` must be a path"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_refused_in_a_sentence(tmp_path, argument, said):
+    with pytest.raises(InputError, match=said):
+        Study.validate("quickstart", **argument)
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
@@ -87,6 +124,27 @@ def test_a_connection_to_ray_that_is_somebodys_is_left_alone(tmp_path, monkeypat
     with pytest.raises(InputError, match=r"`ray\.shutdown\(\)`"):
         Comparison.run("compare-quick")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_that_cannot_connect_to_ray_is_given_no_trials(study, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    before = study.status()
+    for call in (lambda: study.extend(1), study.retry_failed):
+        with pytest.raises(InputError, match=r"`ray\.shutdown\(\)`"):
+            call()
+    assert study.status() == before
+    assert study.spec.study.trials == small_spec().study.trials
+
+
+def test_two_threads_do_not_share_a_connection_to_ray(monkeypatch):
+    """The first one's is neither used nor ended by the second one."""
+    monkeypatch.setattr("study.runner._connection", lambda address: nullcontext("its own"))
+    with ray_session(None) as first:
+        with pytest.raises(InputError, match="has one already"), ray_session(None):
+            pytest.fail("it was shared")
+        assert first == "its own"
+    with ray_session(None):
+        pass
 
 
 # Looking
@@ -163,10 +221,46 @@ def test_calls_are_quiet_and_what_happens_is_logged(study, capsys, caplog):
 def test_what_there_is_nothing_to_do_for_is_refused(study):
     with pytest.raises(InputError, match="nothing to stop"):
         study.stop()
-    with pytest.raises(InputError, match="not 0"):
-        study.extend(0)
-    with pytest.raises(InputError, match=r"`--pareto` needs a study of two objectives"):
+    with pytest.raises(InputError, match=r"`pareto` needs a study of two objectives"):
         study.export(pareto=True)
+
+
+@pytest.mark.parametrize("trials", [0, -1, 1.5, math.nan, "x", None, 10**9, 10**30])
+def test_a_study_that_cannot_have_so_many_trials_stays_as_it_was(study, trials):
+    write_json(study.folder.seat.note, {"host": "elsewhere", "pid": 42})  # which takes them up
+    before = (study.folder.path / "study.yaml").read_bytes()
+    with pytest.raises(InputError, match="trials` must be"):
+        study.extend(trials)
+    assert (study.folder.path / "study.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, math.nan, "x"])
+def test_the_best_are_one_or_more(study, top):
+    for call in (study.best, lambda top: study.export("to", top=top)):
+        with pytest.raises(InputError, match="`top` must be"):
+            call(top)
+
+
+def test_an_export_of_a_wrong_kind_is_refused(study):
+    with pytest.raises(InputError, match="`to` must be a path, not 3"):
+        study.export(3)
+    with pytest.raises(InputError, match="not 3: see https"):
+        study.export(license=3)
+    with pytest.raises(InputError, match="`number` must be a finite number"):
+        study.rows(math.nan)
+
+
+def test_of_a_study_that_is_gone_nothing_is_made(study):
+    shutil.rmtree(study.folder.path)
+    for call in (study.stop, study.resume, study.retry_failed, study.rebuild, study.prune):
+        with pytest.raises(InputError, match="no spec file"):
+            call()
+    assert "no spec file" in repr(study)
+    assert not study.folder.path.exists()
+
+
+def test_a_study_says_its_name_its_state_and_its_trials(study):
+    assert repr(study) == f"<study {study.name!r}: stopped, 3 of {study.spec.study.trials} trials>"
 
 
 @pytest.mark.parametrize("number", [1, 3, 99])
@@ -191,6 +285,8 @@ def test_a_study_of_which_nothing_came_says_so_and_is_kept(tmp_path):
     with pytest.raises(WorkFailed, match="No trial completed: why") as failed:
         Study(folder).resume()
     assert failed.value.ran == Study(folder)
+    told = pickle.loads(pickle.dumps(failed.value))  # as a pool of processes does
+    assert (str(told), told.ran) == (str(failed.value), Study(folder))
     with pytest.raises(InputError, match="no COMPLETE trial"):
         Study(folder).rows()
 
@@ -261,6 +357,10 @@ def test_a_comparison_is_run_opened_and_shown(tmp_path):
     assert (folder.path / "table.md").read_text() == found.standings.markdown()
     opened = Comparison.open(folder.path)
     assert opened.to_json() == found.to_json()
+    assert (repr(begun), repr(opened)) == (
+        "<comparison 'c': not finished, 0 cells ended>",
+        "<comparison 'c': finished, 2 cells ended>",
+    )
     assert "| PBC |" in opened._repr_html_()
     with pytest.raises(InputError, match="There is no comparison 'd'"):
         Comparison.open("d")

@@ -57,8 +57,8 @@ REFUSED = {
     "no gpu": (["launch", "quickstart", "--set", "pipeline.device=cuda"], "GPU"),
     "bad name": (["launch", "quickstart", "--name", "../up"], "study.name"),
     "no trials": (["launch", "quickstart", "--trials", "0"], "study.trials"),
-    "storage is a file": (["launch", "quickstart", "--storage", "afile"], "--storage"),
-    "storage under a file": (["launch", "quickstart", "--storage", "afile/below"], "--storage"),
+    "storage is a file": (["launch", "quickstart", "--storage", "afile"], "`storage`"),
+    "storage under a file": (["launch", "quickstart", "--storage", "afile/below"], "`storage`"),
     "validate": (["validate", "quickstart", "--set", "pipeline.seed=-1"], "pipeline.seed"),
     "cluster file": (["validate", "quickstart", "--cluster", "none.yaml"], "none.yaml"),
     "empty cluster file": (
@@ -253,7 +253,7 @@ def test_a_refused_distillation_or_analysis_leaves_no_folder(capsys, tmp_path):
         ["analyze", "coverage", "quickstart", "--to", "afile/rows"],
     ):
         status, _, err = sdw(capsys, *command)
-        assert (status, "`--to`" in err) == (2, True), err
+        assert (status, "`to`" in err) == (2, True), err
         assert list(tmp_path.iterdir()) == [tmp_path / "afile"]
 
 

@@ -33,7 +33,7 @@ def test_a_new_folder_holds_the_resolved_spec_and_nothing_else(folder):
 def test_a_storage_that_is_a_file_is_refused(tmp_path, below):
     file = tmp_path / "file"
     file.write_text("text")
-    with pytest.raises(InputError, match=r"cannot be written .*--storage"):
+    with pytest.raises(InputError, match=r"cannot be written .*`storage`"):
         StudyFolder.create(small_spec(), file / below)
     assert list(tmp_path.iterdir()) == [file]
 
@@ -42,7 +42,7 @@ def test_a_storage_that_takes_no_folder_is_refused():
     with pytest.raises(InputError, match="cannot be written"):
         StudyFolder.create(small_spec(), Path("/proc/studies"))
     with pytest.raises(InputError, match="cannot be written"):
-        check_writable(Path("/proc/studies"), "--to")
+        check_writable(Path("/proc/studies"), "to")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_storage_that_takes_no_folder_is_refused():
     [("study.trials=99", "with this very spec"), ("study.seed=5", "with another spec")],
 )
 def test_a_study_that_exists_is_refused_with_the_ways_on(folder, override, sentence):
-    with pytest.raises(InputError, match=f"{sentence}.*sdw resume|{sentence}.*--name"):
+    with pytest.raises(InputError, match=f"{sentence}.*sdw resume|{sentence}.*`name`"):
         StudyFolder.create(small_spec(override), folder.path.parent)
     assert folder.spec() == small_spec("study.database=sqlite")
 
@@ -273,7 +273,7 @@ def test_a_copy_of_a_study_on_a_server_can_be_looked_at_and_not_gone_on_with(tmp
     shutil.copytree(folder.path, copy.path)
     assert [row.outcome for row in copy.book().rows()] == ["RUNNING"]
     for write in (lambda: copy.book(to_write=True), copy.rebuild):
-        with pytest.raises(InputError, match=f"is a copy of .*sdw resume {folder.path}`.*--name"):
+        with pytest.raises(InputError, match=f"is a copy of .*sdw resume {folder.path}`.*`name`"):
             write()
     assert [row.outcome for row in folder.book(to_write=True).rows()] == ["RUNNING"]
     shutil.rmtree(folder.path)  # then the copy is what is left of it

@@ -130,7 +130,7 @@ def test_an_export_of_another_trial_of_that_number_is_not_taken_for_its_own(
     assert export(folder, [0]) == [target]
     rows = load_file(folder.trial(0) / "rows.safetensors")
     save_file(rows | {"actions": 0.5 * rows["actions"]}, folder.trial(0) / "rows.safetensors")
-    with pytest.raises(InputError, match=r"trial-0' holds other rows than .*trials/0'.*--to"):
+    with pytest.raises(InputError, match=r"trial-0' holds other rows than .*trials/0'.*`to`"):
         export(folder, [0])
 
 

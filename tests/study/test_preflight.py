@@ -165,15 +165,15 @@ def test_on_a_gpu_the_engine_lies_there():
 
 def test_a_storage_that_cannot_be_written_is_refused():
     spec = small_spec()
-    with pytest.raises(InputError, match=r"'/proc' cannot be written .*--storage"):
+    with pytest.raises(InputError, match=r"'/proc' cannot be written .*`storage`"):
         require_room(spec, estimate(spec, DATASETS), Path("/proc/no/where"), True)
     assert storage_trouble(Path("/proc"))
 
 
 def test_a_link_to_nothing_cannot_be_written(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"link' cannot be written .*`--to`"):
-        check_writable(tmp_path / "link" / "deeper", "--to")
+    with pytest.raises(InputError, match=r"link' cannot be written .*`to`"):
+        check_writable(tmp_path / "link" / "deeper", "to")
 
 
 def test_a_trainable_that_carries_data_is_refused():
