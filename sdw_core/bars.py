@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from sdw_core.config import STAGES
+from sdw_core.console import Console
 from sdw_core.progress import StageProgress
 
 COLUMNS = (
@@ -24,7 +24,7 @@ def shown(console: Console | None = None) -> Iterator[tuple[StageProgress, Calla
     Args:
         console: where; None: stderr, or the notebook. Bars are shown where a person looks on.
     """
-    console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
+    console = console or Console(stderr=True)
     watched = console.is_terminal or console.is_jupyter
     with Progress(*COLUMNS, console=console, transient=True, disable=not watched) as bars:
         tasks = {stage: bars.add_task(stage, total=1.0, visible=False) for stage in STAGES}

@@ -48,7 +48,7 @@ from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from sdw_core.console import Console
 
 EXPERT_EPISODES = 10
 """Episodes that an expert is judged by."""

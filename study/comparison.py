@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 from filelock import Timeout
 
+from sdw_core.console import Console
 from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.errors import InputError, SDWError, SourceChanged
 from sdw_core.feasibility import check_fit, resolve_device
@@ -34,7 +35,6 @@ from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec, parse_comparison
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
-from study.console import Console
 from study.driver import Heartbeat, Seat
 from study.folder import found
 from study.outcomes import (

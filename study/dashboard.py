@@ -8,8 +8,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna_dashboard import wsgi
 
+from sdw_core.console import Console
 from sdw_core.errors import InputError
-from study.console import Console
 from study.folder import StudyFolder
 from study.signals import Ended, ending
 

@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 
 from sdw_core.config import STAGES
+from sdw_core.console import Console, Table, line
 from sdw_core.files import read_json
 from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow
-from study.console import Console, Table, line
 from study.folder import StudyFolder
 from study.outcomes import FINAL
 

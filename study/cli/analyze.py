@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdw_core.console import Table
 from search_spaces import load_spec
 from study.api import STUDIES
-from study.console import Table, log, out, print_json
+from study.console import log, out, print_json
 
 if TYPE_CHECKING:
     from sdw_core.analysis.report import Analysis, Tell

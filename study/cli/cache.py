@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from sdw_core.console import Table
 from study.api import STUDIES, Study
 from study.cli.common import AsJson, Storage, StudyName
-from study.console import Table, out, print_json
+from study.console import out, print_json
 
 cache_app = typer.Typer(help="A study's stage cache: list, prune.")
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from study.console import Table
+from sdw_core.console import Table
 
 Spec = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped spec.")]
 StudyName = Annotated[str, typer.Argument(help="A study's name under the storage, or its path.")]

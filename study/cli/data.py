@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from sdw_core.console import Table
 from sdw_core.errors import InputError
-from study.console import Table, out, print_json
+from study.console import out, print_json
 
 data_app = typer.Typer(
     help="Datasets: list, describe, check; import, set-reference, remove one's own."

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from sdw_core.console import line
 from sdw_core.files import read_json
 from study.api import STUDIES, Study, WorkFailed
 from study.cli.common import AsJson, License, Set, Spec, Storage, StudyName, returns_table
-from study.console import line, log, out, print_json
+from study.console import log, out, print_json
 
 
 def launch(

@@ -542,7 +542,7 @@ def test_more_rows_than_the_best_episodes_have_are_refused() -> None:
 
 def test_states_may_be_those_of_the_teachers_episodes() -> None:
     dataset = load(BUNDLED)
-    lower = {"episodes": [0, 0.5]}
+    lower = TINY["expert"] | {"episodes": [0, 0.5]}
     own = tiny(distill={"states": "teacher"}, expert=lower)
     task = Pipeline(own).prepare().task
     rows = cloned_rows(dataset, own.expert)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from study.console import Console, Table, legible, line
+from sdw_core.console import Console, Table, legible, line
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = {

@@ -76,7 +76,7 @@ def test_import_of_what_has_scores_does_not_ask_for_them(sdw):
     assert json.loads(out) == {"dataset": "my/copy-v0", "reference_scores": [-20.272305, 3234.3]}
     status, _, err = sdw("data", "set-reference", BUNDLED, "0", "1")
     assert status == 2
-    assert "import it under a name of your own, such as `my/copy-v0`" in err
+    assert f"`{BUNDLED}` is one: import it under a name of your own, such as `my/copy-v0`" in err
 
 
 def test_remove_asks_first(sdw, swing):

@@ -6,8 +6,8 @@ from time import time
 
 import pytest
 
+from sdw_core.console import Console
 from sdw_core.files import write_json
-from study.console import Console
 from study.display import Display, minutes, running_trials, settings, trial_table
 from study.folder import StudyFolder
 from study.outcomes import TrialResult

@@ -1,0 +1,69 @@
+"""Text as it is, for most of what is printed is not ours (names, paths, reasons, errors).
+
+A string is one line of plain text here: brackets are no markup, colons no emoji, and a character
+that cannot be seen (an escape sequence, a line's end) shows as Python would write it. Nothing is
+cut off: a terminal folds what is too long, and a file or a pipe gets whole lines.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rich.console
+import rich.table
+from rich.console import ConsoleDimensions
+from rich.text import Text
+
+UNBOUNDED = 10_000
+"""Columns of what is no terminal."""
+
+
+def legible(text: str) -> str:
+    r"""Text with what cannot be seen spelled out.
+
+    >>> legible("a[b]\x1b[31m\n")
+    'a[b]\\x1b[31m\\n'
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
+        for each in text
+    )
+
+
+def line(*parts: str | tuple[str, str]) -> Text:
+    """A line of parts, each as it is, or as it is in a style."""
+    styled = [(part, "") if isinstance(part, str) else part for part in parts]
+    return Text.assemble(*[(legible(text), style) for text, style in styled])
+
+
+class Table(rich.table.Table):
+    """A table without lines, whose cells fold where the terminal is too narrow."""
+
+    def __init__(self, *headings: str, **options: Any) -> None:
+        super().__init__(*headings, box=None, **options)
+
+    def add_column(self, header: str = "", **options: Any) -> None:  # type: ignore[override]
+        """A column whose heading may have lines."""
+        super().add_column(Text(header), overflow="fold", **options)
+
+
+class Console(rich.console.Console):
+    """Prints strings, and strings in tables, as `legible` gives them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The one place where rich makes text of a string."""
+        return super().render_str(legible(text), **options)
+
+    @property  # type: ignore[misc]
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        return super().size if self.is_terminal else ConsoleDimensions(UNBOUNDED, 25)
+
+    @contextmanager
+    def working(self, said: str = "") -> Iterator[Callable[[str], None]]:
+        """On a terminal, a spinner beside a line while the block runs; yields how to change it."""
+        with self.status(line(said)) as status:
+            yield lambda said: status.update(line(said))
