@@ -226,7 +226,7 @@ class Study:
         if not failed:
             raise InputError(
                 f"The study {self.name!r} has no FAILED trial that was not asked again; see `sdw "
-                f"status {self.name}`."
+                f"status {self.folder.called}`."
             )
         self._require_room_for(failed, address)
         with self.folder.edit_lock():
@@ -248,7 +248,7 @@ class Study:
                     f"The study {self.name!r} is not running; there is nothing to stop."
                 )
             self.folder.stop_flag.touch()
-        with going_on_with(f"the study stops all the same; see `sdw status {self.name}`"):
+        with going_on_with(f"the study stops all the same; see `sdw status {self.folder.called}`"):
             while self.folder.driven():
                 sleep(0.5)
 
@@ -442,7 +442,7 @@ class Study:
             return self._run(address, progress)
         does = "takes them up"
         if self.folder.stop_flag.exists():
-            does = f"is stopping; go on with `sdw resume {self.name}`"
+            does = f"is stopping; go on with `sdw resume {self.folder.called}`"
         logger.info(f"{process(self.folder.driver())} {does}")
         return self
 
@@ -452,7 +452,7 @@ class Study:
         from study.export import export
         from study.runner import drive
 
-        folder, way_on = self.folder, f"go on with `sdw resume {self.folder.path}`"
+        folder, way_on = self.folder, f"go on with `sdw resume {self.folder.called}`"
         with going_on_with(way_on):
             given_up = drive(folder, address, Display(folder, log if progress else None))
             book = folder.book()
@@ -461,11 +461,11 @@ class Study:
                 with (log if progress else quiet).working("re-evaluating on fresh seeds"):
                     export(folder, winners)
         if given_up and remaining:
-            name, count = self.name, book.spec.study.max_identical_failures
+            called, count = folder.called, book.spec.study.max_identical_failures
             raise WorkFailed(
                 f"{count} trials in a row FAILED for one reason, so the study was stopped: "
-                f"{given_up}; mend that, then go on with `sdw resume {name}` and `sdw retry-failed "
-                f"{name}`.",
+                f"{given_up}; mend that, then go on with `sdw resume {called}` and `sdw "
+                f"retry-failed {called}`.",
                 self,
             )
         if remaining:

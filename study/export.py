@@ -111,7 +111,7 @@ def found_by(
     if row is None or row.outcome != COMPLETE:
         raise InputError(
             f"Only a COMPLETE trial has rows, and trial {number} of {folder.name!r} is none; see "
-            f"`sdw status {folder.name}`."
+            f"`sdw status {folder.called}`."
         )
     config = book.spec.pipeline_with(row.params)
     result = finished_result(trial, config, folder.inventory().sources(config))
@@ -120,8 +120,8 @@ def found_by(
             return config, result, load_file(trial / "rows.safetensors")
     raise InputError(
         f"{str(trial)!r} does not hold the result of trial {number} any more; put it back, or "
-        f"remove that folder and let `sdw status {folder.path} --rebuild` and then `sdw resume "
-        f"{folder.path}` compute a trial of that number anew."
+        f"remove that folder and let `sdw status {folder.called} --rebuild` and then `sdw "
+        f"resume {folder.called}` compute a trial of that number anew."
     )
 
 
@@ -177,7 +177,7 @@ def export(
     if not numbers:
         raise InputError(
             f"The study {folder.name!r} has no COMPLETE trial to export; see `sdw status "
-            f"{folder.name}`."
+            f"{folder.called}`."
         )
     targets = [(to or folder.exports) / f"trial-{number}" for number in numbers]
     for target in targets:

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import optuna
@@ -174,22 +175,27 @@ class StudyFolder:
                 f"{str(self.path)!r} exists and is no study (it holds no study.yaml); choose "
                 "another `name` or `storage`."
             )
-        name = self.path.name
+        name, called = self.name, self.called
         if self.spec().identity == spec.identity:
             return (
-                f"The study {name!r} exists with this very spec; go on with `sdw resume {name}`, "
-                f"ask for more trials with `sdw extend {name} --trials N`, or choose another "
+                f"The study {name!r} exists with this very spec; go on with `sdw resume {called}`, "
+                f"ask for more trials with `sdw extend {called} --trials N`, or choose another "
                 "`name` for a new one."
             )
         return (
             f"The study {name!r} exists with another spec; choose another `name`, or go on with "
-            f"the one that is there with `sdw resume {name}`."
+            f"the one that is there with `sdw resume {called}`."
         )
 
     @property
     def name(self) -> str:
         """The study's name: the folder's."""
         return self.path.name
+
+    @property
+    def called(self) -> str:
+        """The study in a command that can be given in any folder, whatever the storage is."""
+        return quote(str(self.path))
 
     @property
     def cache(self) -> Path:
@@ -377,8 +383,8 @@ class StudyFolder:
         if (owner / "study.yaml").exists() and not owner.samefile(self.path):
             raise InputError(
                 f"{str(self.path)!r} is a copy of {str(owner)!r}, and the trials of both are "
-                f"{study.study_name!r} in one database; go on with `sdw resume {owner}`, or launch "
-                "a study of its own under another `name`."
+                f"{study.study_name!r} in one database; go on with `sdw resume "
+                f"{quote(str(owner))}`, or launch a study of its own under another `name`."
             )
         study.set_user_attr("folder", str(self.path))
 
@@ -417,12 +423,12 @@ class StudyFolder:
 
     @property
     def _rebuild_command(self) -> str:
-        return f"`sdw status {self.path} --rebuild`"
+        return f"`sdw status {self.called} --rebuild`"
 
     @property
     def seat(self) -> Seat:
         """The place of the study's one driver."""
-        watch = f"watch it with `sdw status {self.name}`"
+        watch = f"watch it with `sdw status {self.called}`"
         return Seat(self.path, f"The study {self.name!r}", watch)
 
     def driving(self) -> AbstractContextManager[Heartbeat]:

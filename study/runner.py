@@ -181,7 +181,7 @@ def _tune(
     except NodeDied as error:
         if flag.exists():  # whoever asked the study to stop ended Ray's processes as well
             return search.given_up
-        raise SDWError(f"{error} go on with `sdw resume {folder.path}`.") from error
+        raise SDWError(f"{error} go on with `sdw resume {folder.called}`.") from error
     except Replaced:
         raise
     except Exception as error:
@@ -191,7 +191,7 @@ def _tune(
         if isinstance(cause, RayError):  # a worker that was ended for memory before it began
             raise SDWError(
                 f"Ray ended the study {folder.name!r} ({first_line(cause).rstrip('.')}); what is "
-                f"done is kept: go on with `sdw resume {folder.path}`."
+                f"done is kept: go on with `sdw resume {folder.called}`."
             ) from error
         raise
     if search.changed:
@@ -204,7 +204,7 @@ def _tune(
 def _interrupted(folder: StudyFolder, trouble: str) -> SDWError:
     return SDWError(
         f"The storage of {folder.name!r} cannot be written ({trouble}); what is done is kept: mend "
-        f"that, and go on with `sdw resume {folder.path}`."
+        f"that, and go on with `sdw resume {folder.called}`."
     )
 
 

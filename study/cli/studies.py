@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -68,7 +69,7 @@ def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     found = Study.open(study, storage)
     with log.working("stopping: running trials write a checkpoint"):
         found.stop()
-    log.print(f"stopped; go on with `sdw resume {found.name}`")
+    log.print(f"stopped; go on with `sdw resume {found.folder.called}`")
 
 
 def validate(
@@ -201,10 +202,10 @@ def _print_run(study: Study, document: dict[str, Any]) -> None:
     for path in exports:
         out.print(f"exported to {path}")
     if exports:
-        out.print(f"  evaluate again   sdw evaluate {exports[0]}")
-        out.print(f"  look at trials   sdw dashboard {study.folder.path}")
+        out.print(f"  evaluate again   sdw evaluate {quote(exports[0])}")
+        out.print(f"  look at trials   sdw dashboard {study.folder.called}")
     if len(best) == 1 and exports:
-        out.print(f"  export more      sdw export {study.folder.path} --top 3 --to DIR")
+        out.print(f"  export more      sdw export {study.folder.called} --top 3 --to DIR")
 
 
 def _print_trials(study: Study, document: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def test_a_study_on_nodes_that_share_its_folder_is_given_up_retried_and_extended
     assert status == 1
     assert "2 trials in a row FAILED for one reason" in err
     assert "FileExistsError" in err
-    assert "`sdw retry-failed broken`" in err
+    assert f"`sdw retry-failed {folder.path}`" in err
     assert "Traceback" not in err
     stopped = json.loads(out)
     assert stopped["state"] == "stopped"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from time import sleep
 from typing import Any
@@ -137,7 +138,7 @@ def test_launching_it_again_is_refused(
     (line,) = err.splitlines()
     assert line.startswith("sdw: ")
     assert which in line
-    assert "sdw resume one" in line
+    assert re.search("`sdw resume /.*/one`", line)
     assert sorted(folder.path.rglob("*")) == before
 
 

@@ -614,7 +614,7 @@ def test_a_study_whose_driver_lives_is_extended_without_running_it_here(capsys, 
     assert (status, [t["retry_of"] for t in json.loads(out)["trials"]]) == (0, [None, 0])
     folder.stop_flag.touch()
     _, _, err = sdw(capsys, "extend", folder.name, "--trials", "1")
-    assert f"is stopping; go on with `sdw resume {folder.name}`" in err
+    assert f"is stopping; go on with `sdw resume {folder.called}`" in err
     for command in (["retry-failed"], ["status", "--rebuild"]):
         status, out, err = sdw(capsys, command[0], folder.name, *command[1:])
         assert (status, out, err.count("\n")) == (2, "", 1), err

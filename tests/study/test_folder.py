@@ -1,6 +1,8 @@
 """Study folders: made whole or not at all, found by name or path, driven by one process."""
 
 import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -27,6 +29,18 @@ def test_a_new_folder_holds_the_resolved_spec_and_nothing_else(folder):
     assert [path.name for path in folder.path.iterdir()] == ["study.yaml"]
     assert folder.spec() == small_spec("study.database=sqlite")
     assert folder.name == "hopper-quickstart"
+
+
+def test_a_way_on_can_be_given_in_any_folder(tmp_path, monkeypatch):
+    """Whatever the storage is, and whatever a shell makes of its path."""
+    monkeypatch.chdir(tmp_path)
+    StudyFolder.create(small_spec(), Path("our studies %x"))
+    with pytest.raises(InputError) as refused:
+        StudyFolder.create(small_spec(), Path("our studies %x"))
+    command = re.search("`sdw resume ([^`]*)`", str(refused.value))
+    monkeypatch.chdir("/")
+    (reference,) = shlex.split(command[1])
+    assert StudyFolder.find(reference, Path("sdw-studies")).path.parent.name == "our studies %x"
 
 
 @pytest.mark.parametrize("below", [".", "deeper/still"])
