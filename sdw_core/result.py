@@ -131,7 +131,7 @@ class PipelineResult:
 
         folder = Path(folder)
         refuse_existing(folder)
-        license = license and require_license(license)
+        license = None if license is None else require_license(license)
         seed = self.seeds[self.best]
         artifact = Artifact.distilled(
             self.observations[self.best],

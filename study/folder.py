@@ -34,7 +34,6 @@ from sdw_core.files import (
     created_folder,
     made_folder,
     read_json,
-    read_whole,
     write_json,
     write_text,
 )
@@ -45,7 +44,7 @@ from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.book import TrialBook, recorded_trials
 from study.driver import Heartbeat, Seat
-from study.outcomes import read_record
+from study.outcomes import read_record, read_result
 from study.storage import (
     begun_on_server,
     lies_in_folder,
@@ -257,7 +256,8 @@ class StudyFolder:
             if record is None:
                 continue
             config = spec.pipeline_with(record["params"])
-            stated = Sources.stated_by(read_whole(result) or {})
+            left = read_result(result.parent)
+            stated = left.made_of if left else Sources.stated_by({})
             yield config, stated
             missing -= {config.source} if stated.dataset else set()
             if not missing:

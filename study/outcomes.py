@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,11 @@ class TrialResult:
 def read_result(folder: Path) -> TrialResult | None:
     """What a trial left in its folder; None if there is no result, or none that is whole."""
     document = read_whole(folder / "result.json")
-    return TrialResult.from_json(document) if document and "outcome" in document else None
+    if not document or "outcome" not in document:
+        return None
+    with suppress(LookupError, TypeError, AttributeError):  # else something else wrote it
+        return TrialResult.from_json(document)
+    return None
 
 
 def finished_result(folder: Path, config: PipelineConfig, sources: Sources) -> TrialResult | None:

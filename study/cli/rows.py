@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,6 @@ from search_spaces import load_spec
 from study.api import STUDIES, warned
 from study.cli.common import AsJson, License, Set, Spec, Trust, returns_table
 from study.console import log, out, print_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def distill(
@@ -29,6 +26,8 @@ def distill(
     as_json: AsJson = False,
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored."""
+    import torch
+
     from sdw_core.artifact import refuse_existing, score
     from sdw_core.card import require_license
     from sdw_core.pipeline import Pipeline
@@ -36,14 +35,14 @@ def distill(
 
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
     loaded = loaded.model_copy(update={"search": {}})
-    license = license and require_license(license)
+    license = None if license is None else require_license(license)
     if to:
         refuse_existing(to)
     warned(check_study(loaded).values())
     check_writable(cache, "cache")
     if to:
         check_writable(to.resolve().parent, "to")
-    _threads(threads)
+    torch.set_num_threads(threads)
     result = Pipeline(loaded.pipeline, cache).run(progress=log)
     document = result.to_json()
     with log.working("evaluating"):
@@ -151,12 +150,6 @@ def evaluate(
             {"evaluated now": document["normalized_return"], "in the manifest": scores["synthetic"]}
         )
     )
-
-
-def _threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)
 
 
 def _print_protocols(document: dict[str, Any], as_json: bool) -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from sdw_core.artifact import read_artifact
 from sdw_core.errors import InputError
-from sdw_core.files import write_json
+from sdw_core.files import read_json, write_json
 from search_spaces import load_comparison
 from search_spaces.spec import SHIPPED
 from study import Comparison, Study, WorkFailed
@@ -311,6 +311,21 @@ def test_what_ends_a_study_exports_its_best_rows(finished, capsys):
     assert artifact.evidence["scores"] == read_artifact(exported).evidence["scores"]
     assert finished.export(Path("to"), license="mit") == [Path("to/trial-0")]
     assert read_artifact(Path("to/trial-0")).evidence["source"]["license"] == "mit"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"normalized_return": {"mean": 1}}, {"normalized_return": 3}, {"expert": []}, {"sources": 3}],
+)
+def test_a_result_that_is_not_whole_is_none(finished, damage):
+    path = finished.folder.trial(0) / "result.json"
+    kept = path.read_text()
+    write_json(path, read_json(path) | damage)
+    try:
+        with pytest.raises(InputError, match="does not hold the result of trial 0 any more"):
+            finished.rows()
+    finally:
+        path.write_text(kept)
 
 
 def test_the_cache_of_a_finished_study_can_go(finished):
