@@ -323,7 +323,7 @@ def refuse_existing(folder: Path) -> None:
     """Refuse a folder that an export would overwrite.
 
     Raises:
-        InputError: it exists.
+        InputError: the folder exists.
     """
     if os.path.lexists(folder):
         raise InputError(
@@ -344,7 +344,7 @@ def read_artifact(folder: str | Path, trust: bool = False) -> Artifact:
             of the environment.
 
     Raises:
-        InputError: it is no such folder, a file is missing or was changed, it was written by a
+        InputError: the folder is no export, a file is missing or was changed, it was written by a
             newer version, it holds what must not be, or it needs trust.
     """
     folder = Path(folder)

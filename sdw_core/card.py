@@ -196,7 +196,7 @@ def require_license(license: str) -> str:
     """A licence that a user chose, as dataset hubs write it.
 
     Raises:
-        InputError: it is no id of a licence.
+        InputError: the text is no id of a licence.
     """
     if not (isinstance(license, str) and LICENSE.fullmatch(license.lower())):
         raise InputError(

@@ -481,7 +481,7 @@ def _made_again(wrapper: Wrapper, identifier: str, dataset: str, way_out: str) -
     """A wrapper that a dataset states, where Gymnasium has it today.
 
     Raises:
-        InputError: it cannot be made again.
+        InputError: the wrapper cannot be made again.
     """
     here = None
     with contextlib.suppress(ImportError):  # some need what is not installed

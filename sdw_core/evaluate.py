@@ -134,7 +134,8 @@ def require_feasible(
         where: the section of settings that says how many, for the message.
 
     Raises:
-        InputError: it needs more memory than is free, or more operations than anyone waits for.
+        InputError: the evaluation needs more memory than is free, or more operations than anyone
+            waits for.
     """
     networks, size = policies * ensemble, recipe.network(inputs, outputs).size
     widest = max(inputs, outputs, recipe.width)

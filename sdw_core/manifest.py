@@ -213,7 +213,7 @@ def read_manifest(folder: Path, trust: bool = False) -> tuple[dict[str, Any], Fi
         trust: let it name a module to import, and any arguments and wrappers.
 
     Raises:
-        InputError: it is no manifest that this version reads, or holds what must not be.
+        InputError: the file is no manifest that this version reads, or holds what must not be.
     """
     document = parsed_json(read_regular(folder, NAME, MOST_BYTES), folder)
     version = document.get("schema_version") if isinstance(document, dict) else None
@@ -284,7 +284,7 @@ def parsed_json(content: bytes, folder: Path) -> Any:
     """The document in a manifest's bytes: no key twice, numbers finite, text in Unicode.
 
     Raises:
-        InputError: it is no such document.
+        InputError: the file is no such document.
     """
     try:
         document = json.loads(

@@ -137,7 +137,7 @@ def read_yaml(text: str, what: str, loader: type[StrictLoader] = SpecLoader) -> 
         loader: how its scalars are read.
 
     Raises:
-        InputError: it is no YAML, or says something twice.
+        InputError: the text is no YAML, or says something twice.
     """
     try:
         return yaml.load(text, Loader=loader)

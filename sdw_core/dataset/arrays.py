@@ -80,7 +80,7 @@ def assemble(
     environment as D4RL has it: with its own time limit and rewards.
 
     Raises:
-        InputError: it is no valid dataset of the environment.
+        InputError: the arrays are no valid dataset of the environment.
     """
     _require_ends(name, steps)
     _require_length(name, environment, steps.ends)

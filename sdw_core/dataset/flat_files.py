@@ -48,7 +48,7 @@ def read_flat(path: Path, reference: str, asked: Asked) -> OfflineDataset:
         asked: what the user says of it.
 
     Raises:
-        InputError: it is damaged, lacks an array or its environment, or does not fit that.
+        InputError: the file is damaged, lacks an array or its environment, or does not fit that.
     """
     where = str(path)
     if not path.is_file():

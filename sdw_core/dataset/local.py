@@ -119,7 +119,7 @@ def remove(name: str) -> Path:
 
     Raises:
         InputError: there is no such local dataset, another made it, or it holds what is not its.
-        SDWError: it could not be removed.
+        SDWError: the folder could not be removed.
     """
     folder = _local(name)
     marked = IMPORTED.items() <= _metadata(folder).items()

@@ -47,7 +47,7 @@ def read_minari(
         chosen: numbers of the episodes that are read; None: all.
 
     Raises:
-        InputError: it is damaged, no environment is known for it, or it does not fit that.
+        InputError: the dataset is damaged, no environment is known for it, or it does not fit that.
     """
     with reading(folder, "Minari dataset"):
         metadata = MinariStorage.read_raw_metadata(folder)
@@ -122,7 +122,7 @@ def stated_environment(metadata: Mapping[str, Any], reference: str) -> Environme
     """The environment that a Minari dataset is judged in: its evaluation's, else its own.
 
     Raises:
-        InputError: it states none, or one that cannot be made again.
+        InputError: the dataset states none, or one that cannot be made again.
     """
     text = stated_spec(metadata)
     if not text:

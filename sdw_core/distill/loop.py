@@ -184,7 +184,7 @@ def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> 
     """Refuse a configuration whose engine cannot fit, before anything is allocated.
 
     Raises:
-        InputError: it needs more than is free on the device.
+        InputError: the engine needs more than is free on the device.
     """
     need = engine_bytes(config, policy)
     if device.type == "cuda":

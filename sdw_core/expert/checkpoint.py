@@ -119,7 +119,7 @@ def read_checkpoint(path: str) -> Checkpoint:
     """Read a checkpoint's file and check all of it.
 
     Raises:
-        InputError: it is not there, damaged, of neither format, or holds other tensors.
+        InputError: the file is not there, damaged, of neither format, or holds other tensors.
     """
     file = Path(path)
     if not file.is_file():
