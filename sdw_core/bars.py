@@ -18,15 +18,15 @@ COLUMNS = (
 
 
 @contextmanager
-def shown(console: Console | None = None) -> Iterator[tuple[StageProgress, Callable[[str], None]]]:
+def watched(console: Console | None = None) -> Iterator[tuple[StageProgress, Callable[[str], None]]]:
     """Yield how to tell where a pipeline is, and how to print a line meanwhile.
 
     Args:
         console: where; None: stderr, or the notebook. Bars are shown where a person looks on.
     """
     console = console or Console(stderr=True)
-    watched = console.is_terminal or console.is_jupyter
-    with Progress(*COLUMNS, console=console, transient=True, disable=not watched) as bars:
+    seen = console.is_terminal or console.is_jupyter
+    with Progress(*COLUMNS, console=console, transient=True, disable=not seen) as bars:
         tasks = {stage: bars.add_task(stage, total=1.0, visible=False) for stage in STAGES}
 
         def tell(stage: str, fraction: float) -> None:

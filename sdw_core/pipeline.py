@@ -163,7 +163,7 @@ class Pipeline:
         self.seconds = {}
         if not progress:
             return self.finish(self.prepare())
-        from sdw_core.bars import shown
+        from sdw_core.bars import watched
 
         told = self._progress
 
@@ -171,7 +171,7 @@ class Pipeline:
             told(stage, fraction)
             bars(stage, fraction)
 
-        with shown(None if progress is True else progress) as (bars, say):
+        with watched(None if progress is True else progress) as (bars, say):
             self._progress = tell
             try:
                 prepared = self.prepare()
