@@ -18,7 +18,9 @@ COLUMNS = (
 
 
 @contextmanager
-def watched(console: Console | None = None) -> Iterator[tuple[StageProgress, Callable[[str], None]]]:
+def watched(
+    console: Console | None = None,
+) -> Iterator[tuple[StageProgress, Callable[[str], None]]]:
     """Yield how to tell where a pipeline is, and how to print a line meanwhile.
 
     Args:
