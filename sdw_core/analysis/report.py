@@ -123,7 +123,7 @@ def misalignment(
         other = PipelineConfig(**{**dict(config), "dataset": narrow})
         _require_fit(other)
         _require_one_environment(config, other)
-    prepared = _pipeline(_weighted(config, 0), cache, tell).prepare()
+    prepared = _pipeline(_of_all_states(_weighted(config, 0)), cache, tell).prepare()
     diverse = _training_set(prepared)
     if narrow is None:
         dataset = prepared.dataset
@@ -134,7 +134,7 @@ def misalignment(
         experts = [prepared.expert_returns] * 2
         warnings = prepared.warnings
     else:
-        second = _pipeline(_weighted(other, 0), cache, tell).prepare()
+        second = _pipeline(_of_all_states(_weighted(other, 0)), cache, tell).prepare()
         better = _training_set(second)
         experts = [prepared.expert_returns, second.expert_returns]
         warnings = tuple(dict.fromkeys(prepared.warnings + second.warnings))
@@ -227,7 +227,7 @@ def errors(
     quantile = checked(quantile, Part, "quantile")
     _require_fit(config)
     _require_rows(config, sizes)
-    pipeline = _pipeline(config, cache, tell)
+    pipeline = _pipeline(_of_all_states(config), cache, tell)
     prepared = pipeline.prepare()
     task, arena, expert = prepared.task, prepared.arena, prepared.expert
     assert task.episode_returns is not None
@@ -355,6 +355,12 @@ def _pipeline(
         tell(f"{where}, {stage}: {done:.0%}")
 
     return Pipeline(config, cache, progress, sources=sources)
+
+
+def _of_all_states(config: PipelineConfig) -> PipelineConfig:
+    """With the whole dataset judged: what is analysed is the dataset, not a teacher's part of it."""
+    distill = config.distill.model_copy(update={"states": "all"})
+    return config.model_copy(update={"distill": distill})
 
 
 def _weighted(config: PipelineConfig, temperature: float) -> PipelineConfig:

@@ -60,6 +60,15 @@ def test_misalignment(capsys):
                 assert each[role] == pytest.approx(rows.normalized_return.mean(), rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["misalignment", "errors"])
+def test_the_whole_dataset_is_analysed_where_rows_are_of_a_teachers_part(capsys, name):
+    whole, rows = findings(capsys, name)
+    Path("found").rename("whole")
+    part, of_part = findings(capsys, name, "--set", "pipeline.distill.states=teacher")
+    assert part == whole
+    pd.testing.assert_frame_equal(of_part, rows)
+
+
 def findings_of(**changes: object) -> dict:
     return {"crossings": [0.1], "reverses": True, "lacking": None} | changes
 
