@@ -290,9 +290,10 @@ class Study:
 
     def trials(self) -> "list[TrialRow]":
         """Every trial, by number."""
-        from study.report import trials_of
+        from study.report import state_of, trials_of
 
-        return trials_of(self.folder, self.folder.book())
+        book = self.folder.book()
+        return trials_of(book, state_of(self.folder, book))
 
     def frame(self) -> "pd.DataFrame":
         """One row a trial: number, outcome, reason, parameters, objectives and seconds."""
@@ -328,8 +329,9 @@ class Study:
         from study.report import frame_of, state_of, trials_of
 
         book = self.folder.book()
-        table = frame_of(book.spec, trials_of(self.folder, book)).to_html(index=False, max_rows=60)
-        heading = f"study {self.name}: {state_of(self.folder, book)}"
+        state = state_of(self.folder, book)
+        table = frame_of(book.spec, trials_of(book, state)).to_html(index=False, max_rows=60)
+        heading = f"study {self.name}: {state}"
         best = ", ".join(map(str, book.best())) or "none yet"
         return f"<b>{escape(heading)}</b>{table}best: {best}"
 

@@ -16,14 +16,14 @@ from study.preflight import Need
 def status(folder: StudyFolder) -> dict[str, Any]:
     """What `sdw status --json` prints."""
     book = folder.book()
-    state, trials = state_of(folder, book), trials_of(folder, book)
+    state = state_of(folder, book)
     said = folder.driver()
     driver = {"host": said.get("host"), "pid": said.get("pid")} if state == "running" else None
     return {
         "study": folder.name,
         "state": state,
         "driver": driver,
-        "trials": [asdict(trial) for trial in trials],
+        "trials": [asdict(trial) for trial in trials_of(book, state)],
         "best": book.best(),
         "early_stopping": saved(book),
         "warnings": [
@@ -37,10 +37,15 @@ def state_of(folder: StudyFolder, book: TrialBook) -> str:
     return "running" if folder.driven() else "stopped" if book.remaining() else "finished"
 
 
-def trials_of(folder: StudyFolder, book: TrialBook) -> list[TrialRow]:
-    """Every trial, by number; one whose process is gone waits, for `resume` asks for it again."""
+def trials_of(book: TrialBook, state: str) -> list[TrialRow]:
+    """Every trial, by number; one whose process is gone waits, for `resume` asks for it again.
+
+    Args:
+        book: of the study.
+        state: the study's; see `state_of`.
+    """
     rows = book.rows()
-    if folder.driven():
+    if state == "running":
         return rows
     return [replace(row, outcome="WAITING") if row.outcome == "RUNNING" else row for row in rows]
 
