@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import sleep
@@ -53,10 +53,12 @@ class World:
         }
         self.env.pop("RAY_ADDRESS", None)
 
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
-        """`sdw ARGUMENTS` as the leader of its own process group."""
+    def start(
+        self, *arguments: object, program: Sequence[str | Path] = (SDW,)
+    ) -> subprocess.Popen[str]:
+        """`sdw ARGUMENTS`, or another program, as the leader of its own process group."""
         return subprocess.Popen(
-            [SDW, *map(str, arguments)],
+            [*program, *map(str, arguments)],
             env=self.env,
             cwd=self.path,
             stdout=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -46,16 +45,7 @@ print(study.status()["state"])
 """
 
 
-def start(world: World, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", *arguments],
-        env=world.env,
-        cwd=world.path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+PYTHON = sys.executable, "-c"
 
 
 @pytest.mark.slow
@@ -70,7 +60,7 @@ def test_the_page_runs_within_an_event_loop_and_a_study_in_a_thread(
     for call, tiny in CALLS.items():
         assert call in code
         code = code.replace(call, tiny)
-    status, out, err = ended(start(world, AS_IN_A_NOTEBOOK, code + IN_A_THREAD))
+    status, out, err = ended(world.start(AS_IN_A_NOTEBOOK, code + IN_A_THREAD, program=PYTHON))
     assert status == 0, err
     assert "Traceback" not in err
     methods = ["Av-PBC", "SDW", "expert", "random"]
@@ -83,7 +73,7 @@ def test_the_page_runs_within_an_event_loop_and_a_study_in_a_thread(
 @pytest.mark.slow
 def test_an_interrupt_stops_a_study_in_order_and_the_call_returns(world: World) -> None:
     (world.path / "long.yaml").write_text(tiny_study("name: long, trials: 2", LONG))
-    script = start(world, INTERRUPTED)
+    script = world.start(INTERRUPTED, program=PYTHON)
     folder = world.path / "sdw-studies" / "long"
     wait_until(lambda: list(folder.glob("trials/*/progress.json")), script)
     script.send_signal(signal.SIGINT)
