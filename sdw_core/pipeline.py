@@ -89,6 +89,7 @@ class Prepared:
         log_likelihood: held-out, nats; None where no density was needed.
         expert: pi* and q*.
         expert_returns: normalised returns of the expert's episodes [10, 1].
+        expert_summary: how good the expert is: known before anything is distilled from it.
         warnings: what a person should know before believing the results: a sentence each.
     """
 
@@ -99,11 +100,8 @@ class Prepared:
     log_likelihood: float | None
     expert: Expert
     expert_returns: Returns
+    expert_summary: ReturnSummary
     warnings: tuple[str, ...]
-
-    def expert_summary(self, seed: int) -> ReturnSummary:
-        """How good the expert is: known before anything is distilled from it."""
-        return summarize(self.expert_returns, seed)
 
 
 class Pipeline:
@@ -175,7 +173,7 @@ class Pipeline:
             self._progress = tell
             try:
                 prepared = self.prepare()
-                expert = prepared.expert_summary(self.config.seed)
+                expert = prepared.expert_summary
                 say(
                     f"expert ({self.config.expert.method}): normalised return {expert.mean:.1f}, "
                     f"95 % interval {expert.low:.1f} to {expert.high:.1f}"
@@ -240,6 +238,7 @@ class Pipeline:
             curve=curve | {config.distill.outer_steps: returns[policies]},
             losses=distilled.losses[sound].cpu(),
             expert_returns=prepared.expert_returns,
+            expert_summary=prepared.expert_summary,
             effective_sample_size_percent=effective_sample_size_percent(
                 prepared.task.weights.cpu().numpy()
             ),
@@ -337,7 +336,15 @@ class Pipeline:
         if found := shortfall(self.config.expert, expert_summary, dataset):
             warnings.append(found)
         return Prepared(
-            dataset, arena, task, weights, log_likelihood, restored, returns, tuple(warnings)
+            dataset=dataset,
+            arena=arena,
+            task=task,
+            weights=weights,
+            log_likelihood=log_likelihood,
+            expert=restored,
+            expert_returns=returns,
+            expert_summary=expert_summary,
+            warnings=tuple(warnings),
         )
 
     def _weights(
@@ -367,12 +374,16 @@ class Pipeline:
         return FittedDensity.from_state(self.config.density, state, self.device)
 
     def _density(self, dataset: OfflineDataset, states: NDArray[np.float32]) -> StageResult:
-        key = density_key(self.config, dataset.content_hash, code_of(self.config))
+        key = self._density_key(dataset)
         return self._cache.result("density", key, lambda: self._fit_density(states))
 
     def _density_is_fitted_elsewhere(self, dataset: OfflineDataset) -> bool:
-        key = density_key(self.config, dataset.content_hash, code_of(self.config))
-        return needs_density(self.config) and self._cache.computed_elsewhere("density", key)
+        return needs_density(self.config) and self._cache.computed_elsewhere(
+            "density", self._density_key(dataset)
+        )
+
+    def _density_key(self, dataset: OfflineDataset) -> str:
+        return density_key(self.config, dataset.content_hash, code_of(self.config))
 
     def _fit_density(self, states: NDArray[np.float32]) -> StageResult:
         density = fit_density(

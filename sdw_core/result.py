@@ -41,6 +41,7 @@ class PipelineResult:
         curve: outer step -> the same of the rows as they were then; the last step's are `returns`.
         losses: meta-losses [S, outer steps].
         expert_returns: normalised returns of the expert's episodes.
+        expert_summary: of these.
         effective_sample_size_percent: of the weights w(s) c(s) of the distillation.
         density_effective_sample_size_percent: of the density weights w(s) alone.
         log_likelihood: held-out, nats; None where no density was needed, or it is not finite.
@@ -60,6 +61,7 @@ class PipelineResult:
     curve: dict[int, Returns]
     losses: Tensor
     expert_returns: Returns
+    expert_summary: ReturnSummary
     effective_sample_size_percent: float
     density_effective_sample_size_percent: float
     log_likelihood: float | None
@@ -70,11 +72,6 @@ class PipelineResult:
     def summary(self) -> ReturnSummary:
         """Of all policies of all distillation seeds: the objective of a search."""
         return summarize(self.returns, self.config.seed, len(self.seeds))
-
-    @cached_property
-    def expert_summary(self) -> ReturnSummary:
-        """Of the expert's episodes."""
-        return summarize(self.expert_returns, self.config.seed)
 
     @property
     def best(self) -> int:

@@ -65,7 +65,7 @@ def placed(config: PipelineConfig, gpu: float) -> PipelineConfig:
 def distil_rows(pipeline: Pipeline, folder: Path, progress: "_ProgressFile") -> TrialResult:
     """The work of a study's trial: run the pipeline, keep its rows in the folder."""
     prepared = pipeline.prepare()
-    progress.expert = prepared.expert_summary(pipeline.config.seed).mean
+    progress.expert = prepared.expert_summary.mean
     progress.warnings = list(prepared.warnings)
     result = pipeline.finish(prepared)
     _write_rows(result, folder / "rows.safetensors")

@@ -128,10 +128,11 @@ class State:
         self.log_rates.grad = torch.where(
             sound[:, None], rate_gradient, torch.zeros_like(rate_gradient)
         )
-        before = [variable.clone() for variable in self._variables]
+        cosine = config.outer_schedule == "cosine"
+        before = [variable.clone() for variable in self._variables] if cosine else []
         self.optimizer.step()
         self.rate_optimizer.step()
-        if config.outer_schedule == "cosine":  # an optimiser's step is proportional to its rate
+        if cosine:  # an optimiser's step is proportional to its rate
             scale = self._cosine(config.outer_steps).to(norms.dtype)
             for variable, old in zip(self._variables, before, strict=True):
                 variable.copy_(old.lerp(variable, scale))

@@ -51,11 +51,10 @@ class Task:
             noise: what is added to their states [P, B, O]; None: nothing. A perturbed state keeps
                 the weight of its row.
         """
-        states, targets = self.states[picks], self.targets[picks]
-        if noise is not None:
-            states = states + noise
-            targets = self.targets_at(states) if self.targets_at else targets
-        return MetaBatch(states, targets, self.weights[picks])
+        states = self.states[picks] if noise is None else self.states[picks] + noise
+        if noise is None or self.targets_at is None:
+            return MetaBatch(states, self.targets[picks], self.weights[picks])
+        return MetaBatch(states, self.targets_at(states), self.weights[picks])
 
 
 def state_noise(
