@@ -358,7 +358,7 @@ def _pipeline(
 
 
 def _of_all_states(config: PipelineConfig) -> PipelineConfig:
-    """With the whole dataset judged: what is analysed is the dataset, not a teacher's part of it."""
+    """With the whole dataset judged: an analysis is of the dataset, not of a teacher's part."""
     distill = config.distill.model_copy(update={"states": "all"})
     return config.model_copy(update={"distill": distill})
 
