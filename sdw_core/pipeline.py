@@ -26,6 +26,7 @@ from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Visits, distill
 from sdw_core.distill.objectives import build_task, warnings_of
+from sdw_core.distill.selection import WITHOUT_TIME
 from sdw_core.distill.state import Distilled
 from sdw_core.distill.task import Task
 from sdw_core.errors import StopRequested
@@ -325,6 +326,9 @@ class Pipeline:
                 torch.as_tensor(log_density),
                 torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)).to(self.device),
             )
+            if self.config.distill.initial_states not in WITHOUT_TIME:
+                timesteps = torch.from_numpy(dataset.timesteps).to(self.device)
+                task = replace(task, expert_values=values, timesteps=timesteps)
             if torch.equal(task.targets, actions):
                 task = replace(task, targets_at=self._actions_of(restored))
             if self.config.distill.states == "teacher":

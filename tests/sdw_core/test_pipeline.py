@@ -347,6 +347,31 @@ def test_strata_of_the_density_need_one_although_no_weight_does(cache: Path) -> 
     assert (prepared.weights == 1).all()
 
 
+def test_stepwise_dual_ranking_is_told_of_density_value_and_timestep(cache: Path) -> None:
+    dataset = load(BUNDLED)
+    distill = {"outer_steps": 0, "initial_states": "sdr", "initial_actions": "dataset"}
+    distill = TINY["distill"] | distill | {"synthetic_size": 300, "seeds": 1}
+    run = Pipeline(tiny(weighting={"temperature": 0}, distill=distill), cache)
+    prepared = run.prepare()
+    task = prepared.task
+    assert task.timesteps is not None
+    assert task.expert_values is not None
+    assert task.log_density.unique().numel() > 1000
+    expected = [step for end in np.diff(dataset.episode_ends, prepend=0) for step in range(end)]
+    assert task.timesteps.tolist() == expected
+    values = prepared.expert.values(task.states, prepared.expert.actions(task.states))
+    torch.testing.assert_close(task.expert_values, values)
+    found = torch.cdist(run.finish(prepared).observations[0], task.states).argmin(1)
+    late = found[task.timesteps[found] > 150]
+    assert len(late) > 100
+    for row in late:
+        peers = task.timesteps == task.timesteps[row]
+        assert (values[peers] <= values[row]).double().mean() > 0.18
+        assert (task.log_density[peers] >= task.log_density[row]).double().mean() > 0.18
+    plain = Pipeline(tiny(), cache).prepare().task
+    assert plain.expert_values is plain.timesteps is None
+
+
 # What a person should know, and what is refused before the work
 
 
