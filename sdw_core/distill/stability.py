@@ -1,14 +1,19 @@
 """Whether the outer loop holds what it has reached, or its meta-loss rises for good."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdw_core.config import DistillConfig
+
 STRETCHES, LEAST = 50, 50
 """The meta-loss of a step is that of one initialisation and one batch. It is smoothed by means over
 stretches of equally many steps: so many stretches, of so many steps at least."""
+FOR_GOOD = 1.5
+"""A run is told of that ends above so many times its lowest. A sound one stays below 1.2."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,30 @@ def rises(losses: Tensor) -> list[Rise]:
         Rise(float(ratio.max()), float(ratio[-1]), int(ends[mean.argmin()]))
         for ratio, mean in zip(ratios, means, strict=True)
     ]
+
+
+def risen(config: DistillConfig, losses: Tensor, seeds: Sequence[int]) -> str | None:
+    """A sentence where a meta-loss rose and stayed up.
+
+    Args:
+        config: what was distilled.
+        losses: meta-losses [S, steps].
+        seeds: the S distillation seeds that these are of.
+    """
+    if losses.shape[1] < LEAST:
+        return None
+    found = {s: rise for s, rise in zip(seeds, rises(losses), strict=True) if rise.final > FOR_GOOD}
+    if not found:
+        return None
+    worst = max(found, key=lambda seed: found[seed].final)
+    remedy = "lower `pipeline.distill.outer_lr` or `pipeline.distill.rate_lr`"
+    if config.outer_schedule == "constant":
+        remedy = f"choose `pipeline.distill.outer_schedule: cosine`, or {remedy}"
+    return (
+        f"The meta-loss of {len(found)} of {len(seeds)} distillation seeds rose and stayed up, "
+        f"that of seed {worst} at {found[worst].final:.1f} times its lowest, which it had at outer "
+        f"step {found[worst].lowest_at} of {config.outer_steps}: {remedy}."
+    )
 
 
 def _length(steps: int) -> int:

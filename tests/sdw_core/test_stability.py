@@ -1,11 +1,30 @@
 """Whether a meta-loss that rises for good is noticed: the measure, and what a run says."""
 
 import math
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
 
-from sdw_core.distill.stability import rises, smoothed
+from sdw_core.config import DistillConfig
+from sdw_core.distill.loop import distill
+from sdw_core.distill.stability import risen, rises, smoothed
+from sdw_core.errors import StopRequested
+from tests.sdw_core.small import SMALL, changed, small_task
+
+WILD = changed(SMALL, outer_steps=300, seeds=12, rate_lr=0.5)
+"""Inner learning rates run off: on every root seed that was tried half of the seeds rise."""
+
+
+@pytest.fixture(scope="module")
+def wild() -> torch.Tensor:
+    """Meta-losses [12, 300]."""
+    return distill(small_task(), WILD, 0).losses
+
+
+def told(config: DistillConfig, losses: torch.Tensor) -> str | None:
+    return risen(config, losses, range(config.seeds))
 
 
 def plainly(losses: list[float]) -> tuple[float, float, int]:
@@ -59,3 +78,48 @@ def test_a_loss_that_is_not_finite_or_not_positive_has_no_ratio(bad: float) -> N
     assert (sound.largest, sound.final) == (1, 1)
     assert math.isnan(rise.largest)
     assert math.isnan(rise.final)
+
+
+def test_a_run_that_blows_up_is_told_of_and_a_sound_one_is_not(wild: torch.Tensor) -> None:
+    found = rises(wild)
+    high = [seed for seed, rise in enumerate(found) if rise.final > 1.5]
+    worst = max(high, key=lambda seed: found[seed].final)
+    assert found[worst].final > 2
+    sentence = told(WILD, wild)
+    assert sentence is not None
+    assert sentence.startswith(
+        f"The meta-loss of {len(high)} of 12 distillation seeds rose and stayed up, that of seed "
+        f"{worst} at {found[worst].final:.1f} times its lowest, which it had at outer step "
+        f"{found[worst].lowest_at} of 300: choose `pipeline.distill.outer_schedule: cosine`, or "
+    )
+    sound = changed(WILD, rate_lr=0.01, outer_schedule="cosine")
+    assert told(sound, distill(small_task(), sound, 0).losses) is None
+
+
+def test_it_is_told_alike_after_an_interruption(wild: torch.Tensor, tmp_path: Path) -> None:
+    asked, checkpoint = count(1), tmp_path / "checkpoint"
+    with pytest.raises(StopRequested):
+        distill(
+            small_task(), WILD, 0, checkpoint=checkpoint, should_stop=lambda: next(asked) >= 233
+        )
+    resumed = distill(small_task(), WILD, 0, checkpoint=checkpoint).losses
+    assert told(WILD, resumed) == told(WILD, wild) is not None
+
+
+def test_what_is_told_fits_the_run() -> None:
+    """The seeds are those that are left, and a cosine is not advised where there is one."""
+    losses = torch.cat([torch.full((3, 100), value) for value in (2.0, 1.0, 1.0)], 1)
+    losses[2, 200:] = 1.6
+    cosine = changed(SMALL, outer_steps=300, outer_schedule="cosine")
+    assert risen(cosine, losses, [0, 2, 5]) == (
+        "The meta-loss of 1 of 3 distillation seeds rose and stayed up, that of seed 5 at 1.6 "
+        "times its lowest, which it had at outer step 150 of 300: lower "
+        "`pipeline.distill.outer_lr` or `pipeline.distill.rate_lr`."
+    )
+    losses[2, 200:] = 1.5
+    assert risen(cosine, losses, [0, 2, 5]) is None
+
+
+@pytest.mark.parametrize("steps", [0, 49])
+def test_a_run_that_is_too_short_has_nothing_to_tell(steps: int) -> None:
+    assert risen(changed(SMALL, outer_steps=steps), torch.rand(2, steps), [0, 1]) is None
