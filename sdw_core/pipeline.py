@@ -27,6 +27,7 @@ from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Visits, distill
 from sdw_core.distill.objectives import build_task, warnings_of
 from sdw_core.distill.selection import WITHOUT_TIME
+from sdw_core.distill.stability import risen
 from sdw_core.distill.state import Distilled
 from sdw_core.distill.task import Task
 from sdw_core.errors import StopRequested
@@ -181,7 +182,10 @@ class Pipeline:
                 )
                 for sentence in prepared.warnings:
                     say(f"warning: {sentence}")
-                return self.finish(prepared)
+                result = self.finish(prepared)
+                for sentence in result.warnings[len(prepared.warnings) :]:
+                    say(f"warning: {sentence}")
+                return result
             finally:
                 self._progress = told
 
@@ -220,6 +224,8 @@ class Pipeline:
         self.seconds["distill"] -= visiting
         self.seconds["evaluate"] = visiting
         sound = _sound(distilled)
+        losses = distilled.losses[sound].cpu()
+        rose = risen(config.distill, losses, sound)
         with self._stage("evaluate"):
             returns = self._evaluated(
                 distilled, arena, lambda fraction: self._progress("evaluate", fraction)
@@ -237,7 +243,7 @@ class Pipeline:
             actions=distilled.actions[sound].cpu(),
             returns=returns[policies],
             curve=curve | {config.distill.outer_steps: returns[policies]},
-            losses=distilled.losses[sound].cpu(),
+            losses=losses,
             expert_returns=prepared.expert_returns,
             expert_summary=prepared.expert_summary,
             effective_sample_size_percent=effective_sample_size_percent(
@@ -246,7 +252,7 @@ class Pipeline:
             density_effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
             log_likelihood=prepared.log_likelihood,
             seconds=self.seconds,
-            warnings=prepared.warnings,
+            warnings=(*prepared.warnings, *([rose] if rose else [])),
         )
 
     def _evaluated(self, rows: Distilled, arena: Arena, progress: Progress) -> Returns:

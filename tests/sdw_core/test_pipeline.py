@@ -22,6 +22,7 @@ from sdw_core.baselines import random_subset
 from sdw_core.cache import StageResult
 from sdw_core.config import STAGES, PipelineConfig
 from sdw_core.dataset import load
+from sdw_core.distill.stability import risen
 from sdw_core.errors import InputError, SourceChanged, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
 from sdw_core.expert.percent_bc import cloned_rows
@@ -209,6 +210,20 @@ def test_a_run_that_is_watched_says_what_the_expert_is(result: PipelineResult, c
     assert f"expert (percent_bc): normalised return {expert.mean:.1f}" in said
     assert result.warnings[0] in said
     assert all(stage in said for stage in ("distill", "evaluate"))
+
+
+def test_a_meta_loss_that_rose_for_good_is_told_after_the_distillation(cache: Path) -> None:
+    wild = {**TINY["distill"], "outer_steps": 200, "seeds": 12, "rate_lr": 0.5}
+    evaluation = {"policies": 1, "episodes": 1}
+    pipeline = Pipeline(tiny(distill=wild, evaluation=evaluation), cache)
+    written = io.StringIO()
+    result = pipeline.run(progress=Console(file=written, force_terminal=True, width=1000))
+    *before, rose = result.warnings
+    assert before == list(pipeline.prepare().warnings)
+    assert rose == risen(result.config.distill, result.losses, result.seeds)
+    assert rose.startswith("The meta-loss of ")
+    assert f"warning: {rose}" in Text.from_ansi(written.getvalue()).plain
+    assert result.to_json()["warnings"][-1] == rose
 
 
 # The cache, and going on

@@ -111,7 +111,7 @@ def sdr_twin(log_density: Tensor, values: Tensor, timesteps: Tensor) -> set[int]
     density, value = np.exp(log_density.numpy()), values.numpy()
     kept = set()
     for t in range(int(timesteps.max()) + 1):
-        rows = [i for i in range(len(timesteps)) if timesteps[i] == t]
+        rows = np.flatnonzero(timesteps.numpy() == t).tolist()
         most = quantile_twin([density[i] for i in rows], 1 - 0.2 * np.tanh(t / 100))
         least = quantile_twin([value[i] for i in rows], 0.2 * np.tanh(t / 100))
         kept |= {i for i in rows if density[i] <= most and value[i] >= least}
