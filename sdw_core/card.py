@@ -317,7 +317,7 @@ def _picture(
         right.hlines(scores[key]["mean"], place - 0.25, place + 0.25, color="#c2410c")
         labels.append(named(NAMES[key], scores[key].get("ensemble", 1)))
     if len(labels) > 3:  # as many as have room side by side
-        labels = [fill(name, 12) for name in labels]
+        labels = [fill(name, 11) for name in labels]
     right.set_xticks(range(len(labels)), labels)
     right.set(ylabel="normalised return", title="Each policy (dot) and their mean (line)")
     content = io.BytesIO()
