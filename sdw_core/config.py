@@ -367,7 +367,8 @@ class DistillConfig(Config):
         "random",
         description="rows that the optimisation starts from: at `random`; the nearest to the "
         "centres of `kmeans`; at random from the `best` tenth by episode return; one from each of "
-        "as many strata of the log `density`",
+        "as many strata of the log `density`; at random from those that `sdr`, Stepwise Dual "
+        "Ranking, keeps by density and value",
     )
     initial_options: Options = Field(
         {}, json_schema_extra=ADDED, description="of your own selection, by name"

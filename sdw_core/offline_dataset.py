@@ -103,6 +103,12 @@ class OfflineDataset:
         return np.concatenate([np.zeros(1, np.int64), self.episode_ends[:-1]])
 
     @property
+    def timesteps(self) -> NDArray[np.int64]:
+        """[N] steps since the episode began, from 0."""
+        lengths = np.diff(self.episode_ends, prepend=0)
+        return np.arange(len(self)) - np.repeat(self.episode_starts, lengths)
+
+    @property
     def next_observations(self) -> Floats:
         """[N, O] s', a new array: the observations moved up one row, episode by episode.
 

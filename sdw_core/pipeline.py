@@ -26,6 +26,8 @@ from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Visits, distill
 from sdw_core.distill.objectives import build_task, warnings_of
+from sdw_core.distill.selection import WITHOUT_TIME
+from sdw_core.distill.stability import risen
 from sdw_core.distill.state import Distilled
 from sdw_core.distill.task import Task
 from sdw_core.errors import StopRequested
@@ -180,7 +182,10 @@ class Pipeline:
                 )
                 for sentence in prepared.warnings:
                     say(f"warning: {sentence}")
-                return self.finish(prepared)
+                result = self.finish(prepared)
+                for sentence in result.warnings[len(prepared.warnings) :]:
+                    say(f"warning: {sentence}")
+                return result
             finally:
                 self._progress = told
 
@@ -219,6 +224,8 @@ class Pipeline:
         self.seconds["distill"] -= visiting
         self.seconds["evaluate"] = visiting
         sound = _sound(distilled)
+        losses = distilled.losses[sound].cpu()
+        rose = risen(config.distill, losses, sound)
         with self._stage("evaluate"):
             returns = self._evaluated(
                 distilled, arena, lambda fraction: self._progress("evaluate", fraction)
@@ -236,7 +243,7 @@ class Pipeline:
             actions=distilled.actions[sound].cpu(),
             returns=returns[policies],
             curve=curve | {config.distill.outer_steps: returns[policies]},
-            losses=distilled.losses[sound].cpu(),
+            losses=losses,
             expert_returns=prepared.expert_returns,
             expert_summary=prepared.expert_summary,
             effective_sample_size_percent=effective_sample_size_percent(
@@ -245,7 +252,7 @@ class Pipeline:
             density_effective_sample_size_percent=effective_sample_size_percent(prepared.weights),
             log_likelihood=prepared.log_likelihood,
             seconds=self.seconds,
-            warnings=prepared.warnings,
+            warnings=(*prepared.warnings, *([rose] if rose else [])),
         )
 
     def _evaluated(self, rows: Distilled, arena: Arena, progress: Progress) -> Returns:
@@ -325,6 +332,9 @@ class Pipeline:
                 torch.as_tensor(log_density),
                 torch.as_tensor(np.repeat(dataset.episode_returns(), lengths)).to(self.device),
             )
+            if self.config.distill.initial_states not in WITHOUT_TIME:
+                timesteps = torch.from_numpy(dataset.timesteps).to(self.device)
+                task = replace(task, expert_values=values, timesteps=timesteps)
             if torch.equal(task.targets, actions):
                 task = replace(task, targets_at=self._actions_of(restored))
             if self.config.distill.states == "teacher":

@@ -279,8 +279,12 @@ SELECTIONS = Registry(
         "kmeans": "sdw_core.distill.selection:kmeans",
         "best": "sdw_core.distill.selection:best",
         "density": "sdw_core.distill.selection:by_density",
+        "sdr": "sdw_core.distill.selection:stepwise_dual_ranking",
     },
-    ("size", "generator", "states", "log_density", "episode_returns"),
+    (
+        *("size", "generator", "states", "log_density", "episode_returns"),
+        *("expert_values", "timesteps"),
+    ),
 )
 REGISTRIES = (DENSITIES, WEIGHTINGS, EXPERTS, OBJECTIVES, SELECTIONS)
 

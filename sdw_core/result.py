@@ -47,7 +47,7 @@ class PipelineResult:
         density_effective_sample_size_percent: of the density weights w(s) alone.
         log_likelihood: held-out, nats; None where no density was needed, or it is not finite.
         seconds: wall time of each stage.
-        warnings: see `Prepared`.
+        warnings: see `Prepared`; and whether a meta-loss rose for good.
     """
 
     config: PipelineConfig

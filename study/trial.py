@@ -68,6 +68,7 @@ def distil_rows(pipeline: Pipeline, folder: Path, progress: "_ProgressFile") -> 
     progress.expert = prepared.expert_summary.mean
     progress.warnings = list(prepared.warnings)
     result = pipeline.finish(prepared)
+    progress.warnings = list(result.warnings)
     _write_rows(result, folder / "rows.safetensors")
     summary = result.summary
     return TrialResult(
@@ -225,7 +226,7 @@ class _ProgressFile:
 
     Attributes:
         expert: normalised return of the expert, once it is known.
-        warnings: of the pipeline, once they are known.
+        warnings: of the pipeline, as far as they are known.
     """
 
     expert: float | None = None

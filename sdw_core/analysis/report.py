@@ -301,6 +301,7 @@ def coverage(
     prepared = pipeline.prepare()
     dataset, arena = prepared.dataset, prepared.arena
     returns: dict[str, float] = {}
+    warnings = list(prepared.warnings)
     for name, artifact in artifacts.items():
         sets[name] = arena.units.normalized_states(artifact.observations)
         returns[name] = float(artifact.evidence["scores"]["synthetic"]["mean"])
@@ -308,6 +309,7 @@ def coverage(
         for temperature in dict.fromkeys((0.0, config.weighting.temperature)):
             weighted = _weighted(config, temperature)
             result = _pipeline(weighted, cache, tell, pipeline.sources).run()
+            warnings += result.warnings
             name = f"temperature {temperature:g}"
             sets[name] = result.observations[result.best].numpy()
             of_each = result.returns.reshape(len(result.seeds), -1).mean(axis=1)
@@ -336,7 +338,7 @@ def coverage(
             | {"normalized_return": returns.get(each.name)}
             for each in covered
         ],
-        "warnings": prepared.warnings,
+        "warnings": list(dict.fromkeys(warnings)),
     }
     return Analysis(
         "coverage", table, _plain(findings), lambda path: coverage_figure(source, covered, path)

@@ -22,8 +22,8 @@ class Task:
         actions: the dataset's actions [N, A], in [-1, 1].
         targets: target(s) [N, A].
         weights: w(s) c(s) [N].
-        log_density: log d(s) [N], nats; only `initial_states: density` needs it.
-        episode_returns: return of the episode that a state is of [N]; only `best` needs it.
+        log_density, episode_returns, expert_values, timesteps: what initial rows are chosen by, as
+            far as the selection needs it: see `select_rows`.
         targets_at: the targets [*, A] at any states [*, O]; None where nobody can be asked beside
             the dataset's states, as under `dbc`: the target then stays that of the state nearby.
     """
@@ -34,6 +34,8 @@ class Task:
     weights: Tensor
     log_density: Tensor | None = None
     episode_returns: Tensor | None = None
+    expert_values: Tensor | None = None
+    timesteps: Tensor | None = None
     targets_at: Callable[[Tensor], Tensor] | None = None
 
     def of(self, rows: Tensor) -> "Task":
@@ -95,6 +97,8 @@ def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, 
         task.states,
         task.log_density,
         task.episode_returns,
+        task.expert_values,
+        task.timesteps,
         config.initial_options,
     ).to(task.states.device)
     actions = task.targets if config.initial_actions == "expert" else task.actions

@@ -423,7 +423,9 @@ def test_without_steps_it_returns_the_rows_that_it_starts_from(
     generator = torch.Generator().manual_seed(1)
     of_episodes = torch.rand(20, generator=generator).repeat_interleave(10)
     density = torch.randn(200, generator=generator)
-    task = replace(small_task(), log_density=density, episode_returns=of_episodes)
+    known = {"log_density": density, "episode_returns": of_episodes}
+    known |= {"expert_values": -density, "timesteps": torch.arange(200) % 10}
+    task = replace(small_task(), **known)
     none = changed(
         SMALL,
         outer_steps=0,
@@ -443,8 +445,7 @@ def test_without_steps_it_returns_the_rows_that_it_starts_from(
     assert not rows.diverged
     assert not checkpoint.exists()
     picks = select_rows(  # and a distillation starts from the same
-        way, 6, [torch_generator(0, "distill", s) for s in (0, 1)], task.states, density,
-        of_episodes,
+        way, 6, [torch_generator(0, "distill", s) for s in (0, 1)], task.states, *known.values()
     )  # fmt: skip
     assert torch.equal(found, picks)
     start = initial_rows(task, changed(SMALL, initial_states=way, initial_actions=actions), 0)

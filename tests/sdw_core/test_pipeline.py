@@ -22,6 +22,7 @@ from sdw_core.baselines import random_subset
 from sdw_core.cache import StageResult
 from sdw_core.config import STAGES, PipelineConfig
 from sdw_core.dataset import load
+from sdw_core.distill.stability import risen
 from sdw_core.errors import InputError, SourceChanged, StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows
 from sdw_core.expert.percent_bc import cloned_rows
@@ -248,6 +249,20 @@ def test_a_run_that_is_watched_says_what_the_expert_is(result: PipelineResult, c
     assert all(stage in said for stage in ("distill", "evaluate"))
 
 
+def test_a_meta_loss_that_rose_for_good_is_told_after_the_distillation(cache: Path) -> None:
+    wild = {**TINY["distill"], "outer_steps": 200, "seeds": 12, "rate_lr": 0.5}
+    evaluation = {"policies": 1, "episodes": 1}
+    pipeline = Pipeline(tiny(distill=wild, evaluation=evaluation), cache)
+    written = io.StringIO()
+    result = pipeline.run(progress=Console(file=written, force_terminal=True, width=1000))
+    *before, rose = result.warnings
+    assert before == list(pipeline.prepare().warnings)
+    assert rose == risen(result.config.distill, result.losses, result.seeds)
+    assert rose.startswith("The meta-loss of ")
+    assert f"warning: {rose}" in Text.from_ansi(written.getvalue()).plain
+    assert result.to_json()["warnings"][-1] == rose
+
+
 # The cache, and going on
 
 
@@ -382,6 +397,31 @@ def test_strata_of_the_density_need_one_although_no_weight_does(cache: Path) -> 
     assert prepared.task.log_density is not None
     assert prepared.task.log_density.unique().numel() > 1000
     assert (prepared.weights == 1).all()
+
+
+def test_stepwise_dual_ranking_is_told_of_density_value_and_timestep(cache: Path) -> None:
+    dataset = load(BUNDLED)
+    distill = {"outer_steps": 0, "initial_states": "sdr", "initial_actions": "dataset"}
+    distill = TINY["distill"] | distill | {"synthetic_size": 300, "seeds": 1}
+    run = Pipeline(tiny(weighting={"temperature": 0}, distill=distill), cache)
+    prepared = run.prepare()
+    task = prepared.task
+    assert task.timesteps is not None
+    assert task.expert_values is not None
+    assert task.log_density.unique().numel() > 1000
+    expected = [step for end in np.diff(dataset.episode_ends, prepend=0) for step in range(end)]
+    assert task.timesteps.tolist() == expected
+    values = prepared.expert.values(task.states, prepared.expert.actions(task.states))
+    torch.testing.assert_close(task.expert_values, values)
+    found = torch.cdist(run.finish(prepared).observations[0], task.states).argmin(1)
+    late = found[task.timesteps[found] > 150]
+    assert len(late) > 100
+    for row in late:
+        peers = task.timesteps == task.timesteps[row]
+        assert (values[peers] <= values[row]).double().mean() > 0.18
+        assert (task.log_density[peers] >= task.log_density[row]).double().mean() > 0.18
+    plain = Pipeline(tiny(), cache).prepare().task
+    assert plain.expert_values is plain.timesteps is None
 
 
 # What a person should know, and what is refused before the work

@@ -72,6 +72,14 @@ def test_a_trial_keeps_what_it_was_warned_of(tmp_path):
     assert (failed.outcome, failed.warnings) == ("FAILED", document.warnings)
 
 
+def test_a_trial_keeps_that_its_meta_loss_rose_for_good(tmp_path):
+    wild = {"outer_steps": 200, "seeds": 12, "rate_lr": 0.5, "layers": 2, "width": 8}
+    document = run(tmp_path, changed(**wild, window=5, synthetic_size=10, meta_batch_size=32))
+    assert document.warnings[-1].startswith("The meta-loss of ")
+    kept = json.loads((tmp_path / "trials" / "4" / "result.json").read_text())
+    assert kept["warnings"] == document.warnings
+
+
 def test_a_trial_may_be_a_baseline_of_no_outer_steps(tmp_path):
     document = run(tmp_path, changed(outer_steps=0, initial_states="kmeans"))
     assert document.outcome == "COMPLETE"

@@ -1,0 +1,167 @@
+"""Whether long distillations hold what they have reached, with the earlier settings and today's.
+
+    python -m benchmarks.stability [--steps 5000] [--datasets ID ...] [--seeds 3]
+        [--device cpu|cuda] [--to FILE.jsonl] [--json]
+
+The meta-loss, smoothed, over the lowest that it had had by then (`sdw_core.distill.stability`): the
+largest such ratio of a run, and the ratio at its end. 1 is a run that never rose. The distillation
+seeds run as one pack. A dataset is found as ever, by MINARI_DATASETS_PATH too. With `--to`, what
+has been found is appended to the file, and what is there already is not run again.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from sdw_core.config import PipelineConfig
+from sdw_core.distill.loop import distill
+from sdw_core.distill.stability import rises, smoothed
+from sdw_core.distill.task import Task
+from sdw_core.errors import DivergenceError
+from sdw_core.pipeline import Pipeline
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "before": {
+        "objective": "av_pbc",
+        "layers": 4,
+        "width": 128,
+        "state_noise": 0.0,
+        "outer_schedule": "constant",
+    },
+    "after": {
+        "objective": "pbc",
+        "layers": 2,
+        "width": 1024,
+        "state_noise": 0.3,
+        "outer_schedule": "cosine",
+    },
+}
+"""Of `distill`."""
+SHARED: dict[str, Any] = {
+    "synthetic_size": 64,
+    "inner_steps": 50,
+    "window": 20,
+    "truncation": "random",
+    "outer_lr": 0.03,
+    "rate_lr": 0.01,
+    "states": "all",
+}
+"""Of `distill`, in both."""
+PIPELINE: dict[str, Any] = {
+    "seed": 0,
+    "weighting": {"temperature": 0.1},
+    "expert": {"method": "percent_bc", "fraction": 0.1, "steps": 2000},
+}
+RATIOS = ("largest", "final")
+Run = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stability", description=__doc__)
+    parser.add_argument("--steps", type=int, default=5000, help="outer steps")
+    parser.add_argument(
+        "--datasets", nargs="+", default=["sdw/hopper-replay-mini-v0"], metavar="ID"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="distillation seeds")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--to", type=Path, metavar="FILE.jsonl")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.device == "cpu":
+        torch.set_num_threads(1)
+    known = _read(arguments.to)
+    runs: list[Run] = []
+    with tempfile.TemporaryDirectory() as cache:
+        for dataset in arguments.datasets:
+            for name, settings in SETTINGS.items():
+                asked = {"dataset": dataset, "name": name, "device": arguments.device}
+                asked |= {"steps": arguments.steps, "seeds": arguments.seeds}
+                asked |= {"settings": SHARED | settings}
+                found = next((run for run in known if run.items() >= asked.items()), None)
+                if found is None:
+                    print(f"{dataset}, {name}", file=sys.stderr, flush=True)
+                    found = asked | measured(asked, Path(cache))
+                    _append(arguments.to, found)
+                runs.append(found)
+    if arguments.json:
+        print(json.dumps(runs, indent=2))
+    else:
+        show(runs)
+
+
+def measured(asked: Run, cache: Path) -> Run:
+    """The ratios of a run, a distillation seed each, and its smoothed meta-losses.
+
+    Null for what became not finite.
+    """
+    sizes = {"outer_steps": asked["steps"], "seeds": asked["seeds"]}
+    config = PipelineConfig.model_validate(
+        PIPELINE
+        | {"dataset": asked["dataset"], "device": asked["device"]}
+        | {"distill": asked["settings"] | sizes}
+    )
+    pipeline = Pipeline(config, cache)
+    task = pipeline.prepare().task
+    losses: list[torch.Tensor] = []
+    seconds = machine.seconds(lambda: losses.append(_losses(task, config)), pipeline.device)
+    found = rises(losses[0])
+    return {
+        **{ratio: [_finite(getattr(rise, ratio)) for rise in found] for ratio in RATIOS},
+        "lowest_at": [rise.lowest_at for rise in found],
+        "meta_loss": [[_finite(mean) for mean in means] for means in smoothed(losses[0]).tolist()],
+        "seconds": seconds,
+        "machine": machine.describe(pipeline.device),
+    }
+
+
+def _losses(task: Task, config: PipelineConfig) -> torch.Tensor:
+    """Meta-losses [S, steps]; not finite where all distillation seeds diverged."""
+    try:
+        return distill(task, config.distill, config.seed).losses
+    except DivergenceError:
+        return torch.full((config.distill.seeds, config.distill.outer_steps), torch.nan)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _read(path: Path | None) -> list[Run]:
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _append(path: Path | None, run: Run) -> None:
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps(run) + "\n")
+
+
+def show(runs: list[Run]) -> None:
+    """A line a run: the ratios of each distillation seed."""
+    console = Console()
+    console.print(", ".join(f"{key} {value}" for key, value in runs[0]["machine"].items()))
+    title = f"smoothed meta-loss over its running minimum, {runs[0]['steps']} outer steps"
+    table = Table("dataset", "settings", *RATIOS, "seconds", title=title, title_justify="left")
+    for run in runs:
+        cells = [_cell(run[ratio]) for ratio in RATIOS]
+        table.add_row(run["dataset"], run["name"], *cells, f"{run['seconds']:.0f}")
+    console.print(table)
+
+
+def _cell(ratios: list[float | None]) -> str:
+    return ", ".join("diverged" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+
+
+if __name__ == "__main__":
+    main()
