@@ -122,6 +122,11 @@ class Artifact:
         return np.clip(self.actions, self.arena.units.action_low, self.arena.units.action_high)
 
     @property
+    def ensemble(self) -> int:
+        """Networks of a policy, E, as the manifest states them; see `train`."""
+        return int(self.evidence["evaluation"].get("ensemble", 1))
+
+    @property
     def actions_outside_bounds(self) -> dict[str, float]:
         """Share of the action values outside of the bounds, and the largest, in half-widths.
 
@@ -134,12 +139,14 @@ class Artifact:
     def evaluation(self, **changes: Any) -> EvaluationConfig:
         """The evaluation that the manifest states, with changes, such as `optimizer="adam"`.
 
+        It is of ensembles where the manifest states ensembles; `ensemble=1`: of single policies.
+
         Raises:
             InputError: a change is no valid setting.
         """
         stated = self.evidence["evaluation"]
         size = {key: stated[key] for key in ("policies", "episodes")}
-        return EvaluationConfig(**(size | changes))
+        return EvaluationConfig(**(size | {"ensemble": self.ensemble} | changes))
 
     def evaluate(
         self, evaluation: EvaluationConfig | None = None, seed: int | None = None
@@ -150,7 +157,8 @@ class Artifact:
 
         Args:
             evaluation: how many policies and episodes, and what differs from the rows' own recipe;
-                None: as the manifest states, where the returns are those of its score.
+                None: as the manifest states, where the returns are those of its score (of the
+                ensembles' one, if it has both).
             seed: root seed; None: the manifest's.
 
         Raises:
@@ -206,25 +214,35 @@ class Artifact:
             with suppress(DivergenceError):
                 returns = self.evaluate(protocol, seed)
                 used = stated["seed"] if seed is None else seed
-                found[name]["normalized_return"] = score(returns, used)
+                found[name]["normalized_return"] = score(returns, used, protocol.ensemble)
         return found
 
     def train(
-        self, seed: int = 0, policy: int = 0, evaluation: EvaluationConfig | None = None
+        self,
+        seed: int = 0,
+        policy: int = 0,
+        evaluation: EvaluationConfig | None = None,
+        ensemble: int | None = None,
     ) -> ClonedPolicy:
         """A policy that is cloned from the rows: the very one that `evaluate` judges.
+
+        It is an ensemble, which acts by the mean of its networks' actions, where the manifest
+        states one.
 
         Args:
             seed: root seed.
             policy: which of the policies of `evaluate` at that seed, from 0.
-            evaluation: what differs from the rows' own recipe; None: nothing.
+            evaluation: what differs from the rows' own recipe; None: as the manifest states.
+            ensemble: networks of the policy, E; 1: a single network; None: the evaluation's.
 
         Raises:
-            InputError: the recipe cannot be changed as the evaluation asks.
+            InputError: E is no such number, or the recipe cannot be changed as the evaluation asks.
             DivergenceError: the policy became non-finite.
         """
         _require_counted(seed=seed, policy=policy)
-        evaluation = evaluation or EvaluationConfig()
+        evaluation = evaluation or self.evaluation()
+        if ensemble is not None:
+            evaluation = EvaluationConfig(**evaluation.model_dump() | {"ensemble": ensemble})
         recipe, networks = applied(evaluation, self.recipe), evaluation.ensemble
         x, y = self._training_set
         require_feasible(recipe, x.shape[2], y.shape[2], x.shape[1], 1, 1, networks)
@@ -277,9 +295,9 @@ def _require_counted(**numbers: int) -> None:
             )
 
 
-def score(returns: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    """A manifest's account of an evaluation."""
-    summary: ReturnSummary = summarize(returns, seed)
+def score(returns: NDArray[np.float64], seed: int, ensemble: int = 1) -> dict[str, Any]:
+    """A manifest's account of an evaluation of policies of E networks."""
+    summary: ReturnSummary = summarize(returns, seed, ensemble=ensemble)
     return summary.to_json()
 
 

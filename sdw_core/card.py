@@ -7,6 +7,7 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill, indent
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from sdw_core import html
 from sdw_core.errors import InputError
+from sdw_core.labels import named
 from sdw_core.validation import shown
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
@@ -23,12 +25,14 @@ LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 """The bounds of dataset hubs' size categories: a thousand, and each ten times the one before."""
 
-TRAIN = """\
+LOAD = """\
 import json, torch
 from safetensors.torch import load_file
 rows, manifest = load_file("synthetic.safetensors"), json.load(open("manifest.json"))
 states = (rows["observations"] - rows["observation_mean"]) / rows["observation_scale"]
 sizes = [states.shape[1], *[{width}] * {hidden}, rows["actions"].shape[1]]
+"""
+TRAIN = """\
 layers = [torch.nn.Linear(i, o) for i, o in zip(sizes, sizes[1:])]
 for layer, gain in zip(layers, [2**0.5] * {hidden} + [1.0]):
     torch.nn.init.orthogonal_(layer.weight, gain), torch.nn.init.zeros_(layer.bias)
@@ -37,6 +41,19 @@ sgd = torch.optim.SGD([{{"params": l.parameters(), "lr": r}} for l, r in zip(lay
 for _ in range({steps}):
     sgd.zero_grad(), (policy(states) - rows["actions"]).square().mean().backward(), sgd.step()
 """
+TRAIN_ENSEMBLE = """\
+def train():
+{train}    return policy
+
+networks = [train() for _ in range({networks})]
+policy = lambda states: torch.stack([network(states) for network in networks]).mean(0)
+"""
+ENSEMBLES = """
+Ensembles of {networks} such policies, which act by the mean of their actions, reach **{mean:.1f}** (95 % interval {low:.1f}
+to {high:.1f}; {policies} fresh ensembles, on the same seeds)."""
+MEMBERS = """
+It is an ensemble of {networks} networks; each of `networks` alone is a single policy. `sdw train` trains an ensemble of
+as many, and a single policy with `--ensemble 1`."""
 
 CARD = """\
 ---
@@ -47,7 +64,7 @@ CARD = """\
 Distilled from {source} ({transitions:,} transitions in {episodes:,} episodes). A policy that is
 cloned from these rows alone, in {steps} full-batch gradient steps, reaches a normalised return of
 **{mean:.1f}** (95 % interval {low:.1f} to {high:.1f}; {policies} fresh policies x {runs} episodes, on
-seeds that the search never used).
+seeds that the search never used).{ensembles}
 
 | trained on | mean | interquartile mean | 95 % interval |
 |---|---|---|---|
@@ -68,7 +85,7 @@ In this folder, with `torch` and `safetensors` installed:
 ```python
 {train}```
 
-`policy` maps `(observation - observation_mean) / observation_scale` to an action in [-1, 1]{scaling}.
+`policy` maps `(observation - observation_mean) / observation_scale` to an action in [-1, 1]{scaling}.{members}
 
 ## What is in the folder
 
@@ -85,7 +102,9 @@ Method: objective `{objective}`, {weighting}. State Diversity Matters in Offline
 
 NAMES = {
     "synthetic": "these rows",
+    "synthetic_ensemble": "these rows",
     "random_subset": "random rows, as many",
+    "random_subset_ensemble": "random rows, as many",
     "expert": "the expert",
 }
 
@@ -106,25 +125,28 @@ def write_card(
     """
     scores, recipe, environment = (manifest[key] for key in ("scores", "recipe", "environment"))
     table = "\n".join(
-        f"| {NAMES[key]} | {s['mean']:.1f} | {s['iqm']:.1f} | {s['low']:.1f} to {s['high']:.1f} |"
+        f"| {named(NAMES[key], s.get('ensemble', 1))} | {s['mean']:.1f} | {s['iqm']:.1f} | {s['low']:.1f} to {s['high']:.1f} |"
         for key in NAMES
         if (s := scores.get(key))
     )
     low, high = environment["action_low"], environment["action_high"]
     unit = {*low} == {-1} and {*high} == {1}
-    train = TRAIN.format(
-        width=recipe["width"],
-        hidden=recipe["layers"] - 1,
-        steps=recipe["steps"],
-    )
+    scale = {key: recipe[key] for key in ("width", "steps")} | {"hidden": recipe["layers"] - 1}
+    load, train = LOAD.format(**scale), TRAIN.format(**scale)
     if not unit:
-        train = train.replace(
+        load = load.replace(
             "sizes = ",
             'low, high = (torch.tensor(manifest["environment"][k]) for k in ("action_low", '
             '"action_high"))\nrows["actions"] = 2 * (rows["actions"] - low) / (high - low) - 1\n'
             "sizes = ",
             1,
         )
+    evaluation, ensembles, members = manifest["evaluation"], "", ""
+    if "ensemble" in evaluation:
+        networks = {"networks": evaluation["ensemble"]}
+        stated = scores["synthetic_ensemble"] | {"policies": evaluation["policies"]}
+        ensembles, members = ENSEMBLES.format(**networks, **stated), MEMBERS.format(**networks)
+        train = TRAIN_ENSEMBLE.format(train=indent(train, 4 * " "), **networks)
     config = manifest["config"]
     weighting = config["weighting"]
     source, (random, expert) = manifest["source"], environment["reference_scores"]
@@ -142,12 +164,14 @@ def write_card(
         episodes=source["episodes"],
         steps=recipe["steps"],
         **{key: scores["synthetic"][key] for key in ("mean", "low", "high")},
-        policies=manifest["evaluation"]["policies"],
-        runs=manifest["evaluation"]["episodes"],
+        policies=evaluation["policies"],
+        runs=evaluation["episodes"],
+        ensembles=ensembles,
+        members=members,
         table=table,
         random=random,
         expert=expert,
-        train=train,
+        train=load + train,
         scaling="" if unit else ", the environment's `action_low` to `action_high`",
         state=states.shape[1],
         action=len(low),
@@ -291,7 +315,9 @@ def _picture(
         jitter = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else [0.0]
         right.scatter(place + np.asarray(jitter), values, s=14, color="#2b6cb0")
         right.hlines(scores[key]["mean"], place - 0.25, place + 0.25, color="#c2410c")
-        labels.append(NAMES[key])
+        labels.append(named(NAMES[key], scores[key].get("ensemble", 1)))
+    if len(labels) > 3:  # as many as have room side by side
+        labels = [fill(name, 11) for name in labels]
     right.set_xticks(range(len(labels)), labels)
     right.set(ylabel="normalised return", title="Each policy (dot) and their mean (line)")
     content = io.BytesIO()

@@ -104,7 +104,12 @@ class ClonedPolicy(nn.Module):
                 "another file."
             ) from None
 
+    @property
+    def ensemble(self) -> int:
+        """How many networks it acts by, E."""
+        return len(self.weights[0])
+
     def extra_repr(self) -> str:
         """What torch shows of it."""
-        networks = len(self.weights[0])
-        return f"sizes={self._network.sizes}" + (f", networks={networks}" if networks > 1 else "")
+        networks = f", networks={self.ensemble}" if self.ensemble > 1 else ""
+        return f"sizes={self._network.sizes}{networks}"

@@ -9,6 +9,7 @@ from sdw_core.artifact import CONFIRM, Artifact, score
 from sdw_core.baselines import random_subset
 from sdw_core.config import EvaluationConfig, PipelineConfig
 from sdw_core.evaluate import one_thread
+from sdw_core.manifest import OF_ENSEMBLES
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.seeds import numpy_generator
 
@@ -41,9 +42,15 @@ def evidence_of(
         "config": config.model_dump(mode="json"),
         "distillation_seed": seed,
         "evaluation": config.evaluation.model_dump(include={"policies", "episodes"})
+        | networks_of(config.evaluation)
         | {"seed": config.seed, "stage": CONFIRM},
         "scores": {},
     }
+
+
+def networks_of(evaluation: EvaluationConfig) -> dict[str, int]:
+    """What is stated of policies that are ensembles; of single ones nothing is."""
+    return {"ensemble": evaluation.ensemble} if evaluation.ensemble > 1 else {}
 
 
 def confirmed_scores(
@@ -51,26 +58,30 @@ def confirmed_scores(
 ) -> dict[str, Any]:
     """Scores of the rows and of as many random ones on fresh seeds, beside what the run found.
 
-    By the rows' own recipe, whatever protocol the search evaluated by: an export states one score,
-    and what its recipe does.
+    By the rows' own recipe, whatever protocol the search evaluated by: an export states what its
+    recipe does. Where the search's policies were ensembles, both are stated, of single policies
+    first: these are the first K of the ensembles' K * E networks, and policy k of either kind
+    starts its episodes alike.
 
     Args:
         artifact: the rows.
         dataset: their source.
-        config: how many policies and episodes, and the root seed.
+        config: how many policies, networks of a policy and episodes, and the root seed.
         found: the run's own `expert` and `normalized_return`.
     """
-    evaluation = EvaluationConfig(
-        policies=config.evaluation.policies, episodes=config.evaluation.episodes
-    )
-    config = config.model_copy(update={"evaluation": evaluation})
-    with one_thread():
-        subset = random_subset(dataset, config, artifact.arena, CONFIRM)
-    return {
-        "synthetic": score(artifact.evaluate(evaluation, config.seed), config.seed),
-        "random_subset": score(subset, config.seed),
+    seed, size = config.seed, config.evaluation.model_dump(include={"policies", "episodes"})
+    scores: dict[str, Any] = {}
+    for networks in sorted({1, config.evaluation.ensemble}):
+        evaluation = EvaluationConfig(**size, ensemble=networks)
+        judged = config.model_copy(update={"evaluation": evaluation})
+        with one_thread():
+            subset = random_subset(dataset, judged, artifact.arena, CONFIRM)
+        returns = {"synthetic": artifact.evaluate(evaluation, seed), "random_subset": subset}
+        kind = OF_ENSEMBLES if networks > 1 else ""
+        scores |= {name + kind: score(each, seed, networks) for name, each in returns.items()}
+    return scores | {
         "expert": found["expert"],
-        "search": found["normalized_return"],
+        "search": found["normalized_return"] | networks_of(config.evaluation),
     }
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from sdw_core.labels import named
+
 
 def table(rows: Iterable[Iterable[Any]], headings: Iterable[Any] = ()) -> str:
     """A table, a line each of `rows`.
@@ -21,7 +23,12 @@ def returns(scores: Mapping[str, Mapping[str, Any]]) -> str:
     """A table of summaries of normalised returns, by name."""
     return table(
         (
-            [name, f"{s['mean']:.1f}", f"{s['iqm']:.1f}", f"{s['low']:.1f} to {s['high']:.1f}"]
+            [
+                named(name, s.get("ensemble", 1)),
+                f"{s['mean']:.1f}",
+                f"{s['iqm']:.1f}",
+                f"{s['low']:.1f} to {s['high']:.1f}",
+            ]
             for name, s in scores.items()
         ),
         ["normalised return", "mean", "interquartile mean", "95 % interval"],

@@ -1,4 +1,4 @@
-"""Names in figures."""
+"""Names in tables and figures."""
 
 
 def label(name: str) -> str:
@@ -9,3 +9,16 @@ def label(name: str) -> str:
     """
     escaped = name.replace("$", r"\$")
     return f" {escaped}" if name.startswith("_") else escaped
+
+
+def named(name: str, *networks: int) -> str:
+    """The name of a score, which says so where its policies are ensembles of several networks.
+
+    >>> named("these rows", 1), named("these rows", 10), named("ours, ensembles of 10", 10)
+    ('these rows', 'these rows, ensembles of 10', 'ours, ensembles of 10')
+    >>> named("ours", 10, 1, 10)
+    'ours, ensembles of 1 or 10'
+    """
+    kinds = sorted({*networks})
+    said = f"ensembles of {' or '.join(map(str, kinds))}"
+    return name if kinds in ([], [1]) or said in name else f"{name}, {said}"

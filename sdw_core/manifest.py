@@ -22,6 +22,7 @@ from sdw_core.config import (
     Architecture,
     CloningSteps,
     Config,
+    Copies,
     Layers,
     LearningRate,
     Optimizer,
@@ -39,6 +40,8 @@ from sdw_core.validation import parse, shown
 NAME = "manifest.json"
 SCHEMA_VERSION = 2
 """1 had neither an environment's time limit nor its wrappers."""
+OF_ENSEMBLES = "_ensemble"
+"""Ends the name of a score whose policies are ensembles: `synthetic`, `synthetic_ensemble`."""
 FILES = ("README.md", "card.png", "synthetic.parquet", "synthetic.safetensors")
 MOST_BYTES = 10_000_000
 """Of the manifest, the card or the picture: each is a hundredth of it."""
@@ -156,6 +159,7 @@ class EvaluationSection(Open):
 
     policies: Runs = STRICT
     episodes: Runs = STRICT
+    ensemble: Annotated[Copies, STRICT] = 1
     seed: Whole
     stage: str = Field(pattern=r"^[a-z_]{1,50}$", description="the name of a random stream")
 
@@ -168,13 +172,19 @@ class ScoreSection(Open):
     low: Number
     high: Number
     per_policy: tuple[Number, ...] = Field(min_length=1, max_length=1_000_000)
+    ensemble: Annotated[Copies, STRICT] = Field(1, description="networks of each policy")
 
 
 class ScoresSection(Open):
-    """Scores on fresh seeds, and what the search had found."""
+    """Scores on fresh seeds, and what the search had found.
+
+    Those of ensembles are there where `evaluation.ensemble` is more than 1.
+    """
 
     synthetic: ScoreSection
     random_subset: ScoreSection | None = None
+    synthetic_ensemble: ScoreSection | None = None
+    random_subset_ensemble: ScoreSection | None = None
     expert: ScoreSection | None = None
     search: ScoreSection | None = None
 
@@ -350,6 +360,22 @@ def _require_sound(manifest: FirstManifest) -> None:
         raise InputError(
             f"`recipe.layers` of a residual network must be at least 3, not {recipe.layers}."
         )
+    networks, scores = manifest.evaluation.ensemble, dict(manifest.scores)
+    if (scores["synthetic" + OF_ENSEMBLES] is not None) != (networks > 1):
+        raise InputError(
+            f"`scores.synthetic{OF_ENSEMBLES}` must be there where `evaluation.ensemble` is more "
+            f"than 1, and nowhere else, and it is {networks}."
+        )
+    for name in ("synthetic", "random_subset", "expert"):
+        for kind, stated, why in (
+            ("", 1, "of single policies"),
+            (OF_ENSEMBLES, networks, "as `evaluation.ensemble` says"),
+        ):
+            found = scores.get(name + kind)
+            if found and found.ensemble != stated:
+                raise InputError(
+                    f"`scores.{name}{kind}.ensemble` must be {stated}, {why}, not {found.ensemble}."
+                )
     if set(manifest.files) != set(FILES):
         odd = sorted(set(manifest.files) ^ set(FILES))[0]
         raise InputError(f"`files` must be {', '.join(FILES)}, and differs by {shown(odd)}.")

@@ -13,6 +13,7 @@ from sdw_core.baselines import random_subset
 from sdw_core.config import PipelineConfig
 from sdw_core.evaluate import Arena, Recipe
 from sdw_core.identity import Sources
+from sdw_core.labels import named
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.statistics import ReturnSummary, summarize
 
@@ -71,7 +72,16 @@ class PipelineResult:
     @cached_property
     def summary(self) -> ReturnSummary:
         """Of all policies of all distillation seeds: the objective of a search."""
-        return summarize(self.returns, self.config.seed, len(self.seeds))
+        return self._summary(self.returns, len(self.seeds))
+
+    @cached_property
+    def random_summary(self) -> ReturnSummary:
+        """Of as many random rows, by the same protocol."""
+        return self._summary(self.random_returns, 1)
+
+    def _summary(self, returns: Returns, sets: int) -> ReturnSummary:
+        ensemble = self.config.evaluation.ensemble
+        return summarize(returns, self.config.seed, sets, ensemble=ensemble)
 
     @property
     def best(self) -> int:
@@ -145,7 +155,8 @@ class PipelineResult:
     def __repr__(self) -> str:
         summary, (_, rows, _) = self.summary, self.observations.shape
         return (
-            f"PipelineResult({rows} rows of {self.dataset.name!r}, normalised return "
+            f"PipelineResult({rows} rows of {self.dataset.name!r}, "
+            f"{named('normalised return', summary.ensemble)} "
             f"{summary.mean:.1f}, 95 % interval {summary.low:.1f} to {summary.high:.1f})"
         )
 
@@ -156,7 +167,7 @@ class PipelineResult:
         seed, found = self.config.seed, self.to_json()
         scores = {
             "synthetic": found["normalized_return"],
-            "random_subset": summarize(self.random_returns, seed).to_json(),
+            "random_subset": self.random_summary.to_json(),
             "expert": found["expert"],
         }
         states = self.observations[self.best].numpy()

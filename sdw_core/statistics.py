@@ -40,6 +40,7 @@ class ReturnSummary:
             seeds, then policies of each seed drawn, and takes every episode of a policy drawn:
             policies of the same rows, and episodes of the same policy, are not independent.
         per_policy: mean of each policy.
+        ensemble: networks of a policy, E.
     """
 
     mean: float
@@ -47,25 +48,30 @@ class ReturnSummary:
     low: float
     high: float
     per_policy: tuple[float, ...]
+    ensemble: int = 1
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "ReturnSummary":
         """What `to_json` made a document of."""
         mean, iqm, low, high = (document[key] for key in ("mean", "iqm", "low", "high"))
-        return cls(mean, iqm, low, high, tuple(document["per_policy"]))
+        of_each = tuple(document["per_policy"])
+        return cls(mean, iqm, low, high, of_each, document.get("ensemble", 1))
 
     def to_json(self) -> dict[str, float | list[float]]:
-        """The JSON object that results state as `normalized_return`."""
-        return {
+        """The JSON object that results state as `normalized_return`; `ensemble` where E > 1."""
+        document: dict[str, float | list[float]] = {
             "mean": self.mean,
             "iqm": self.iqm,
             "low": self.low,
             "high": self.high,
             "per_policy": list(self.per_policy),
         }
+        return document | ({"ensemble": self.ensemble} if self.ensemble > 1 else {})
 
 
-def summarize(returns: Returns, seed: int, sets: int = 1, resamples: int = 2000) -> ReturnSummary:
+def summarize(
+    returns: Returns, seed: int, sets: int = 1, resamples: int = 2000, ensemble: int = 1
+) -> ReturnSummary:
     """Summarise normalised returns [S * K, M].
 
     Args:
@@ -73,6 +79,7 @@ def summarize(returns: Returns, seed: int, sets: int = 1, resamples: int = 2000)
         seed: root of the bootstrap's random stream.
         sets: S, sets of synthetic rows: distillation seeds.
         resamples: bootstrap resamples.
+        ensemble: E, networks of each policy: whoever shows the summary names it by that.
     """
     per_policy = returns.mean(axis=1)
     policies = len(per_policy) // sets
@@ -87,6 +94,7 @@ def summarize(returns: Returns, seed: int, sets: int = 1, resamples: int = 2000)
         low=float(low),
         high=float(high),
         per_policy=tuple(map(float, per_policy)),
+        ensemble=ensemble,
     )
 
 

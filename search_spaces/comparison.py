@@ -163,6 +163,11 @@ class Cell:
     config: PipelineConfig = field(hash=False)  # whose options are mappings
     given: PipelineConfig = field(compare=False)
 
+    @property
+    def ensemble(self) -> int:
+        """Networks of each policy that is judged, E; an expert is one policy."""
+        return self.config.evaluation.ensemble if self.judged == "rows" else 1
+
 
 def shipped_comparisons() -> dict[str, Path]:
     """The comparisons that come with the project, by name."""

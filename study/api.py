@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdw_core.config import Count
 from sdw_core.errors import InputError, SDWError
+from sdw_core.labels import named
 from sdw_core.validation import checked
 from search_spaces import (
     ComparisonSpec,
@@ -330,8 +331,9 @@ class Study:
 
         book = self.folder.book()
         state = state_of(self.folder, book)
-        table = frame_of(book.spec, trials_of(book, state)).to_html(index=False, max_rows=60)
-        heading = f"study {self.name}: {state}"
+        trials = trials_of(book, state)
+        table = frame_of(book.spec, trials).to_html(index=False, max_rows=60)
+        heading = named(f"study {self.name}: {state}", *(trial.ensemble for trial in trials))
         best = ", ".join(map(str, book.best())) or "none yet"
         return f"<b>{escape(heading)}</b>{table}best: {best}"
 

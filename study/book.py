@@ -35,6 +35,8 @@ from study.outcomes import (
 
 ATTRIBUTE = "trial"
 """The one user attribute of an Optuna trial: a JSON record of how it went."""
+ENSEMBLE = "evaluation.ensemble"
+"""The searched path of what a trial's policies are."""
 OUTCOMES = {
     TrialState.COMPLETE: COMPLETE,
     TrialState.FAIL: FAILED,
@@ -47,7 +49,7 @@ STATES = {outcome: state for state, outcome in OUTCOMES.items()}
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial as `sdw status --json` prints it."""
+    """A trial as `sdw status --json` prints it; `ensemble`: networks of each of its policies."""
 
     number: int
     outcome: str
@@ -59,6 +61,7 @@ class TrialRow:
     stages: dict[str, float]
     retry_of: int | None
     warnings: list[str]
+    ensemble: int = 1
 
 
 class TrialBook:
@@ -239,6 +242,7 @@ class TrialBook:
             stages=record.get("stages", {}),
             retry_of=record.get("retry_of"),
             warnings=record.get("warnings", []),
+            ensemble=trial.params.get(ENSEMBLE, self.spec.pipeline.evaluation.ensemble),
         )
         if row.outcome in FINAL:
             self._final_rows[row.number] = row  # it will not change

@@ -30,6 +30,7 @@ from sdw_core.errors import InputError, SDWError, SourceChanged
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import created_folder, made_folder, write_text
 from sdw_core.identity import Inventory, Sources
+from sdw_core.labels import named
 from sdw_core.pipeline import Pipeline
 from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec, parse_comparison
@@ -403,7 +404,8 @@ def title(spec: ComparisonSpec, cell: Cell) -> str:
     """A cell in a line."""
     searched = cell.config.seed == spec.comparison.search_seed
     chosen = "" if cell.candidate is None else f", candidate {cell.candidate}"
-    return f"{cell.method} on {cell.dataset}{chosen}{' (search)' if searched else ''}"
+    name = f"{cell.method} on {cell.dataset}{chosen}{' (search)' if searched else ''}"
+    return named(name, cell.ensemble)
 
 
 def _told(result: TrialResult) -> str:

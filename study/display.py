@@ -13,11 +13,14 @@ from rich.progress_bar import ProgressBar
 from sdw_core.config import STAGES
 from sdw_core.console import Console, Table, line
 from sdw_core.files import read_json
+from sdw_core.labels import named
 from search_spaces import StudySpec
-from study.book import TrialBook, TrialRow
+from study.book import ENSEMBLE, TrialBook, TrialRow
 from study.folder import StudyFolder
 from study.outcomes import FINAL
 
+RETURNS = ("normalized_return", "iqm")
+"""The metrics that are returns of policies."""
 REFRESH = 1.0
 """Seconds between looks at the trials' folders."""
 
@@ -91,7 +94,8 @@ class Display:
         for row in self._book.rows():
             if row.outcome in FINAL and row.number not in self._shown:
                 self._shown.add(row.number)
-                detail = row.reason or ", ".join(f"{value:.4g}" for value in row.values or [])
+                values = ", ".join(f"{value:.4g}" for value in row.values or [])
+                detail = row.reason or named(values, row.ensemble)
                 console.print(f"trial {row.number}: {row.outcome} {detail}")
 
     def _view(self) -> RenderableType:
@@ -182,8 +186,10 @@ def _best(book: TrialBook, rows: list[TrialRow]) -> str:
         return ""
     if len(best) > 1:
         return f"  {len(best)} on the Pareto front"
-    values = next(row.values for row in rows if row.number == best[0])
-    return f"  best {values[0]:.1f} (trial {best[0]})" if values else ""
+    row = next(row for row in rows if row.number == best[0])
+    if not row.values:
+        return ""
+    return f"  best {row.values[0]:.1f} ({named(f'trial {row.number}', row.ensemble)})"
 
 
 def trial_table(spec: StudySpec, rows: list[TrialRow], best: list[int]) -> Table:
@@ -195,9 +201,11 @@ def trial_table(spec: StudySpec, rows: list[TrialRow], best: list[int]) -> Table
         if objective.metric not in searched.values()
     }
     table = Table(padding=(0, 1), header_style="dim")
-    headings = ["trial", *searched.values(), *metrics.values(), "95 %_interval", "trial_seconds"]
+    kinds = () if ENSEMBLE in searched else {row.ensemble for row in rows}  # else a column says it
+    found = [named(metric, *kinds) if metric in RETURNS else metric for metric in metrics.values()]
+    headings = ["trial", *searched.values(), *found, "95 %_interval", "trial_seconds"]
     for heading in headings:
-        table.add_column(heading.replace("_", "\n"), justify="right")
+        table.add_column(heading.replace("_", "\n").replace(", ", ",\n"), justify="right")
     table.add_column("outcome")
     for row in rows:
         table.add_row(

@@ -16,7 +16,7 @@ from sdw_core.config import PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena
-from sdw_core.evidence import confirmed_scores, evidence_of, source_states
+from sdw_core.evidence import confirmed_scores, evidence_of, networks_of, source_states
 from sdw_core.files import read_whole, sha256_of_file, write_json
 from sdw_core.identity import METHOD, Sources
 from sdw_core.protocols import own_recipe
@@ -71,7 +71,7 @@ def confirm(
         "rows": sha256_of_file(trial / "rows.safetensors"),
         "scores": dataset.reference_scores and list(dataset.reference_scores),
         "method": METHOD["evaluate"],
-    }
+    } | networks_of(config.evaluation)
     document = read_whole(kept) or {}
     if {key: document.pop(key, None) for key in of} != of:
         document = confirmed_scores(artifact, dataset, config, result.to_json())

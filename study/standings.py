@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sdw_core.files import replaced_atomically, write_json, write_text
-from sdw_core.labels import label
+from sdw_core.labels import label, named
 from sdw_core.statistics import (
     Estimate,
     gain,
@@ -50,6 +50,7 @@ class Standings:
             its data and the versions of the method.
         searches: one row a candidate that was tried: method, dataset, candidate, settings,
             normalized_return, low, high.
+        ensembles: (method, dataset) -> networks of a policy, E.
     """
 
     spec: ComparisonSpec
@@ -60,12 +61,13 @@ class Standings:
     configs: dict[str, Any]
     identities: dict[str, Any]
     searches: pd.DataFrame
+    ensembles: dict[tuple[str, str], int]
 
     @classmethod
     def of(cls, spec: ComparisonSpec, results: Results) -> "Standings":
         """Gather what the cells of the table found, as far as they have run."""
         rows: list[dict[str, Any]] = []
-        failed, chosen, warnings, configs, identities = {}, {}, {}, {}, {}
+        failed, chosen, warnings, configs, identities, ensembles = {}, {}, {}, {}, {}, {}
         for method, settings in spec.methods.items():
             for dataset in spec.datasets:
                 cell = final_cell(spec, method, dataset, results)
@@ -85,6 +87,7 @@ class Standings:
                     continue
                 if result.warnings:
                     warnings[method, dataset] = result.warnings
+                ensembles[method, dataset] = cell.ensemble
                 made_with = config_hash(cell.config)
                 configs[made_with] = cell.config.model_dump(mode="json")
                 made_of = {"config_hash": made_with, "sources": result.made_of.to_json()}
@@ -92,7 +95,12 @@ class Standings:
                 rows += _rows(method, dataset, made_with, result)
         searches = pd.DataFrame(_searches(spec, results), columns=SEARCH_COLUMNS)
         frame = pd.DataFrame(rows, columns=COLUMNS)
-        return cls(spec, frame, failed, chosen, warnings, configs, identities, searches)
+        found = failed, chosen, warnings, configs, identities, searches, ensembles
+        return cls(spec, frame, *found)
+
+    def title(self, method: str) -> str:
+        """A method's name, which says so where its policies are ensembles."""
+        return named(method, *(e for (m, _), e in self.ensembles.items() if m == method))
 
     def scores(self, method: str, dataset: str, which: str = "last") -> NDArray[np.float64]:
         """A method's return on a dataset, seed by seed: after the `last` outer step, or the `best`.
@@ -178,6 +186,7 @@ class Standings:
                 {
                     "method": method,
                     "dataset": dataset,
+                    "ensemble": self.ensembles.get((method, dataset)),
                     "failed": self.failed.get((method, dataset)),
                     "chosen": self.chosen.get((method, dataset)),
                     "identity": self.identity(method, dataset),
@@ -219,9 +228,9 @@ class Standings:
             yield _line(["---"] * len(header))
             for method in self.spec.methods:
                 cells = [self._cell(method, dataset, which) for dataset in datasets]
-                yield _line([method, *cells, *self._aggregates(method, which)])
+                yield _line([self.title(method), *cells, *self._aggregates(method, which)])
         if improvement := self.improvement():
-            ours, over = improvement["ours"], improvement["over"]
+            ours, over = self.title(improvement["ours"]), self.title(improvement["over"])
             difference, chance = improvement["gain"], improvement["probability"]
             percent = improvement["gain_percent"]
             share = [] if percent is None else [f"{percent:+.1f} %"]
@@ -329,7 +338,8 @@ def _returns_figure(standings: Standings, path: Path) -> None:
         where = np.arange(len(datasets)) + (m - (len(methods) - 1) / 2) * width
         scores = [standings.scores(method, dataset) for dataset in datasets]
         heights = [float(s.mean()) if len(s) else 0.0 for s in scores]
-        axes.bar(where, heights, 0.9 * width, label=label(method), color=f"C{m}", alpha=0.75)
+        name = label(standings.title(method))
+        axes.bar(where, heights, 0.9 * width, label=name, color=f"C{m}", alpha=0.75)
         for x, values in zip(where, scores, strict=True):
             axes.plot(np.full(len(values), x), values, ".", color="black", markersize=3)
     axes.set_xticks(np.arange(len(datasets)), [label(_short(d)) for d in datasets], fontsize=8)
@@ -355,11 +365,12 @@ def _curves_figure(standings: Standings, path: Path) -> None:
             by_step = rows.pivot_table("normalized_return", "outer_steps", "seed", "mean")
             if by_step.empty:
                 continue
+            name = label(standings.title(method))
             mean, spread = by_step.mean(axis=1), by_step.std(axis=1).fillna(0)
             if len(by_step) == 1 and by_step.index[0] == 0:
-                axes.axhline(float(mean.iloc[0]), color=f"C{m}", linestyle=":", label=label(method))
+                axes.axhline(float(mean.iloc[0]), color=f"C{m}", linestyle=":", label=name)
                 continue
-            style = {"color": f"C{m}", "marker": "o", "markersize": 3, "label": label(method)}
+            style = {"color": f"C{m}", "marker": "o", "markersize": 3, "label": name}
             axes.errorbar(by_step.index, mean, spread, **style)
         axes.set_title(label(_short(dataset)), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from sdw_core.console import Table
+from sdw_core.labels import named
 
 Spec = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped spec.")]
 StudyName = Annotated[str, typer.Argument(help="A study's name under the storage, or its path.")]
@@ -29,19 +30,26 @@ Trust = Annotated[
 
 ROWS = {
     "normalized_return": "synthetic rows",
+    "synthetic": "synthetic rows",
+    "synthetic_ensemble": "synthetic rows",
     "confirmed": "the exported rows, fresh seeds",
+    "confirmed_ensemble": "the exported rows, fresh seeds",
     "random_subset": "random rows, as many",
+    "random_subset_ensemble": "random rows, as many",
     "expert": "expert",
 }
 
 
 def returns_table(scores: dict[str, Any]) -> Table:
-    """A line for each summary of returns, by the names of `ROWS` where they have one."""
+    """A line for each summary of returns, by the names of `ROWS` where they have one.
+
+    That of ensembles says so.
+    """
     table = Table("normalised return", "mean", "iqm", "95 % interval")
     for key, summary in scores.items():
         if isinstance(summary, dict) and "per_policy" in summary:
             table.add_row(
-                ROWS.get(key, key),
+                named(ROWS.get(key, key), summary.get("ensemble", 1)),
                 f"{summary['mean']:.1f}",
                 f"{summary['iqm']:.1f}",
                 f"{summary['low']:.1f} to {summary['high']:.1f}",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sdw_core.errors import InputError
+from sdw_core.labels import named
 from search_spaces import load_spec
 from study.api import STUDIES, warned
 from study.cli.common import AsJson, License, Set, Spec, Trust, returns_table
@@ -28,7 +29,7 @@ def distill(
     """Run the pipeline once, without Ray; `search` is ignored."""
     import torch
 
-    from sdw_core.artifact import refuse_existing, score
+    from sdw_core.artifact import refuse_existing
     from sdw_core.card import require_license
     from sdw_core.pipeline import Pipeline
     from study.preflight import check_study, check_writable
@@ -46,11 +47,14 @@ def distill(
     result = Pipeline(loaded.pipeline, cache).run(progress=log)
     document = result.to_json()
     with log.working("evaluating"):
-        document["random_subset"] = score(result.random_returns, loaded.pipeline.seed)
+        document["random_subset"] = result.random_summary.to_json()
         document["artifact"] = str(to) if to else None
         if to:
             artifact = result.export(to, license)
-            document["confirmed"] = artifact.evidence["scores"]["synthetic"]
+            scores = artifact.evidence["scores"]
+            document["confirmed"] = scores["synthetic"]
+            if artifact.ensemble > 1:
+                document["confirmed_ensemble"] = scores["synthetic_ensemble"]
     if as_json:
         print_json(document)
         return
@@ -63,12 +67,16 @@ def train(
     folder: Annotated[Path, typer.Argument(help="An exported synthetic dataset.")],
     to: Annotated[Path, typer.Option(help="File for the policy, such as policy.pt2.")],
     seed: Annotated[int, typer.Option(help="Root seed of the training.", min=0)] = 0,
+    ensemble: Annotated[
+        int | None, typer.Option(help="Networks of the policy; default: the manifest's.")
+    ] = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a policy on an exported dataset; its file runs with torch alone.
 
-    By the rows' own recipe: it is the first of the policies that `evaluate` judges at that seed.
+    By the rows' own recipe, as an ensemble where the manifest states one: it is the first of the
+    policies that `evaluate` judges at that seed.
     """
     from sdw_core.artifact import read_artifact
     from study.preflight import check_writable
@@ -76,7 +84,8 @@ def train(
     artifact = read_artifact(folder, trust)
     check_writable(to.resolve().parent, "to")
     with log.working("training"):
-        artifact.train(seed).save(to)
+        policy = artifact.train(seed, ensemble=ensemble)
+        policy.save(to)
     document = {
         "policy": str(to),
         "seed": seed,
@@ -84,11 +93,13 @@ def train(
         "observation_dimensions": artifact.observations.shape[1],
         "action_dimensions": artifact.actions.shape[1],
         "recipe": asdict(artifact.recipe),
+        "ensemble": policy.ensemble,
     }
     if as_json:
         print_json(document)
         return
-    out.print(f"trained a policy for {artifact.arena.environment}, in {to}")
+    kind = "a policy" if policy.ensemble == 1 else f"an ensemble of {policy.ensemble} networks"
+    out.print(f"trained {kind} for {artifact.arena.environment}, in {to}")
     out.print(f"  run it   torch.export.load({str(to)!r}).module()(observations)")
 
 
@@ -102,7 +113,7 @@ def evaluate(
     optimizer: Annotated[str | None, typer.Option(help="sgd, momentum, adam or adamw.")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps of a cloning.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of every layer.")] = None,
-    ensemble: Annotated[int | None, typer.Option(help="Networks of a policy.")] = None,
+    ensemble: Annotated[int | None, typer.Option(help="Networks of a policy, E.")] = None,
     protocols: Annotated[
         bool, typer.Option("--protocols", help="Other depths, optimisers, ...: a table of each.")
     ] = False,
@@ -111,7 +122,7 @@ def evaluate(
 ) -> None:
     """Train fresh policies on an exported dataset and run them; checks every checksum first.
 
-    What is left out is the rows' own recipe, as in the manifest.
+    What is left out is as in the manifest: the rows' own recipe, and the networks of a policy.
     """
     from sdw_core.artifact import read_artifact, score
 
@@ -140,16 +151,15 @@ def evaluate(
         return
     with log.working("evaluating"):
         returns = artifact.evaluate(evaluation, used)
-    document = {"normalized_return": score(returns, used)}
+    found = score(returns, used, evaluation.ensemble)
     if as_json:
-        print_json(document["normalized_return"])
+        print_json(found)
         return
-    scores = artifact.evidence["scores"]
-    out.print(
-        returns_table(
-            {"evaluated now": document["normalized_return"], "in the manifest": scores["synthetic"]}
-        )
-    )
+    stated = artifact.evidence["scores"]
+    scores = {"evaluated now": found, "in the manifest": stated["synthetic"]}
+    if artifact.ensemble > 1:
+        scores[named("in the manifest", artifact.ensemble)] = stated["synthetic_ensemble"]
+    out.print(returns_table(scores))
 
 
 def _print_protocols(document: dict[str, Any], as_json: bool) -> None:

@@ -197,8 +197,8 @@ def _print_run(study: Study, document: dict[str, Any]) -> None:
     if len(best) == 1 and exports:
         out.print(f"trial {best[0]} on fresh seeds, beside what it has to beat:")
         scores = read_json(Path(exports[0]) / "manifest.json")["scores"]
-        shown = {"normalized_return": scores["synthetic"]}
-        out.print(returns_table(shown | {key: scores[key] for key in ("random_subset", "expert")}))
+        del scores["search"]
+        out.print(returns_table(scores))
     for path in exports:
         out.print(f"exported to {path}")
     if exports:

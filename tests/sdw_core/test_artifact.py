@@ -40,7 +40,7 @@ ROWS = 12
 SOURCE_STATES = np.random.default_rng(1).normal(size=(200, 11)).astype(np.float32)
 
 
-def make(environment: str) -> Artifact:
+def make(environment: str, ensemble: int = 1) -> Artifact:
     """Random rows, with the evidence that the pipeline would give."""
     env = gymnasium.make(environment)
     inputs, box = env.observation_space.shape[0], env.action_space
@@ -75,6 +75,10 @@ def make(environment: str) -> Artifact:
     )
     synthetic = score(artifact.evaluate(config.evaluation, 7), 7)
     evidence["scores"].update(synthetic=synthetic, random_subset=synthetic, expert=synthetic)
+    if ensemble > 1:
+        evidence["evaluation"]["ensemble"] = ensemble
+        found = score(artifact.evaluate(), 7, ensemble)
+        evidence["scores"].update(synthetic_ensemble=found, random_subset_ensemble=found)
     return artifact
 
 
@@ -84,6 +88,15 @@ def written(
 ) -> tuple[Artifact, Path]:
     artifact = make(request.param)
     folder = tmp_path_factory.mktemp("exports") / "nested" / request.param
+    write_artifact(artifact, folder, SOURCE_STATES[:, : artifact.observations.shape[1]])
+    return artifact, folder
+
+
+@pytest.fixture(scope="module")
+def ensembles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Path]:
+    """An export whose manifest states ensembles of four."""
+    artifact = make(ENVIRONMENTS[1], ensemble=4)
+    folder = tmp_path_factory.mktemp("exports") / "ensembles"
     write_artifact(artifact, folder, SOURCE_STATES[:, : artifact.observations.shape[1]])
     return artifact, folder
 
@@ -463,6 +476,99 @@ def test_a_frame_and_a_notebook_show_the_rows(written: tuple[Artifact, Path]) ->
     mean = artifact.evidence["scores"]["synthetic"]["mean"]
     assert f"<td>these rows</td><td>{mean:.1f}</td>" in artifact._repr_html_()
     assert repr(artifact) == f"Artifact({ROWS} rows for {artifact.arena.environment})"
+
+
+# Ensembles
+
+
+def test_an_export_of_ensembles_states_both_scores_and_both_are_found_again(
+    ensembles: tuple[Artifact, Path],
+) -> None:
+    read, scores = read_artifact(ensembles[1]), manifest_of(ensembles[1])["scores"]
+    assert (read.ensemble, read.evaluation().ensemble) == (4, 4)
+    assert score(read.evaluate(), 7, 4) == scores["synthetic_ensemble"]
+    assert score(read.evaluate(read.evaluation(ensemble=1)), 7) == scores["synthetic"]
+    assert scores["synthetic_ensemble"]["ensemble"] == 4
+    assert "ensemble" not in scores["synthetic"]
+    assert scores["synthetic_ensemble"]["mean"] != pytest.approx(scores["synthetic"]["mean"])
+
+
+def test_an_export_of_single_policies_is_written_as_it_was(written: tuple[Artifact, Path]) -> None:
+    manifest = manifest_of(written[1])
+    assert "ensemble" not in manifest["evaluation"]
+    assert set(manifest["scores"]) == {"synthetic", "random_subset", "expert"}
+    assert "nsemble" not in (written[1] / "README.md").read_text()
+
+
+def test_the_single_policies_are_the_first_of_the_ensembles_networks(
+    ensembles: tuple[Artifact, Path],
+) -> None:
+    artifact = read_artifact(ensembles[1])
+    together = [artifact.train(seed=7, policy=p) for p in range(2)]
+    members = [weights for policy in together for weights in policy.weights[0]]
+    assert [policy.ensemble for policy in together] == [4, 4]
+    for k in range(6):
+        alone = artifact.train(seed=7, policy=k, ensemble=1)
+        assert alone.ensemble == 1
+        torch.testing.assert_close(alone.weights[0][0], members[k])
+
+
+def test_the_policy_of_an_ensemble_is_one_file_and_the_one_that_is_judged(
+    ensembles: tuple[Artifact, Path], tmp_path: Path
+) -> None:
+    artifact = read_artifact(ensembles[1])
+    policy = artifact.train(seed=5, policy=1)
+    returns = artifact.evaluate(artifact.evaluation(policies=2, episodes=1), seed=5)
+    assert return_of(policy, artifact, 5) == pytest.approx(returns[1, 0], rel=1e-3)
+    policy.save(tmp_path / "policy.pt2")
+    saved = torch.export.load(tmp_path / "policy.pt2").module()
+    observations = torch.randn(5, artifact.observations.shape[1])
+    torch.testing.assert_close(saved(observations), policy(observations))
+    assert "networks=4" in str(policy)
+
+
+@pytest.mark.parametrize("ensemble", [0, -1, 1.5, "a", 10**6])
+def test_what_is_no_number_of_networks_is_refused(
+    written: tuple[Artifact, Path], ensemble: Any
+) -> None:
+    with pytest.raises(InputError, match=r"^`ensemble` must be ") as caught:
+        written[0].train(ensemble=ensemble)
+    assert str(caught.value).count("\n") == 0
+
+
+def test_the_card_of_ensembles_names_both_scores(ensembles: tuple[Artifact, Path]) -> None:
+    text, scores = (ensembles[1] / "README.md").read_text(), manifest_of(ensembles[1])["scores"]
+    single, ensemble = scores["synthetic"], scores["synthetic_ensemble"]
+    assert f"reaches a normalised return of\n**{single['mean']:.1f}**" in text
+    assert "Ensembles of 4 such policies" in text
+    assert f"reach **{ensemble['mean']:.1f}**" in text
+    for name, found in (("these rows", single), ("these rows, ensembles of 4", ensemble)):
+        assert f"| {name} | {found['mean']:.1f} | {found['iqm']:.1f} |" in text
+    assert "| random rows, as many, ensembles of 4 |" in text
+    shown = ensembles[0]._repr_html_()
+    assert f"<td>these rows, ensembles of 4</td><td>{ensemble['mean']:.1f}</td>" in shown
+
+
+def test_the_cards_code_trains_the_ensemble_that_the_manifest_states(
+    ensembles: tuple[Artifact, Path], tmp_path: Path
+) -> None:
+    """Its first network is the policy that a card of single policies trains from the same draw."""
+    artifact, folder = ensembles
+    single = make(artifact.arena.environment.id)
+    write_artifact(single, tmp_path / "single", SOURCE_STATES[:, : single.observations.shape[1]])
+    alone, together = (
+        re.findall(r"```python\n(.*?)```", (each / "README.md").read_text(), re.DOTALL)[0]
+        for each in (tmp_path / "single", folder)
+    )
+    seed = "import sys, torch; torch.manual_seed(0)\n"
+    keep = "torch.save([f(states) for f in (first, policy, *networks)], sys.argv[1])"
+    program = f"{seed}{alone}first = policy\n{seed}{together}{keep}"
+    run(program, tmp_path / "outputs", cwd=folder)
+    first, mean, *networks = torch.load(tmp_path / "outputs")
+    assert len(networks) == 4
+    torch.testing.assert_close(networks[0], first)
+    torch.testing.assert_close(mean, torch.stack(networks).mean(0))
+    assert not torch.isclose(networks[0], networks[1]).all()
 
 
 # Actions outside of the bounds

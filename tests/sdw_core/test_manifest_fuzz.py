@@ -52,7 +52,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         | {"episodes": 9, "transitions": 54321, "license": None, "reference_source": "mine"},
         "config": config.model_dump(mode="json"),
         "distillation_seed": 0,
-        "evaluation": {"policies": 2, "episodes": 1, "seed": 7, "stage": "confirm"},
+        "evaluation": {"policies": 2, "episodes": 1, "ensemble": 2, "seed": 7, "stage": "confirm"},
         "scores": {},
     }
     artifact = Artifact.distilled(
@@ -63,7 +63,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evidence,
     )
     found = score(artifact.evaluate(config.evaluation, 7), 7)
-    evidence["scores"] |= {"synthetic": found, "expert": found}
+    ensembles = score(artifact.evaluate(), 7, 2)
+    evidence["scores"] |= {"synthetic": found, "synthetic_ensemble": ensembles, "expert": found}
     folder = tmp_path_factory.mktemp("fuzz") / "export"
     write_artifact(artifact, folder, np.random.default_rng(0).normal(size=(50, 11)))
     return folder
@@ -107,6 +108,8 @@ def require_refused_or_right(folder: Path, document: Any) -> bool:
     for key, value in read.evidence.items():
         assert value == stated[key]
     EvaluationConfig(**{k: stated["evaluation"][k] for k in ("policies", "episodes")})
+    assert read.evaluation().ensemble == stated["evaluation"].get("ensemble", 1)
+    assert ("synthetic_ensemble" in stated["scores"]) == (read.ensemble > 1)
     return True
 
 
@@ -244,6 +247,14 @@ STACKS = [
         ("evaluation.episodes", 10**9, "`evaluation.episodes` must be at most 10000"),
         ("evaluation.seed", -1, "`evaluation.seed` must be at least 0"),
         ("evaluation.stage", "\x1b[31m", "`evaluation.stage` cannot be"),
+        ("evaluation.ensemble", 0, "`evaluation.ensemble` must be greater than 0"),
+        ("evaluation.ensemble", 10**6, "`evaluation.ensemble` must be at most 1000"),
+        ("evaluation.ensemble", 1, "`scores.synthetic_ensemble` must be there where"),
+        ("evaluation.ensemble", 3, "`scores.synthetic_ensemble.ensemble` must be 3, as"),
+        ("scores.synthetic_ensemble", None, "`scores.synthetic_ensemble` must be there where"),
+        ("scores.synthetic_ensemble.ensemble", 1, "`scores.synthetic_ensemble.ensemble` must be 2"),
+        ("scores.synthetic.ensemble", 2, "`scores.synthetic.ensemble` must be 1, of single polic"),
+        ("scores.expert.ensemble", 2, "`scores.expert.ensemble` must be 1, of single policies"),
         ("scores.synthetic", [], "`scores.synthetic` must be a mapping"),
         ("scores.synthetic.mean", "a", "`scores.synthetic.mean` must be"),
         ("rows", 7, r"`observations` of synthetic.safetensors must be \[7, 11\]"),

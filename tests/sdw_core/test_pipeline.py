@@ -192,6 +192,43 @@ def test_it_exports_its_best_rows_with_their_score_on_fresh_seeds(
         result.export(tmp_path / "rows")
 
 
+def test_an_ensemble_is_exported_beside_the_single_policy(
+    result: PipelineResult, tmp_path: Path
+) -> None:
+    """Of the same rows, on the same seeds, and so are the random rows."""
+    config = tiny(evaluation={**TINY["evaluation"], "ensemble": 3, "optimizer": "adam"})
+    of_ensembles = dataclasses.replace(result, config=config)
+    single = result.export(tmp_path / "single").evidence["scores"]
+    made = of_ensembles.export(tmp_path / "ensembles")
+    scores = made.evidence["scores"]
+    assert (made.ensemble, read_artifact(tmp_path / "ensembles").ensemble) == (3, 3)
+    assert list(scores) == [
+        *("synthetic", "random_subset", "synthetic_ensemble", "random_subset_ensemble"),
+        *("expert", "search"),
+    ]
+    for name in ("synthetic", "random_subset"):
+        assert scores[name] == single[name]
+        assert scores[f"{name}_ensemble"]["ensemble"] == 3
+        assert scores[f"{name}_ensemble"]["mean"] != single[name]["mean"]
+    subset = random_subset(
+        result.dataset,
+        tiny(evaluation={**TINY["evaluation"], "ensemble": 3}),
+        result.arena,
+        "confirm",
+    )
+    assert summarize(subset, 0, ensemble=3).to_json() == scores["random_subset_ensemble"]
+    assert scores["search"]["ensemble"] == 3
+    assert repr(of_ensembles).count("normalised return, ensembles of 3 ") == 1
+
+
+def test_a_notebook_names_ensembles(result: PipelineResult) -> None:
+    config = tiny(evaluation={**TINY["evaluation"], "ensemble": 3})
+    shown = dataclasses.replace(result, config=config)._repr_html_()
+    for name in ("these rows", "random rows, as many"):
+        assert f"<td>{name}, ensembles of 3</td>" in shown
+        assert f"<td>{name}</td>" not in shown
+
+
 def test_a_notebook_shows_its_table_and_its_picture(result: PipelineResult) -> None:
     shown = result._repr_html_()
     random = summarize(result.random_returns, 0).mean

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import bootstrap, trim_mean
 
-from sdw_core.statistics import interquartile_mean, summarize
+from sdw_core.statistics import ReturnSummary, interquartile_mean, summarize
 
 finite = st.floats(-1e3, 1e3)
 
@@ -83,7 +83,11 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 
 def test_json_has_the_keys_that_scripts_rely_on() -> None:
-    document = summarize(np.array([[1.0, 2.0], [3.0, 4.0]]), seed=0).to_json()
+    returns = np.array([[1.0, 2.0], [3.0, 4.0]])
+    of_ensembles = summarize(returns, seed=0, ensemble=10)
+    assert of_ensembles.to_json() == summarize(returns, seed=0).to_json() | {"ensemble": 10}
+    assert ReturnSummary.from_json(of_ensembles.to_json()) == of_ensembles
+    document = summarize(returns, seed=0).to_json()
     assert list(document) == ["mean", "iqm", "low", "high", "per_policy"]
     assert document["per_policy"] == [1.5, 3.5]
 

@@ -388,6 +388,54 @@ def baseline(tmp_path_factory):
     return to
 
 
+def test_ensembles_are_named_with_the_single_policy_beside_them(capsys, tmp_path):
+    """From `distill` through the manifest to `evaluate` and `train`."""
+    sets = [*SETS, "--set", "pipeline.distill.outer_steps=0"]
+    sets += ["--set", "pipeline.evaluation.ensemble=3"]
+    status, out, _ = sdw(capsys, "distill", "quickstart", *sets, "--to", "rows", "--json")
+    assert status == 0
+    document = json.loads(out)
+    scores = json.loads((tmp_path / "rows" / "manifest.json").read_text())["scores"]
+    for name in ("normalized_return", "random_subset", "confirmed_ensemble"):
+        assert document[name]["ensemble"] == 3
+    assert document["confirmed"] == scores["synthetic"]
+    assert document["confirmed_ensemble"] == scores["synthetic_ensemble"]
+    status, out, _ = sdw(capsys, "evaluate", "rows", "--json")
+    assert (status, json.loads(out)) == (0, scores["synthetic_ensemble"])
+    status, out, _ = sdw(capsys, "evaluate", "rows", "--ensemble", "1", "--json")
+    assert (status, json.loads(out)) == (0, scores["synthetic"])
+    status, out, _ = sdw(capsys, "evaluate", "rows")
+    lines = [line.strip() for line in out.splitlines()]
+    for name in ("evaluated now, ensembles of 3", "in the manifest, ensembles of 3"):
+        (line,) = [line for line in lines if line.startswith(name)]
+        assert f"{scores['synthetic_ensemble']['mean']:.1f}" in line
+    (line,) = [line for line in lines if re.match("in the manifest +-?[0-9]", line)]
+    assert f"{scores['synthetic']['mean']:.1f}" in line
+    for options, networks in (([], 3), (["--ensemble", "1"], 1)):
+        to = f"{networks}.pt2"
+        status, out, _ = sdw(capsys, "train", "rows", "--to", to, *options, "--json")
+        assert (status, json.loads(out)["ensemble"]) == (0, networks)
+    status, out, err = sdw(capsys, "train", "rows", "--to", "none.pt2", "--ensemble", "0")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "`ensemble` must be greater than 0, not 0" in err
+    assert not (tmp_path / "none.pt2").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "pipeline.evaluation.ensemble=0",
+        "search.evaluation.ensemble={type: categorical, choices: [1, 0]}",
+        "search.evaluation.ensemble={type: int, low: 0, high: 10}",
+    ],
+)
+def test_an_ensemble_of_none_is_refused_before_any_work(capsys, tmp_path, setting):
+    status, out, err = sdw(capsys, "launch", "quickstart", "--set", setting)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "`pipeline.evaluation.ensemble` must be greater than 0, not 0" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 WITHOUT_THE_PACKAGE = """
 import importlib.abc, sys
 

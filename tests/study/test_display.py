@@ -8,6 +8,7 @@ import pytest
 
 from sdw_core.console import Console
 from sdw_core.files import write_json
+from study.api import Study
 from study.display import Display, minutes, running_trials, settings, trial_table
 from study.folder import StudyFolder
 from study.outcomes import TrialResult
@@ -120,6 +121,41 @@ def test_an_objective_that_is_searched_has_one_column(pareto):
     narrow.print(trial_table(pareto.spec(), pareto.book().rows(), [0]))
     *_, row = shown(narrow).rstrip().splitlines()
     assert row.split().count(str(size)) == 1
+
+
+def test_a_searched_ensemble_has_a_column(tmp_path):
+    choices = "search.evaluation.ensemble={type: categorical, choices: [1, 10]}"
+    searched = StudyFolder.create(small_spec(choices), tmp_path)
+    search = StudySearch(searched.book())
+    ensembles = [search.suggest(name)["params"]["evaluation.ensemble"] for name in "abcdef"]
+    assert set(ensembles) == {1, 10}
+    search.on_trial_complete("a", report(normalized_return=3.5))
+    wide = console(terminal=True, width=120)
+    rows = searched.book().rows()
+    wide.print(trial_table(searched.spec(), rows, [0]))
+    _, headings, *lines = shown(wide).rstrip().splitlines()
+    assert "ensemble" in headings.split()
+    assert "ensembles" not in shown(wide)
+    column = headings.split().index("ensemble")
+    assert [line.split()[column] for line in lines] == [str(n) for n in ensembles]
+    assert [row.ensemble for row in rows] == ensembles
+
+
+def test_a_fixed_ensemble_is_named_wherever_its_returns_are_shown(tmp_path):
+    fixed = StudyFolder.create(small_spec("pipeline.evaluation.ensemble=10"), tmp_path)
+    search = StudySearch(fixed.book())
+    search.suggest("a")
+    pipe = console(terminal=False)
+    with Display(fixed, pipe):
+        search.on_trial_complete("a", report(normalized_return=41.26))
+    assert shown(pipe).splitlines()[1:] == ["trial 0: COMPLETE 41.26, ensembles of 10"]
+    assert "best 41.3 (trial 0, ensembles of 10)" in view(fixed)
+    narrow = console(terminal=True)
+    narrow.print(trial_table(fixed.spec(), fixed.book().rows(), [0]))
+    assert "ensembles of 10" in shown(narrow)
+    (row,) = Study(fixed).status()["trials"]
+    assert row["ensemble"] == 10
+    assert "stopped, ensembles of 10" in Study(fixed)._repr_html_()
 
 
 def test_a_long_reason_leaves_the_other_columns_as_they_are(folder):

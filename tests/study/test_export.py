@@ -11,6 +11,7 @@ from sdw_core.config import EvaluationConfig
 from sdw_core.errors import InputError
 from study.export import export
 from study.folder import StudyFolder
+from study.runner import _outcome
 from study.search import StudySearch
 from study.trial import run_trial
 from tests.study.conftest import small_spec
@@ -72,6 +73,57 @@ def test_confirmed_scores_count_for_the_settings_that_they_were_found_with(
     (again,) = export(finished, [1], tmp_path)
     manifest = json.loads((again / "manifest.json").read_text())
     assert manifest["scores"] == json.loads((exported / "manifest.json").read_text())["scores"]
+    assert json.loads(kept.read_text()) == scores
+
+
+@pytest.fixture(scope="module")
+def of_ensembles(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    """A study that searched single policies and ensembles: a real trial of each, without Ray."""
+    choices = "search.evaluation.ensemble={type: categorical, choices: [1, 3]}"
+    spec = small_spec("study.trials=8", choices, "pipeline.distill.outer_steps=0")
+    folder = StudyFolder.create(spec, tmp_path_factory.mktemp("studies"))
+    search, kinds = StudySearch(folder.book()), set()
+    for name in "abcdefgh":
+        trial = search.suggest(name)
+        ensemble = trial["params"]["evaluation.ensemble"]
+        if ensemble not in kinds:
+            result = _outcome(folder, trial["number"], trial["params"], lambda step, value: None)
+            search.on_trial_complete(name, {"document": json.dumps(result.to_json())})
+        kinds.add(ensemble)
+    assert kinds == {1, 3}
+    return folder
+
+
+def test_an_ensemble_that_was_searched_is_exported_beside_the_single_policy(of_ensembles, tmp_path):
+    complete = [row for row in of_ensembles.book().rows() if row.outcome == "COMPLETE"]
+    for row in complete:
+        (path,) = export(of_ensembles, [row.number], tmp_path)
+        manifest = json.loads((path / "manifest.json").read_text())
+        kept = json.loads((of_ensembles.trial(row.number) / "confirmed.json").read_text())
+        assert kept.items() >= manifest["scores"].items()
+        assert read_artifact(path).ensemble == row.ensemble == row.params["evaluation.ensemble"]
+        named = {key for key, found in manifest["scores"].items() if "ensemble" in found}
+        if row.ensemble == 1:
+            assert named == set()
+            assert "ensemble" not in manifest["evaluation"]
+            assert "ensemble" not in kept
+        else:
+            assert named == {"synthetic_ensemble", "random_subset_ensemble", "search"}
+            assert {manifest["scores"][key]["ensemble"] for key in named} == {3}
+            assert manifest["scores"]["search"]["mean"] == pytest.approx(row.values[0])
+
+
+def test_ensembles_that_were_confirmed_as_single_policies_are_judged_anew(of_ensembles, tmp_path):
+    """An earlier version judged by single policies alone, and said nothing of ensembles."""
+    number = next(row.number for row in of_ensembles.book().rows() if row.ensemble == 3)
+    (before,) = export(of_ensembles, [number], tmp_path / "before")
+    kept = of_ensembles.trial(number) / "confirmed.json"
+    scores = json.loads(kept.read_text())
+    old = {key: found for key, found in scores.items() if "ensemble" not in key}
+    kept.write_text(json.dumps(old))
+    (again,) = export(of_ensembles, [number], tmp_path / "again")
+    manifests = [json.loads((path / "manifest.json").read_text()) for path in (before, again)]
+    assert manifests[0]["scores"] == manifests[1]["scores"]
     assert json.loads(kept.read_text()) == scores
 
 

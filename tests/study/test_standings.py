@@ -12,7 +12,7 @@ from sdw_core.files import read_json
 from sdw_core.identity import Sources
 from sdw_core.statistics import ReturnSummary
 from search_spaces import Cell, ComparisonSpec, load_comparison
-from study.comparison import Results, final_cell, ready
+from study.comparison import Results, final_cell, ready, title
 from study.outcomes import TrialResult
 from study.standings import COLUMNS, Standings
 
@@ -226,6 +226,49 @@ def test_warnings_of_a_cell_are_told(spec: ComparisonSpec, results: Results) -> 
     told = {(c["method"], c["dataset"]): c["warnings"] for c in standings.to_json()["cells"]}
     assert told["Av-PBC", "a/two-v0"] == ["The expert is poor."]
     assert told["SDW", "a/two-v0"] == []
+
+
+ENSEMBLES = """
+comparison: {name: small, ours: ten, over: Av-PBC, seed: 0, search_seed: 9}
+datasets: {a/one-v0: , a/two-v0: }
+pipeline: {distill: {seeds: 2, outer_steps: 10}, evaluation: {policies: 2, ensemble: 10}}
+methods:
+  Av-PBC: {pipeline: {evaluation: {ensemble: 1}}}
+  ten: {}
+  "said, ensembles of 10": {}
+  either: {candidates: [{evaluation: {ensemble: 1}}, {evaluation: {ensemble: 5}}]}
+  expert: {judged: expert}
+"""
+
+
+def test_ensembles_are_named_in_every_table_and_figure(tmp_path: Path) -> None:
+    """Those of a method, of a search's choice, or of all; an expert is one policy."""
+    (tmp_path / "ensembles.yaml").write_text(ENSEMBLES)
+    spec = load_comparison(str(tmp_path / "ensembles.yaml"))
+    found: Results = {}
+    for dataset, returns in (("a/one-v0", (1.0, 2.0)), ("a/two-v0", (2.0, 1.0))):
+        cells = spec.search_cells("either", dataset)
+        found |= {cell: result([value]) for cell, value in zip(cells, returns, strict=True)}
+        for method in spec.methods:
+            cell = final_cell(spec, method, dataset, found)
+            assert cell is not None
+            found[cell] = result([30, 32, 40, 44])
+    standings = Standings.of(spec, found)
+    lines = standings.markdown().splitlines()
+    methods = [line.split(" | ")[0].strip("| ") for line in lines if line.startswith("| ")]
+    assert methods[2:7] == [
+        *("Av-PBC", "ten, ensembles of 10", "said, ensembles of 10"),
+        *("either, ensembles of 1 or 5", "expert"),
+    ]
+    assert any(line.startswith("ten, ensembles of 10 over Av-PBC, 2 dataset") for line in lines)
+    told = {(c["method"], c["dataset"]): c["ensemble"] for c in standings.to_json()["cells"]}
+    assert [told[method, "a/one-v0"] for method in spec.methods] == [1, 10, 10, 5, 1]
+    assert told["either", "a/two-v0"] == 1
+    assert title(spec, spec.cell("ten", "a/one-v0")) == "ten on a/one-v0, ensembles of 10"
+    assert title(spec, spec.cell("expert", "a/one-v0")) == "expert on a/one-v0"
+    half = Standings.of(spec, {c: r for c, r in found.items() if c.dataset == "a/two-v0"})
+    assert half.title("either") == "either"
+    standings.write(tmp_path / "written")
 
 
 def test_what_has_not_run_is_left_blank(spec: ComparisonSpec, results: Results) -> None:
