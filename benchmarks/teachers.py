@@ -22,7 +22,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ EARLY, SMOOTHED = 100, 20
 """Outer steps of the short distillation, and the last of them that its meta-loss is a mean over."""
 PROBED = 8192
 """States that the teacher's steadiness is of."""
+SECONDS = ("teacher", "fit", "steadiness", "whole")
+"""What time goes to; `whole` is the distillation and its policies' episodes."""
 PIPELINE: dict[str, Any] = {
     "seed": 0,
     "device": "cpu",
@@ -103,22 +105,22 @@ def settings(steps: int) -> dict[str, Any]:
 
 
 def measure(asked: Cell) -> Cell:
-    """The estimates, the return after the whole distillation, and the seconds of each."""
+    """The estimates, the return after the whole distillation, and processor seconds."""
     expert = asked["settings"]["expert"] | {"episodes": asked["teacher"]}
     config = PipelineConfig.model_validate(
         asked["settings"] | {"dataset": asked["dataset"], "expert": expert}
     )
-    pipeline = Pipeline(config)
+    pipeline, clock = Pipeline(config), [process_time()]
     prepared = pipeline.prepare()
-    begun = perf_counter()
+    clock.append(process_time())
     short = config.distill.model_copy(update={"outer_steps": EARLY})
     losses = distill(prepared.task, short, config.seed).losses[:, -SMOOTHED:]
     fit = 1 - float(losses.mean()) / _variance(prepared.task)
-    seconds = {"fit": perf_counter() - begun}
-    begun = perf_counter()
+    clock.append(process_time())
     steady = steadiness(prepared.task, config.distill.state_noise)
-    seconds["steadiness"] = perf_counter() - begun
-    result = pipeline.finish(prepared)
+    clock.append(process_time())
+    found = pipeline.finish(prepared).summary
+    clock.append(process_time())
     teacher = prepared.expert_summary.mean
     return {
         "estimates": {
@@ -128,8 +130,8 @@ def measure(asked: Cell) -> Cell:
             "teacher x fit": teacher * fit,
             "teacher x steadiness": teacher * steady,
         },
-        "return": {key: getattr(result.summary, key) for key in ("mean", "low", "high")},
-        "seconds": pipeline.seconds | seconds,
+        "return": {"mean": found.mean, "low": found.low, "high": found.high},
+        "seconds": dict(zip(SECONDS, np.diff(clock).tolist(), strict=True)),
     }
 
 
@@ -196,16 +198,17 @@ def show(report: dict[str, Any]) -> None:
     console = Console()
     console.print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
     names = list(report["cells"][0]["estimates"]) if report["cells"] else []
-    table = Table("dataset", "teacher", *names, "return (95 %)", "seconds", "of them: fit")
+    table = Table(
+        "dataset", "teacher", *names, "return (95 %)", *(f"{part}, s" for part in SECONDS)
+    )
     for cell in report["cells"]:
-        found, seconds = cell["return"], cell["seconds"]
+        found = cell["return"]
         table.add_row(
             cell["dataset"],
             "{:g} to {:g}".format(*cell["teacher"]),
             *(f"{value:.2f}" for value in cell["estimates"].values()),
             f"{found['mean']:.1f} ({found['low']:.1f} to {found['high']:.1f})",
-            f"{sum(seconds.values()):.0f}",
-            f"{seconds['fit']:.0f}",
+            *(f"{seconds:.1f}" for seconds in cell["seconds"].values()),
         )
     console.print(table)
     datasets = [name for found in report["correlations"].values() for name in found["by_dataset"]]
