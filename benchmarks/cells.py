@@ -1,0 +1,53 @@
+"""Measurements that stand alone: in as many processes as asked for, and none made twice."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdw_core.errors import SDWError
+
+Cell = dict[str, Any]
+
+
+def measure_all(
+    asked: Sequence[Cell], measure: Callable[[Cell], Cell], jobs: int, to: Path | None
+) -> list[Cell]:
+    """What each cell asks for, with what was measured; a cell that fails is told of and left out.
+
+    Args:
+        asked: JSON objects.
+        measure: of one of them; it runs on one thread of a process of its own.
+        jobs: processes at a time.
+        to: a file of a line a cell, which found cells are taken from and new ones appended to.
+    """
+    known = [json.loads(line) for line in to.read_text().splitlines()] if to and to.exists() else []
+    found = [next((k for k in known if k.items() >= each.items()), None) for each in asked]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        missing = {
+            pool.submit(_on_one_thread, measure, asked[i]): i
+            for i, cell in enumerate(found)
+            if cell is None
+        }
+        for done, future in enumerate(as_completed(missing), 1):
+            i = missing[future]
+            try:
+                cell = found[i] = asked[i] | future.result()
+            except SDWError as error:
+                print(f"{asked[i]}: {error}", file=sys.stderr)
+                continue
+            print(f"{done} of {len(missing)} cells", file=sys.stderr, flush=True)
+            if to:
+                with to.open("a") as file:
+                    file.write(json.dumps(cell) + "\n")
+    return [cell for cell in found if cell is not None]
+
+
+def _on_one_thread(measure: Callable[[Cell], Cell], asked: Cell) -> Cell:
+    torch.set_num_threads(1)
+    return measure(asked)

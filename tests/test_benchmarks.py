@@ -1,0 +1,56 @@
+"""What the benchmarks make of what they measure."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks.teachers import TEACHERS, correlations, rank_correlations, steadiness
+from sdw_core.distill.task import Task
+
+
+def test_rank_correlations_are_spearmans_within_datasets_and_over_all() -> None:
+    generator = np.random.default_rng(0)
+    estimates = generator.normal(size=(6, 5)).round(1)
+    returns = (estimates + generator.normal(size=(6, 5))).round(1)  # with ties
+    by_dataset, within, over_all = rank_correlations(estimates, returns)
+    expected = [spearmanr(a, b).statistic for a, b in zip(estimates, returns, strict=True)]
+    np.testing.assert_allclose(by_dataset, expected)
+    assert within.value == pytest.approx(np.mean(expected))
+    assert over_all.value == pytest.approx(spearmanr(estimates.ravel(), returns.ravel()).statistic)
+    drawn = generator.integers(6, size=(4000, 6))
+    for found, resampled in (
+        (within, [np.mean(by_dataset[rows]) for rows in drawn]),
+        (over_all, [spearmanr(estimates[r].ravel(), returns[r].ravel())[0] for r in drawn[:1000]]),
+    ):
+        np.testing.assert_allclose(
+            (found.low, found.high), np.quantile(resampled, [0.025, 0.975]), atol=0.05
+        )
+
+
+def test_an_estimate_may_rank_teachers_within_datasets_and_not_between_them() -> None:
+    teachers, offsets = np.arange(5.0), np.array([[0.0], [-10], [-20], [-30]])
+    by_dataset, within, over_all = rank_correlations(teachers + offsets, teachers - offsets)
+    assert by_dataset.tolist() == pytest.approx([1] * 4)
+    assert (within.low, within.high) == pytest.approx((1, 1))
+    assert over_all.value < -0.5
+    assert rank_correlations(teachers[None], teachers[None])[1].low is None  # of one dataset
+
+
+def test_a_dataset_that_lacks_a_teacher_is_not_correlated() -> None:
+    def cell(dataset: str, value: float) -> dict[str, object]:
+        return {"dataset": dataset, "estimates": {"fit": value}, "return": {"mean": -value}}
+
+    whole = [cell("a", k) for k in range(len(TEACHERS))]
+    found = correlations([*whole, cell("b", 1.0)])["fit"]
+    assert found["by_dataset"] == pytest.approx({"a": -1})
+    assert found["within"] == pytest.approx({"value": -1, "low": None, "high": None})
+    assert correlations(whole[1:]) == {}
+
+
+@pytest.mark.parametrize("slope", [0.1, 5.0])
+def test_steadiness_of_a_linear_teacher(slope: float) -> None:
+    """It changes by (0.3 slope)^2, and the variance of its actions is slope^2."""
+    states = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    task = Task(states, states, slope * states, torch.ones(20_000), targets_at=lambda s: slope * s)
+    assert steadiness(task, 0.3) == pytest.approx(1 - 0.09 / 2, abs=0.005)
