@@ -366,9 +366,13 @@ def _of_all_states(config: PipelineConfig) -> PipelineConfig:
 
 
 def _weighted(config: PipelineConfig, temperature: float) -> PipelineConfig:
-    """With another temperature; at 0 no density is fitted for the weights."""
+    """With another temperature; at 0 no density is fitted for the weights.
+
+    Rows are judged by single policies, as the score of an exported set is that stands beside them.
+    """
     weighting = config.weighting.model_copy(update={"temperature": temperature})
-    return config.model_copy(update={"weighting": weighting})
+    evaluation = config.evaluation.model_copy(update={"ensemble": 1})
+    return config.model_copy(update={"weighting": weighting, "evaluation": evaluation})
 
 
 def _network(config: PipelineConfig, prepared: Prepared) -> MLP:

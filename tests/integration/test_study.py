@@ -153,6 +153,44 @@ def test_a_cluster_that_is_not_there_is_refused_and_leaves_no_study(
     assert not (world.path / "sdw-studies" / "far").exists()
 
 
+@pytest.mark.slow
+def test_an_ensemble_is_searched_like_any_setting_and_named_to_the_end(
+    world: World, sdw: Sdw, spec: str
+) -> None:
+    """From the table of trials to a policy in a file; the random draws of 5 trials hold both."""
+    ensembles = "search.evaluation.ensemble={type: categorical, choices: [1, 10]}"
+    sets = ("--set", ensembles, "--set", "study.startup_trials=5")
+    status, out, err = world.run("launch", spec, "--name", "many", "--trials", 5, *sets)
+    assert status == 0, err
+    document = json.loads(sdw("status", "many", "--json")[1])
+    trials = by_number(document)
+    kinds = {number: trial["params"]["evaluation.ensemble"] for number, trial in trials.items()}
+    assert {number: trial["ensemble"] for number, trial in trials.items()} == kinds
+    assert set(kinds.values()) == {1, 10}
+    lines = out.splitlines()
+    headings = next(line for line in lines if "temperature" in line).split()
+    for number, kind in kinds.items():
+        (line,) = [line for line in lines if re.match(rf" +{number} +0\.", line)]
+        assert line.split()[headings.index("ensemble")] == str(kind)
+    (best,) = document["best"]
+    for name in ("synthetic rows", "random rows, as many"):
+        assert (f"{name}, ensembles of 10" in out) == (kinds[best] == 10)
+    status, out, _ = sdw("export", "many", "--top", 5, "--to", "all", "--json")
+    assert status == 0
+    for folder in json.loads(out)["folders"]:
+        kind = kinds[int(folder.rpartition("-")[2])]
+        manifest = read_json(world.path / folder / "manifest.json")
+        scores = manifest["scores"]
+        assert manifest["evaluation"].get("ensemble", 1) == kind
+        assert "ensemble" not in scores["synthetic"]
+        score = scores["synthetic" if kind == 1 else "synthetic_ensemble"]
+        assert json.loads(sdw("evaluate", folder, "--json")[1]) == score
+        card = (world.path / folder / "README.md").read_text()
+        assert ("these rows, ensembles of 10" in card) == (kind == 10)
+    _, out, _ = sdw("train", folder, "--to", "policy.pt2", "--json")
+    assert json.loads(out)["ensemble"] == kind
+
+
 # A study whose trials fail, wait, or are ended
 
 
