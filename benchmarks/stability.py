@@ -1,7 +1,7 @@
 """Whether long distillations hold what they have reached, with the earlier settings and today's.
 
-    python -m benchmarks.stability [--steps 5000] [--datasets ID ...] [--seeds 3]
-        [--device cpu|cuda] [--to FILE.jsonl] [--json]
+    python -m benchmarks.stability [--steps 5000] [--datasets ID ...] [--settings NAME ...]
+        [--seeds 3] [--device cpu|cuda] [--to FILE.jsonl] [--json]
 
 The meta-loss, smoothed, over the lowest that it had had by then (`sdw_core.distill.stability`): the
 largest such ratio of a run, and the ratio at its end. 1 is a run that never rose. The distillation
@@ -36,6 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "width": 128,
         "state_noise": 0.0,
         "outer_schedule": "constant",
+        "max_gradient_ratio": None,
     },
     "after": {
         "objective": "pbc",
@@ -43,8 +44,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "width": 1024,
         "state_noise": 0.3,
         "outer_schedule": "cosine",
+        "max_gradient_ratio": None,
     },
 }
+SETTINGS["calmed"] = SETTINGS["after"] | {"max_gradient_ratio": 2.0}
 """Of `distill`."""
 SHARED: dict[str, Any] = {
     "synthetic_size": 64,
@@ -71,6 +74,9 @@ def main() -> None:
     parser.add_argument(
         "--datasets", nargs="+", default=["sdw/hopper-replay-mini-v0"], metavar="ID"
     )
+    parser.add_argument(
+        "--settings", nargs="+", choices=SETTINGS, default=["before", "after"], metavar="NAME"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="distillation seeds")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--to", type=Path, metavar="FILE.jsonl")
@@ -82,10 +88,10 @@ def main() -> None:
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as cache:
         for dataset in arguments.datasets:
-            for name, settings in SETTINGS.items():
+            for name in arguments.settings:
                 asked = {"dataset": dataset, "name": name, "device": arguments.device}
                 asked |= {"steps": arguments.steps, "seeds": arguments.seeds}
-                asked |= {"settings": SHARED | settings}
+                asked |= {"settings": SHARED | SETTINGS[name]}
                 found = next((run for run in known if run.items() >= asked.items()), None)
                 if found is None:
                     print(f"{dataset}, {name}", file=sys.stderr, flush=True)

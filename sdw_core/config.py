@@ -357,6 +357,14 @@ class DistillConfig(Config):
     max_gradient_norm: PositiveFloat | None = Field(
         None, description="the hypergradient is scaled down to this norm; null: never"
     )
+    max_gradient_ratio: float | None = Field(
+        None,
+        ge=1,
+        le=1e6,
+        json_schema_extra=ADDED,
+        description="the hypergradient, that of the inner learning rates too, is scaled down to "
+        "this multiple of the moving average of its norm; null: never",
+    )
     meta_batch_size: Batch = Field(1024, description="dataset states an outer step")
     tf32: bool = Field(
         False,

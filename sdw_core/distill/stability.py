@@ -75,8 +75,11 @@ def risen(config: DistillConfig, losses: Tensor, seeds: Sequence[int]) -> str | 
         return None
     worst = max(found, key=lambda seed: found[seed].final)
     remedy = "lower `pipeline.distill.outer_lr` or `pipeline.distill.rate_lr`"
-    if config.outer_schedule == "constant":
-        remedy = f"choose `pipeline.distill.outer_schedule: cosine`, or {remedy}"
+    if config.outer_schedule == "constant" or config.max_gradient_ratio is None:
+        remedy = (
+            "choose `pipeline.distill.outer_schedule: cosine` and "
+            f"`pipeline.distill.max_gradient_ratio: 2`, or {remedy}"
+        )
     return (
         f"The meta-loss of {len(found)} of {len(seeds)} distillation seeds rose and stayed up, "
         f"that of seed {worst} at {found[worst].final:.1f} times its lowest, which it had at outer "

@@ -15,10 +15,12 @@ from sdw_core.errors import DivergenceError
 
 LOWEST = 0.03
 """What is left of the outer learning rates at the end of `outer_schedule: cosine`."""
+HISTORY = 0.05
+"""Share of a step in the moving average of the hypergradient's norm."""
 _TENSORS = (
     *("observations", "actions", "log_rates"),
     *("mean_observations", "mean_actions", "mean_log_rates"),
-    *("losses", "diverged_at", "lost_loss"),
+    *("losses", "diverged_at", "lost_loss", "usual_norms"),
 )
 
 
@@ -56,6 +58,7 @@ class State:
         losses: [S, steps].
         diverged_at: [S] the step at which a problem became non-finite; 0: it is sound.
         lost_loss: [S] whether its loss was not finite then, or only its gradient was not.
+        usual_norms: [S] moving average of the hypergradient's norm, for `max_gradient_ratio`.
         optimizer, rate_optimizer: of the rows and of the log rates; element by element, so
             problems stay apart.
         visited: see `Distilled`.
@@ -71,6 +74,7 @@ class State:
     losses: Tensor
     diverged_at: Tensor
     lost_loss: Tensor
+    usual_norms: Tensor
     optimizer: torch.optim.Optimizer
     rate_optimizer: torch.optim.Optimizer
     visited: dict[int, Tensor] = field(default_factory=dict)
@@ -100,6 +104,7 @@ class State:
             losses,
             diverged_at,
             diverged_at.to(torch.bool),
+            losses.new_zeros(config.seeds),
             optimizer,
             _adam([log_rates], config.rate_lr),
         )
@@ -115,16 +120,17 @@ class State:
         self.diverged_at.copy_(torch.where(ended, self.done, self.diverged_at))
         self.lost_loss.logical_or_(ended & ~finite_loss)
         sound = self.diverged_at == 0
-        scale = torch.ones_like(norms)
+        calmed = self._calmed(norms, config.max_gradient_ratio)
+        scale = calmed
         if config.max_gradient_norm is not None:
-            scale = (config.max_gradient_norm / norms.clamp_min(1e-12)).clamp_max(1)
+            scale = (config.max_gradient_norm / norms.clamp_min(1e-12)).clamp_max(calmed)
         for variable, value in (
             (self.observations, gradient.observations),
             (self.actions, gradient.actions),
         ):
             scaled = value * scale[:, None, None]
             variable.grad = torch.where(sound[:, None, None], scaled, torch.zeros_like(scaled))
-        rate_gradient = gradient.learning_rates * self.log_rates.exp()
+        rate_gradient = gradient.learning_rates * self.log_rates.exp() * calmed[:, None]
         self.log_rates.grad = torch.where(
             sound[:, None], rate_gradient, torch.zeros_like(rate_gradient)
         )
@@ -140,6 +146,15 @@ class State:
         self.mean_observations.lerp_(self.observations, share)
         self.mean_actions.lerp_(self.actions, share)
         self.mean_log_rates.lerp_(self.log_rates, share)
+
+    def _calmed(self, norms: Tensor, most: float | None) -> Tensor:
+        """What scales outliers among hypergradients down to `most` times their usual norm, [S]."""
+        if most is None:
+            return torch.ones_like(norms)
+        usual = torch.where(self.usual_norms == 0, norms, self.usual_norms)
+        kept = torch.minimum(norms, most * usual)
+        self.usual_norms.copy_(usual.lerp(kept, HISTORY))
+        return kept / norms.clamp_min(1e-12)
 
     def _cosine(self, steps: int) -> Tensor:
         """Half a cosine from 1 at the first step to `LOWEST` after the last, [1]."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from sdw_core.config import DistillConfig
 from sdw_core.dataset import load
 from sdw_core.distill import capture, state
-from sdw_core.distill.engine import MetaBatch, Rows
+from sdw_core.distill.engine import Hypergradient, MetaBatch, Rows
 from sdw_core.distill.loop import Visits, distill, unroll_of
 from sdw_core.distill.selection import select_rows
 from sdw_core.distill.state import Distilled
@@ -72,6 +72,7 @@ def outer_twin(task: Task, config: DistillConfig, seed: int) -> list[Tensor]:
         adam = config.outer_optimizer == "adam"
         optimizers = [Adam() if adam else Momentum(config.outer_momentum) for _ in range(2)]
         rate_optimizer = Adam()
+        usual = None
         losses = []
         for step in range(1, config.outer_steps + 1):
             generator = torch_generator(seed, "distill", stream, step)
@@ -91,7 +92,13 @@ def outer_twin(task: Task, config: DistillConfig, seed: int) -> list[Tensor]:
                 *unroll_of(config, seed, step - 1),
             )
             dx, dy = result.observations[0], result.actions[0]
+            slope = result.learning_rates[0] * log_alpha.exp()
             norm = (dx.square().sum() + dy.square().sum()).sqrt()
+            if config.max_gradient_ratio:
+                usual = norm if usual is None else usual
+                kept = min(norm, config.max_gradient_ratio * usual)
+                dx, dy, slope = (g * kept / norm for g in (dx, dy, slope))
+                norm, usual = kept, 0.95 * usual + 0.05 * kept
             if config.max_gradient_norm and norm > config.max_gradient_norm:
                 dx, dy = (g * config.max_gradient_norm / norm for g in (dx, dy))
             decay = 1.0
@@ -99,7 +106,6 @@ def outer_twin(task: Task, config: DistillConfig, seed: int) -> list[Tensor]:
                 decay = 0.515 + 0.485 * math.cos(math.pi * (step - 1) / config.outer_steps)
             x = x - decay * config.outer_lr * optimizers[0].move(dx, step)
             y = y - decay * config.outer_lr * optimizers[1].move(dy, step)
-            slope = result.learning_rates[0] * log_alpha.exp()
             log_alpha = log_alpha - decay * config.rate_lr * rate_optimizer.move(slope, step)
             share = max(1 - config.averaging, 1 / step)
             means = [
@@ -154,6 +160,21 @@ def test_clipping_bounds_a_step_and_does_nothing_to_small_ones() -> None:
     limit = free.median().item()  # one problem is cut, one is not
     torch.testing.assert_close(step_norms(limit), free.clamp_max(limit), rtol=1e-3, atol=0)
     torch.testing.assert_close(step_norms(1e9), free)
+
+
+def test_an_outlier_is_scaled_to_what_was_usual_and_a_silent_start_is_none() -> None:
+    plain = {"outer_optimizer": "sgd", "outer_momentum": 0, "outer_lr": 1.0, "averaging": 0}
+    config = changed(SMALL, outer_steps=5, max_gradient_ratio=2, **plain)
+    own = state.State.start(small_task(), config, 0)
+    moved = []
+    for first, second in ((1, 0), (1, 1), (100, 3), (4, 1), (1, 1)):
+        x, y, rates = (torch.zeros_like(v) for v in own._variables)
+        x[:, 0, 0] = torch.tensor([first, second])
+        before = own.observations.clone()
+        own.update(Hypergradient(torch.ones(2), x, y, rates), config)
+        moved.append((before - own.observations)[:, 0, 0])
+    expected = [[1, 0], [1, 1], [2, 2], [2 * 1.05, 1], [1, 1]]
+    torch.testing.assert_close(torch.stack(moved), torch.tensor(expected))
 
 
 def test_a_seed_does_not_depend_on_how_many_run_with_it() -> None:

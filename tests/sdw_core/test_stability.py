@@ -90,7 +90,7 @@ def test_a_run_that_blows_up_is_told_of_and_a_sound_one_is_not(wild: torch.Tenso
     assert sentence.startswith(
         f"The meta-loss of {len(high)} of 12 distillation seeds rose and stayed up, that of seed "
         f"{worst} at {found[worst].final:.1f} times its lowest, which it had at outer step "
-        f"{found[worst].lowest_at} of 300: choose `pipeline.distill.outer_schedule: cosine`, or "
+        f"{found[worst].lowest_at} of 300: choose `pipeline.distill.outer_schedule: cosine` and "
     )
     sound = changed(WILD, rate_lr=0.01, outer_schedule="cosine")
     assert told(sound, distill(small_task(), sound, 0).losses) is None
@@ -107,17 +107,17 @@ def test_it_is_told_alike_after_an_interruption(wild: torch.Tensor, tmp_path: Pa
 
 
 def test_what_is_told_fits_the_run() -> None:
-    """The seeds are those that are left, and a cosine is not advised where there is one."""
+    """The seeds are those that are left, and what is chosen already is not advised."""
     losses = torch.cat([torch.full((3, 100), value) for value in (2.0, 1.0, 1.0)], 1)
     losses[2, 200:] = 1.6
-    cosine = changed(SMALL, outer_steps=300, outer_schedule="cosine")
-    assert risen(cosine, losses, [0, 2, 5]) == (
+    careful = changed(SMALL, outer_steps=300, outer_schedule="cosine", max_gradient_ratio=2)
+    assert risen(careful, losses, [0, 2, 5]) == (
         "The meta-loss of 1 of 3 distillation seeds rose and stayed up, that of seed 5 at 1.6 "
         "times its lowest, which it had at outer step 150 of 300: lower "
         "`pipeline.distill.outer_lr` or `pipeline.distill.rate_lr`."
     )
     losses[2, 200:] = 1.5
-    assert risen(cosine, losses, [0, 2, 5]) is None
+    assert risen(careful, losses, [0, 2, 5]) is None
 
 
 @pytest.mark.parametrize("steps", [0, 49])
