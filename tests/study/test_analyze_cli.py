@@ -107,6 +107,10 @@ def test_coverage_of_sets_distilled_now_and_of_an_exported_one(capsys):
     assert table.groupby("set").share.sum().tolist() == pytest.approx([1.0] * 4, abs=1e-4)
     assert document["sets"][0]["normalized_return"] is not None
     assert document["sets"][2]["normalized_return"] is None
+    ensembles = ("--set", "pipeline.evaluation.ensemble=3")  # single policies judge all the same
+    assert analyze(capsys, "coverage", "--to", "ensembles", *ensembles)[0] == 0
+    again = json.loads(Path("ensembles/coverage.json").read_text())
+    assert again["sets"] == document["sets"]
 
     status, _, said = sdw(capsys, "distill", "quickstart", *SETS, "--to", "rows")
     assert status == 0, said
