@@ -1,7 +1,7 @@
 """Whether long distillations hold what they have reached, with the earlier settings and today's.
 
     python -m benchmarks.stability [--steps 5000] [--datasets ID ...] [--settings NAME ...]
-        [--seeds 3] [--device cpu|cuda] [--to FILE.jsonl] [--json]
+        [--seeds 3] [--device cpu|cuda] [--jobs 1] [--to FILE.jsonl] [--json]
 
 The meta-loss, smoothed, over the lowest that it had had by then (`sdw_core.distill.stability`): the
 largest such ratio of a run, and the ratio at its end. 1 is a run that never rose. The distillation
@@ -12,8 +12,8 @@ has been found is appended to the file, and what is there already is not run aga
 import argparse
 import json
 import math
-import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.cells import Cell, measure_all
 from sdw_core.config import PipelineConfig
 from sdw_core.distill.loop import distill
 from sdw_core.distill.stability import rises, smoothed
@@ -65,7 +66,6 @@ PIPELINE: dict[str, Any] = {
     "expert": {"method": "percent_bc", "fraction": 0.1, "steps": 2000},
 }
 RATIOS = ("largest", "final")
-Run = dict[str, Any]
 
 
 def main() -> None:
@@ -79,32 +79,32 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="distillation seeds")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--to", type=Path, metavar="FILE.jsonl")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if arguments.device == "cpu":
-        torch.set_num_threads(1)
-    known = _read(arguments.to)
-    runs: list[Run] = []
+    asked = [
+        {
+            "dataset": dataset,
+            "name": name,
+            "device": arguments.device,
+            "steps": arguments.steps,
+            "seeds": arguments.seeds,
+            "settings": SHARED | SETTINGS[name],
+        }
+        for dataset in arguments.datasets
+        for name in arguments.settings
+    ]
     with tempfile.TemporaryDirectory() as cache:
-        for dataset in arguments.datasets:
-            for name in arguments.settings:
-                asked = {"dataset": dataset, "name": name, "device": arguments.device}
-                asked |= {"steps": arguments.steps, "seeds": arguments.seeds}
-                asked |= {"settings": SHARED | SETTINGS[name]}
-                found = next((run for run in known if run.items() >= asked.items()), None)
-                if found is None:
-                    print(f"{dataset}, {name}", file=sys.stderr, flush=True)
-                    found = asked | measured(asked, Path(cache))
-                    _append(arguments.to, found)
-                runs.append(found)
+        measure = partial(measured, cache=Path(cache))
+        runs = measure_all(asked, measure, arguments.jobs, arguments.to)
     if arguments.json:
         print(json.dumps(runs, indent=2))
     else:
         show(runs)
 
 
-def measured(asked: Run, cache: Path) -> Run:
+def measured(asked: Cell, cache: Path) -> Cell:
     """The ratios of a run, a distillation seed each, and its smoothed meta-losses.
 
     Null for what became not finite.
@@ -141,19 +141,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _read(path: Path | None) -> list[Run]:
-    if path is None or not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _append(path: Path | None, run: Run) -> None:
-    if path is not None:
-        with path.open("a") as file:
-            file.write(json.dumps(run) + "\n")
-
-
-def show(runs: list[Run]) -> None:
+def show(runs: list[Cell]) -> None:
     """A line a run: the ratios of each distillation seed."""
     console = Console()
     console.print(", ".join(f"{key} {value}" for key, value in runs[0]["machine"].items()))
