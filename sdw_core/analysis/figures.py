@@ -1,6 +1,7 @@
 """A figure of each analysis, as a PNG."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from sdw_core.analysis.coverage import Coverage, Source
 from sdw_core.analysis.errors import Choice, PolicyErrors
-from sdw_core.analysis.misalignment import ByLoss, Course
+from sdw_core.analysis.misalignment import ByLoss, Course, Role
 from sdw_core.labels import label
 
 DIVERSE, NARROW, INK = "#2b6cb0", "#c2410c", "#334155"
@@ -23,9 +24,22 @@ RETURN = "normalised return"
 
 
 def misalignment_figure(
-    diverse: Course, narrow: Course, by_loss: ByLoss, names: tuple[str, str], path: Path
+    diverse: Course,
+    narrow: Course,
+    by_loss: ByLoss,
+    names: tuple[str, str],
+    rows: Sequence[tuple[str, Role, Course]],
+    path: Path,
 ) -> None:
-    """Return against loss, and the difference at equal loss."""
+    """Return against loss, policies of synthetic rows among them, and the difference at equal loss.
+
+    Args:
+        diverse, narrow: the two sets' policies.
+        by_loss: their comparison.
+        names: theirs.
+        rows: name and source of each set of synthetic rows, and its policies.
+        path: the file.
+    """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     edges = by_loss.edges
@@ -36,6 +50,11 @@ def misalignment_figure(
     ):
         left.scatter(course.losses, course.returns, s=10, color=colour, alpha=0.35, linewidths=0)
         left.plot(centres, means, color=colour, marker="o", markersize=5, label=name)
+    for (name, role, course), marker in zip(rows, cycle("*PXD"), strict=False):
+        colour = DIVERSE if role == "diverse" else NARROW
+        style = {"marker": marker, "facecolors": "none", "edgecolors": colour, "linewidths": 0.9}
+        style |= {"label": f"rows: {label(name)}", "zorder": 3}
+        left.scatter(course.losses, course.returns, s=60, **style)
     left.set(ylabel=RETURN, title="A dot: a policy at one point of its training")
     left.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, fontsize=8)
     right.axhline(0, color=INK, linewidth=0.8)

@@ -4,17 +4,25 @@ Policies are cloned from either set by the same recipe and run at many points of
 point is (training loss on its own set, return). The two sets are compared where their losses
 overlap, loss by loss and not step by step: the paper's claim is that the diverse set gives the
 better policy while the loss is large, and the narrow set of high quality once it is small.
+
+Where a distillation judges policies beside the dataset's states (`distill.state_noise`), so are
+these: they are cloned from perturbed states too, and their loss counts those as well. Policies of
+exported synthetic rows are judged by the same loss, so that they lie on the same picture.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdw_core.artifact import Artifact
+from sdw_core.distill.engine import MetaBatch
+from sdw_core.distill.task import Task, state_noise
 from sdw_core.evaluate import Arena, rollout
 from sdw_core.policy import MLP, Descent, Parameters, cloning_loss
 from sdw_core.progress import Progress
@@ -22,6 +30,7 @@ from sdw_core.seeds import numpy_generator, torch_generator
 from sdw_core.statistics import FEWEST
 
 Floats = NDArray[np.float64]
+Role = Literal["diverse", "narrow"]
 
 BATCH, LEARNING_RATE = 256, 3e-4
 """Rows a gradient step, and Adam's learning rate."""
@@ -31,21 +40,36 @@ STAGE = "misalignment"
 _ROWS, _RESAMPLES = range(2)  # streams of numpy, beside those of the networks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingSet:
     """What policies are cloned from.
 
     Attributes:
         name: of the set.
-        states: z [N, O], normalised.
-        targets: the actions to imitate [N, A], in [-1, 1].
+        task: its states and the actions to imitate there; every state counts alike, whatever its
+            weight.
         arena: where its policies are run, in the units of the states.
+        state_noise: standard deviation of what is added to three of four states: see
+            `sdw_core.distill.task.state_noise`.
     """
 
     name: str
-    states: Tensor
-    targets: Tensor
+    task: Task
     arena: Arena
+    state_noise: float = 0.0
+
+    def batch(self, picks: Tensor, generator: torch.Generator) -> MetaBatch:
+        """States and targets of the rows picked [P, B], perturbed anew."""
+        states = self.task.states
+        generators = [generator] * len(picks)
+        noise = state_noise(self.state_noise, picks.shape[1], generators, states)
+        return self.task.batch(picks.to(states.device), noise)
+
+    def judged(self, seed: int) -> MetaBatch:
+        """The states [1, R, O] and targets that the training loss is measured on."""
+        order = numpy_generator(seed, STAGE, _ROWS).permutation(len(self.task.states))
+        picks = torch.from_numpy(order[None, :JUDGED_ROWS])
+        return self.batch(picks, torch_generator(seed, f"{STAGE}/judged"))
 
 
 @dataclass(frozen=True)
@@ -109,6 +133,12 @@ class ByLoss:
             )
         return None
 
+    def at(self, role: Role, loss: float) -> float:
+        """Mean return of a set's policies in the bin of a loss; nan where there is none."""
+        inside = (self.edges[:-1] <= loss) & (loss <= self.edges[1:])
+        means = self.diverse if role == "diverse" else self.narrow
+        return float(means[inside][0]) if inside.any() else float("nan")
+
     @property
     def reverses(self) -> bool | None:
         """Whether the diverse set is better at some loss and the narrow one at a lower loss.
@@ -145,27 +175,27 @@ def follow(
         seed: root seed.
         progress: told the fraction of the steps that is done.
     """
-    device = training.states.device
+    device = training.task.states.device
     generators = [torch_generator(seed, STAGE, k) for k in range(policies)]
     parameters = [p.to(device) for p in network.initial_parameters(generators)]
     rates = [torch.full((policies, 1, 1), LEARNING_RATE, device=device) for _ in parameters]
     descent = Descent("adam", rates)
     uniform = torch.full((policies, BATCH), 1 / BATCH, device=device)
-    judged = _judged_rows(len(training.states), seed)
+    judged = training.judged(seed)
     snapshots: list[Parameters] = []
     losses = []
     for step in range(1, steps[-1] + 1):
         generator = torch_generator(seed, f"{STAGE}/batch", 0, step)
-        size = (policies, BATCH)
-        picks = torch.randint(len(training.states), size, generator=generator).to(device)
+        size = len(training.task.states), (policies, BATCH)
+        batch = training.batch(torch.randint(*size, generator=generator), generator)
         variables = [p.requires_grad_() for p in parameters]
-        predicted = network(variables, training.states[picks])
-        loss = cloning_loss(predicted, training.targets[picks], uniform).sum()
+        loss = cloning_loss(network(variables, batch.states), batch.targets, uniform).sum()
         gradients = torch.autograd.grad(loss, variables)
         parameters = descent.step([p.detach() for p in variables], gradients)
         if step in steps:
             snapshots.append(parameters)
-            losses.append(_loss(network, parameters, training, judged))
+            with torch.no_grad():
+                losses.append(_errors(network(parameters, judged.states), judged.targets))
             progress(step / steps[-1])
     pack = [torch.cat(tensors) for tensors in zip(*snapshots, strict=True)]
     act = training.arena.actor(lambda states: network(pack, states), device)
@@ -174,17 +204,34 @@ def follow(
     return Course(np.asarray(steps), np.stack(losses), means)
 
 
-def _judged_rows(count: int, seed: int) -> NDArray[np.int64]:
-    order = numpy_generator(seed, STAGE, _ROWS).permutation(count)
-    return order[:JUDGED_ROWS]
+def _errors(actions: Tensor, targets: Tensor) -> Floats:
+    """Mean-square error of each policy [P]."""
+    return (actions - targets).square().mean((1, 2)).cpu().double().numpy()
 
 
-@torch.no_grad()
-def _loss(
-    network: MLP, parameters: Parameters, training: TrainingSet, rows: NDArray[np.int64]
-) -> Floats:
-    error = network(parameters, training.states[rows]) - training.targets[rows]
-    return error.square().mean((1, 2)).cpu().double().numpy()
+def of_rows(training: TrainingSet, artifact: Artifact, seed: int) -> Course:
+    """How single policies of synthetic rows fare on the set that the rows were distilled from.
+
+    They are those of the manifest's score, cloned by the rows' own recipe: a course of one point.
+
+    Args:
+        training: the set.
+        artifact: the rows.
+        seed: root seed of the states that the loss is measured on.
+    """
+    evaluation, units = artifact.evaluation(ensemble=1), training.arena.units
+    judged = training.judged(seed)
+    observations = units.environment_states(judged.states[0].cpu().numpy())
+    acted = [
+        artifact.train(artifact.evidence["evaluation"]["seed"], k, evaluation).act(observations)
+        for k in range(evaluation.policies)
+    ]
+    actions = torch.from_numpy(units.unit_actions(np.stack(acted)))
+    return Course(
+        np.array([artifact.recipe.steps]),
+        _errors(actions, judged.targets.cpu())[None],
+        artifact.evaluate(evaluation).mean(1)[None],
+    )
 
 
 def spaced_steps(last: int, count: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The analyses of a configuration: from the pipeline's stages to a table, findings and a figure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,14 @@ from sdw_core.analysis.errors import (
     measure,
 )
 from sdw_core.analysis.figures import coverage_figure, errors_figure, misalignment_figure
-from sdw_core.analysis.misalignment import TrainingSet, compare_by_loss, follow, spaced_steps
+from sdw_core.analysis.misalignment import (
+    Role,
+    TrainingSet,
+    compare_by_loss,
+    follow,
+    of_rows,
+    spaced_steps,
+)
 from sdw_core.artifact import Artifact, refuse_existing
 from sdw_core.baselines import random_rows
 from sdw_core.config import CloningSteps, PipelineConfig, Rows, Runs
@@ -91,11 +98,13 @@ def misalignment(
     episodes: int = 3,
     cache: Path | str | None = None,
     tell: Tell = untold,
+    artifacts: Mapping[str, Artifact] | None = None,
 ) -> Analysis:
     """Return against training loss; see `sdw_core.analysis.misalignment`.
 
     The targets are those of the distillation objective: the expert's actions, or with `dbc` the
-    dataset's. Every dataset has its own expert and its own normaliser.
+    dataset's. Every dataset has its own expert and its own normaliser. States are perturbed as in
+    the distillation: `distill.state_noise`.
 
     Args:
         config: of the diverse dataset.
@@ -107,11 +116,14 @@ def misalignment(
         episodes: whole ones, that a policy is run each time.
         cache: folder of the stage cache; None keeps nothing.
         tell: what is being done.
+        artifacts: synthetic rows of one of the two datasets, by name, whose policies are judged by
+            the same loss.
 
     Raises:
-        InputError: a number is out of its bounds, settings do not fit, or the datasets are not of
-            one environment.
+        InputError: a number is out of its bounds, settings do not fit, the datasets are not of one
+            environment, or rows are of neither dataset.
     """
+    artifacts = artifacts or {}
     policies, points, bins = (
         checked(value, Several, name)
         for name, value in (("policies", policies), ("points", points), ("bins", bins))
@@ -123,19 +135,20 @@ def misalignment(
         other = PipelineConfig(**{**dict(config), "dataset": narrow})
         _require_fit(other)
         _require_one_environment(config, other)
+    roles = _roles_of(artifacts, config, other)
     prepared = _pipeline(_of_all_states(_weighted(config, 0)), cache, tell).prepare()
-    diverse = _training_set(prepared)
+    diverse = _training_set(prepared, config)
     if narrow is None:
         dataset = prepared.dataset
         rows = best_rows(dataset.episode_returns(), dataset.episode_ends, BEST)
-        states, targets = prepared.task.states[rows], prepared.task.targets[rows]
+        part = prepared.task.of(torch.from_numpy(rows))
         name = f"best {BEST:.0%} of {dataset.name}"
-        better = TrainingSet(name, states, targets, prepared.arena)
+        better = replace(diverse, name=name, task=part)
         experts = [prepared.expert_returns] * 2
         warnings = prepared.warnings
     else:
         second = _pipeline(_of_all_states(_weighted(other, 0)), cache, tell).prepare()
-        better = _training_set(second)
+        better = _training_set(second, config)
         experts = [prepared.expert_returns, second.expert_returns]
         warnings = tuple(dict.fromkeys(prepared.warnings + second.warnings))
     network = _network(config, prepared)
@@ -148,25 +161,33 @@ def misalignment(
 
         courses.append(follow(each, network, at, policies, episodes, config.seed, report))
     by_loss = compare_by_loss(courses[0], courses[1], bins, config.seed)
+    rows_of = {}
+    for name, artifact in artifacts.items():
+        tell(f"policies from {name}")
+        of = diverse if roles[name] == "diverse" else better
+        rows_of[name] = of_rows(of, artifact, config.seed)
     table = [
         {
             "role": role,
-            "dataset": training.name,
+            "dataset": name,
             "policy": policy,
             "steps": int(done),
             "training_loss": course.losses[i, policy],
             "normalized_return": course.returns[i, policy],
         }
-        for role, training, course in zip(
-            ("diverse", "narrow"), (diverse, better), courses, strict=True
-        )
+        for role, name, course in [
+            ("diverse", diverse.name, courses[0]),
+            ("narrow", better.name, courses[1]),
+            *((f"rows of {roles[name]}", name, course) for name, course in rows_of.items()),
+        ]
         for i, done in enumerate(course.steps)
-        for policy in range(policies)
+        for policy in range(course.losses.shape[1])
     ]
     findings = {
         "diverse": diverse.name,
         "narrow": better.name,
         "objective": config.distill.objective,
+        "state_noise": config.distill.state_noise,
         "expert_returns": [returns.mean() for returns in experts],
         "bins": [
             {
@@ -178,17 +199,29 @@ def misalignment(
             }
             for b in reversed(range(len(by_loss.difference)))
         ],
+        "rows": [
+            {
+                "name": name,
+                "of": roles[name],
+                "policies": course.losses.shape[1],
+                "training_loss": course.losses.mean(),
+                "normalized_return": course.returns.mean(),
+                "at_equal_loss": by_loss.at(roles[name], course.losses.mean()),
+            }
+            for name, course in rows_of.items()
+        ],
         "crossings": by_loss.crossings,
         "reverses": by_loss.reverses,
         "lacking": by_loss.lacking,
         "warnings": warnings,
     }
     names = diverse.name, better.name
+    sets = [(name, roles[name], course) for name, course in rows_of.items()]
     return Analysis(
         "misalignment",
         table,
         _plain(findings),
-        lambda path: misalignment_figure(courses[0], courses[1], by_loss, names, path),
+        lambda path: misalignment_figure(courses[0], courses[1], by_loss, names, sets, path),
     )
 
 
@@ -380,9 +413,9 @@ def _network(config: PipelineConfig, prepared: Prepared) -> MLP:
     return MLP.build(task.states.shape[1], task.targets.shape[1], distill.layers, distill.width)
 
 
-def _training_set(prepared: Prepared) -> TrainingSet:
-    task = prepared.task
-    return TrainingSet(prepared.dataset.name, task.states, task.targets, prepared.arena)
+def _training_set(prepared: Prepared, config: PipelineConfig) -> TrainingSet:
+    noise = config.distill.state_noise
+    return TrainingSet(prepared.dataset.name, prepared.task, prepared.arena, noise)
 
 
 def _require_fit(config: PipelineConfig) -> None:
@@ -398,6 +431,27 @@ def _require_one_environment(diverse: PipelineConfig, narrow: PipelineConfig) ->
             f"Both datasets must be of one environment, and {diverse.dataset} is of {names[0]}, "
             f"{narrow.dataset} of {names[1]}; choose another `narrow`."
         )
+
+
+def _roles_of(
+    artifacts: Mapping[str, Artifact], diverse: PipelineConfig, narrow: PipelineConfig
+) -> dict[str, Role]:
+    """Which of the datasets each set of rows was distilled from."""
+    contents: dict[str, Role] = {
+        load_dataset(narrow).content_hash: "narrow",
+        load_dataset(diverse).content_hash: "diverse",
+    }
+    roles: dict[str, Role] = {}
+    for name, artifact in artifacts.items():
+        source = artifact.evidence["source"]
+        if source["content_hash"] not in contents:
+            analysed = " or ".join(dict.fromkeys((diverse.dataset, narrow.dataset)))
+            raise InputError(
+                f"Synthetic rows must be distilled from a dataset that is analysed, and {name!r} "
+                f"is of {source['name']}; give rows of {analysed}."
+            )
+        roles[name] = contents[source["content_hash"]]
+    return roles
 
 
 def _require_rows(config: PipelineConfig, sizes: Sequence[int]) -> None:

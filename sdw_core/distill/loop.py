@@ -127,7 +127,12 @@ class _OuterStep:
                 parameters,
                 Rows(state.observations, state.actions, row_weights),
                 state.log_rates.exp(),
-                task.batch(picks, state_noise(config, generators, task.states)),
+                task.batch(
+                    picks,
+                    state_noise(
+                        config.state_noise, config.meta_batch_size, generators, task.states
+                    ),
+                ),
             )
 
         def follow() -> None:

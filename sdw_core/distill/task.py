@@ -1,6 +1,6 @@
 """What is distilled, and the rows that a distillation starts from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,25 +60,26 @@ class Task:
 
 
 def state_noise(
-    config: DistillConfig, generators: list[torch.Generator], like: Tensor
+    scale: float, batch: int, generators: Sequence[torch.Generator], like: Tensor
 ) -> Tensor | None:
-    """Perturbations [P, B, O] of a meta-batch: none of its first quarter, Gaussian of the rest.
+    """Perturbations [P, B, O] of a batch: none of its first quarter, Gaussian of the rest.
 
     So a policy is judged on the dataset's states, and where it goes when it leaves them.
 
     Args:
-        config: `state_noise` is their standard deviation, in normalised units.
+        scale: their standard deviation, in normalised units; 0: there are none.
+        batch: B.
         generators: one a problem.
         like: states [*, O], on the device.
     """
-    if not config.state_noise:
+    if not scale:
         return None
-    size = config.meta_batch_size, like.shape[-1]
+    size = batch, like.shape[-1]
     noise = torch.stack(
-        [torch.randn(size, generator=g, dtype=like.dtype, device=like.device) for g in generators]
-    )
-    noise[:, : config.meta_batch_size // 4] = 0
-    return noise.mul_(config.state_noise)
+        [torch.randn(size, generator=g, dtype=like.dtype, device=g.device) for g in generators]
+    ).to(like.device)
+    noise[:, : batch // 4] = 0
+    return noise.mul_(scale)
 
 
 def initial_rows(task: Task, config: DistillConfig, seed: int) -> tuple[Tensor, Tensor]:

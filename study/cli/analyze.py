@@ -18,6 +18,7 @@ from study.console import log, out, print_json
 
 if TYPE_CHECKING:
     from sdw_core.analysis.report import Analysis, Tell
+    from sdw_core.artifact import Artifact
     from sdw_core.config import PipelineConfig
 
 analyze_app = typer.Typer(help="Analyses of a dataset: misalignment, errors, coverage.")
@@ -29,6 +30,9 @@ Set = Annotated[
 ]
 To = Annotated[Path, typer.Option(help="Folder for table, figure and findings; must not exist.")]
 Cache = Annotated[Path, typer.Option(help="Stage cache.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Let a set name modules to import, and any arguments.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Episodes = Annotated[int, typer.Option(help="Whole episodes a policy is run.")]
 CACHE = STUDIES / "cache"
@@ -39,6 +43,10 @@ SIZES, STEPS = [16, 64, 256, 1024], [50, 200, 800]
 def misalignment(
     spec: Spec,
     to: To,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Exported sets of either dataset, to be shown beside its policies."),
+    ] = None,
     narrow: Annotated[
         str | None,
         typer.Option(help="A better, narrower dataset; left out: the best tenth of the spec's."),
@@ -48,6 +56,7 @@ def misalignment(
     points: Annotated[int, typer.Option(help="How often a policy is judged.")] = 16,
     bins: Annotated[int, typer.Option(help="Bins of the training loss.")] = 8,
     episodes: Episodes = 3,
+    trust: Trust = False,
     overrides: Set = None,
     cache: Cache = CACHE,
     as_json: AsJson = False,
@@ -56,15 +65,16 @@ def misalignment(
     config = _configured(spec, overrides, to, cache)
     from sdw_core.analysis import report
 
+    artifacts = _artifacts(folders, trust)
     with _telling() as tell:
         found = report.misalignment(
-            config, narrow, policies, steps, points, bins, episodes, cache, tell
+            config, narrow, policies, steps, points, bins, episodes, cache, tell, artifacts
         )
     table = Table("training loss", "diverse", "narrow", "difference", "95 % interval")
     for each in found.findings["bins"]:
         means = (_number(each[key]) for key in ("diverse", "narrow", "difference"))
         table.add_row(_range(each["loss"][::-1], 3), *means, _range(each["interval"]))
-    _finish(found, to, as_json, table, *_verdict(found.findings))
+    _finish(found, to, as_json, table, *_verdict(found.findings), *_rows(found.findings))
 
 
 def _verdict(findings: dict[str, Any]) -> Iterator[str]:
@@ -80,6 +90,16 @@ def _verdict(findings: dict[str, Any]) -> Iterator[str]:
         return
     do = "do" if findings["reverses"] else "do not"
     yield f"the intervals {do} bear out that the diverse set is better first, the narrow later"
+
+
+def _rows(findings: dict[str, Any]) -> Iterator[str]:
+    """Where the policies of synthetic rows lie."""
+    for each in findings["rows"]:
+        yield (
+            f"{each['name']}: return {_number(each['normalized_return'])} at a training loss of "
+            f"{_number(each['training_loss'], 3)}, where clones of the {each['of']} set return "
+            f"{_number(each['at_equal_loss'])}"
+        )
 
 
 @analyze_app.command()
@@ -129,9 +149,7 @@ def coverage(
         typer.Argument(help="Exported sets; left out: sets that are distilled now."),
     ] = None,
     bins: Annotated[int, typer.Option(help="Bins of the histograms.")] = 20,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Let a set name modules to import, and any arguments.")
-    ] = False,
+    trust: Trust = False,
     overrides: Set = None,
     cache: Cache = CACHE,
     as_json: AsJson = False,
@@ -139,9 +157,8 @@ def coverage(
     """Density and diversity of synthetic states, beside the spec's dataset as their source."""
     config = _configured(spec, overrides, to, cache)
     from sdw_core.analysis import report
-    from sdw_core.artifact import read_artifact
 
-    artifacts = {str(folder): read_artifact(folder, trust) for folder in folders or ()}
+    artifacts = _artifacts(folders, trust)
     with _telling() as tell:
         found = report.coverage(config, artifacts, bins, cache, tell)
     headings = ("distance", "source's", "entropy", "source's")
@@ -158,6 +175,12 @@ def coverage(
             _number(each["source_entropy"][0], 2),
         )
     _finish(found, to, as_json, table)
+
+
+def _artifacts(folders: list[Path] | None, trust: bool) -> "dict[str, Artifact]":
+    from sdw_core.artifact import read_artifact
+
+    return {str(folder): read_artifact(folder, trust) for folder in folders or ()}
 
 
 def _configured(spec: str, overrides: list[str] | None, to: Path, cache: Path) -> "PipelineConfig":

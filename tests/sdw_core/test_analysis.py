@@ -1,5 +1,6 @@
 """The analyses' quantities, against closed forms, plain loops and scipy."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,18 @@ from sdw_core.analysis.misalignment import (
     compare_by_loss,
     crossings,
     follow,
+    of_rows,
     spaced_steps,
 )
 from sdw_core.analysis.report import Analysis
+from sdw_core.artifact import Artifact
 from sdw_core.config import DensityConfig, PipelineConfig
 from sdw_core.density import fit_density
+from sdw_core.distill.task import Task
 from sdw_core.errors import InputError
-from sdw_core.evaluate import rollout
-from sdw_core.policy import MLP, Parameters
-from sdw_core.seeds import derive_seed, torch_generator
+from sdw_core.evaluate import Recipe, rollout
+from sdw_core.policy import MLP, Parameters, clone
+from sdw_core.seeds import derive_seed, numpy_generator, torch_generator
 from sdw_core.statistics import spearman
 from tests.sdw_core.arenas import HOPPER
 
@@ -233,11 +237,38 @@ def test_points_of_judgement_ascend_to_the_last_step(last, count):
     assert len(steps) <= count
 
 
-def test_a_course_is_that_of_torchs_adam():
-    network = MLP.build(11, 3, layers=3, width=8)
+def training_set(state_noise: float, targets_at: Callable[[Tensor], Tensor] | None) -> TrainingSet:
     states = torch.as_tensor(random_states(400))
-    targets = torch.as_tensor(random_states(400, 3, seed=1)).tanh()
-    training = TrainingSet("some", states, targets, HOPPER)
+    actions = torch.as_tensor(random_states(400, 3, seed=1)).tanh()
+    targets = targets_at(states) if targets_at else actions
+    task = Task(states, actions, targets, torch.zeros(400), targets_at=targets_at)
+    return TrainingSet("some", task, HOPPER, state_noise)
+
+
+def expert_of_a_formula(states: Tensor) -> Tensor:
+    return (states[..., :3] * 1.5).tanh()
+
+
+@pytest.mark.parametrize(
+    ("noise", "expert"), [(0.0, None), (0.3, expert_of_a_formula), (0.3, None)]
+)
+def test_a_course_is_that_of_torchs_adam(
+    noise: float, expert: Callable[[Tensor], Tensor] | None
+) -> None:
+    """Of states perturbed as in a distillation, with the expert asked anew where there is one."""
+
+    def perturbed(picks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        states, targets = task.states[picks], task.targets[picks]
+        for each in states if noise else ():
+            drawn = torch.randn(each.shape, generator=generator)
+            each[len(each) // 4 :] += noise * drawn[len(each) // 4 :]
+        return states, expert(states) if expert else targets
+
+    network = MLP.build(11, 3, layers=3, width=8)
+    training = training_set(noise, expert)
+    task = training.task
+    order = numpy_generator(4, "misalignment", 0).permutation(400)
+    judged = perturbed(torch.from_numpy(order[None]), torch_generator(4, "misalignment/judged"))
     told: list[float] = []
     found = follow(training, network, [3, 10], 2, 1, seed=4, progress=told.append)
     for k in range(2):
@@ -246,19 +277,51 @@ def test_a_course_is_that_of_torchs_adam():
         adam = torch.optim.Adam(parameters, LEARNING_RATE)
         for step in range(1, 11):
             generator = torch_generator(4, "misalignment/batch", 0, step)
-            picks = torch.randint(400, (2, BATCH), generator=generator)[k]
+            picks = torch.randint(400, (2, BATCH), generator=generator)
+            states, targets = perturbed(picks, generator)
             adam.zero_grad()
-            (
-                network(parameters, states[picks][None])[0] - targets[picks]
-            ).square().mean().backward()
+            (network(parameters, states[k][None])[0] - targets[k]).square().mean().backward()
             adam.step()
             if step in (3, 10):
                 with torch.no_grad():
-                    loss = (network(parameters, states[None])[0] - targets).square().mean()
+                    loss = (network(parameters, judged[0]) - judged[1]).square().mean()
                 assert found.losses[[3, 10].index(step), k] == pytest.approx(float(loss), rel=1e-4)
     assert found.returns.shape == (2, 2)
     assert np.isfinite(found.returns).all()
     assert told == [0.3, 1.0]
+
+
+def test_policies_of_rows_are_judged_by_the_same_loss_and_by_their_own_score() -> None:
+    """Rows of another scale than the normalised: an artifact's policies see environment units."""
+    training = training_set(0.3, expert_of_a_formula)
+    recipe = Recipe(layers=2, width=16, steps=30, learning_rates=(0.1, 0.1))
+    stated = {"policies": 3, "episodes": 2, "seed": 5, "stage": "confirm", "ensemble": 4}
+    x = torch.as_tensor(random_states(12, seed=2))
+    y = expert_of_a_formula(x)
+    artifact = Artifact.distilled(x, y, HOPPER, recipe, {"evaluation": stated})
+    found = of_rows(training, artifact, seed=4)
+    assert found.steps.tolist() == [30]
+    returns = artifact.evaluate(artifact.evaluation(ensemble=1))
+    assert found.returns == pytest.approx(returns.mean(1)[None])
+    judged = training.judged(4)
+    for k in range(3):
+        network = recipe.network(11, 3)
+        initial = network.initial_parameters([torch_generator(5, "confirm", k)])
+        trained = clone(
+            network, initial, x[None], y[None], torch.full((1, 12), 1 / 12),
+            torch.full((1, 2), 0.1), 30,
+        )  # fmt: skip
+        loss = (network(trained, judged.states) - judged.targets).square().mean()
+        assert found.losses[0, k] == pytest.approx(float(loss), rel=1e-3)
+
+
+def test_the_return_at_a_loss_is_that_of_its_bin() -> None:
+    by_loss = compare_by_loss(*crossing_courses(0.1), bins=4, seed=0)
+    middle = float(np.sqrt(by_loss.edges[1] * by_loss.edges[2]))
+    assert by_loss.at("diverse", middle) == by_loss.diverse[1]
+    assert by_loss.at("narrow", middle) == by_loss.narrow[1]
+    assert by_loss.at("diverse", float(by_loss.edges[-1])) == by_loss.diverse[-1]
+    assert np.isnan(by_loss.at("diverse", 2.0))
 
 
 # ---- errors

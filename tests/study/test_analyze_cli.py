@@ -10,7 +10,7 @@ import pytest
 
 from sdw_core.analysis import report
 from study.cli import analyze as analysis
-from study.cli.analyze import _verdict
+from study.cli.analyze import _rows, _verdict
 from tests.study.commands import sdw, write_d4rl
 from tests.study.conftest import SMALL
 
@@ -60,6 +60,35 @@ def test_misalignment(capsys):
                 assert each[role] == pytest.approx(rows.normalized_return.mean(), rel=1e-3)
 
 
+def test_policies_of_exported_rows_lie_beside_those_of_their_own_set(capsys):
+    own = write_d4rl(Path("own.hdf5"), rewards=np.linspace(0, 9, 40, dtype=np.float32))
+    named = ("--env", "Hopper-v5", "--name", "my/hopper-v0")
+    assert sdw(capsys, "data", "import", str(own), *named)[0] == 0
+    sets = (*SETS, "--set", "pipeline.distill.state_noise=0.3")
+    sets = (*sets, "--set", "pipeline.distill.synthetic_size=8")
+    of = {"diverse": "sdw/hopper-replay-mini-v0", "narrow": "my/hopper-v0"}
+    for role, dataset in of.items():
+        to = ("--set", f"pipeline.dataset={dataset}", "--to", role)
+        assert sdw(capsys, "distill", "quickstart", *sets, *to)[0] == 0
+    both = ("diverse", "narrow", "--narrow", of["narrow"])
+    document, table = findings(capsys, "misalignment", *both, *sets)
+    assert document["state_noise"] == 0.3
+    for role, found in zip(of, document["rows"], strict=True):
+        manifest = json.loads(Path(f"{role}/manifest.json").read_text())
+        assert (found["name"], found["of"], found["policies"]) == (role, role, 2)
+        score = manifest["scores"]["synthetic"]["mean"]
+        assert found["normalized_return"] == pytest.approx(score)
+        points = table[table.role == f"rows of {role}"]
+        assert points.normalized_return.mean() == pytest.approx(score, rel=1e-4)
+        assert points.training_loss.mean() == pytest.approx(found["training_loss"], rel=1e-4)
+
+    Path("found").rename("done")
+    status, printed, said = analyze(capsys, "misalignment", "narrow", "--to", "found", *sets)
+    assert (status, printed) == (2, "")
+    assert "'narrow' is of my/hopper-v0; give rows of sdw/hopper-replay-mini-v0.\n" in said
+    assert not Path("found").exists()
+
+
 @pytest.mark.parametrize("name", ["misalignment", "errors"])
 def test_the_whole_dataset_is_analysed_where_rows_are_of_a_teachers_part(capsys, name):
     whole, rows = findings(capsys, name)
@@ -86,6 +115,15 @@ def test_a_verdict_takes_what_it_is_about(changes, said):
     lines = list(_verdict(findings_of(**changes)))
     assert len(lines) == len(said)
     assert all(words in line for words, line in zip(said, lines, strict=True))
+
+
+def test_what_rows_return_is_said_beside_what_clones_do_at_their_loss() -> None:
+    rows = {"name": "a", "of": "narrow", "training_loss": 0.0213, "normalized_return": 40.0}
+    found = [rows | {"at_equal_loss": 20.5}, rows | {"at_equal_loss": None}]
+    assert list(_rows({"rows": found})) == [
+        "a: return 40.0 at a training loss of 0.021, where clones of the narrow set return 20.5",
+        "a: return 40.0 at a training loss of 0.021, where clones of the narrow set return -",
+    ]
 
 
 def test_errors(capsys):
