@@ -105,20 +105,26 @@ class Config(BaseModel):
         return bool(types & {int, float}) and bool not in types
 
 
-ADDED: dict[str, JsonValue] = {"added": True}
-"""`json_schema_extra` of a key that an earlier version did not have; see `identifying`."""
+def added(before: JsonValue) -> dict[str, JsonValue]:
+    """`json_schema_extra` of a key that an earlier version did not have.
+
+    Args:
+        before: the value that does what was done before the key existed; see `identifying` and
+            `as_written`. It stays when the default changes.
+    """
+    return {"before": before}
 
 
 def identifying(settings: Any) -> Any:
     """Settings as a JSON document to be hashed: what tells one run from another.
 
-    A key that was added later is left out while it has its default, and its default must do what
-    was done before the key existed: so the hashes that earlier versions kept stay valid.
+    A key that was added later is left out while it does what was done before it existed: so the
+    hashes that earlier versions kept stay valid.
 
     >>> class Old(Config):
     ...     steps: int = 5
     >>> class New(Old):
-    ...     warm: bool = Field(False, json_schema_extra=ADDED)
+    ...     warm: bool = Field(False, json_schema_extra=added(False))
     >>> identifying(New()), identifying(New(warm=True))
     ({'steps': 5}, {'steps': 5, 'warm': True})
     """
@@ -132,9 +138,28 @@ def identifying(settings: Any) -> Any:
     return settings
 
 
+def as_written(model: type[Config], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a version wrote whole, as it meant them: with the keys that it did not know.
+
+    >>> class New(Config):
+    ...     steps: int = 5
+    ...     warm: bool = Field(True, json_schema_extra=added(False))
+    >>> as_written(New, {"steps": 5})
+    {'steps': 5, 'warm': False}
+    """
+    whole = dict(document)
+    for name, field in model.model_fields.items():
+        section, given, extra = field.annotation, whole.get(name), field.json_schema_extra
+        if isinstance(extra, dict):
+            whole.setdefault(name, extra["before"])
+        elif isinstance(section, type) and issubclass(section, Config) and isinstance(given, dict):
+            whole[name] = as_written(section, given)
+    return whole
+
+
 def _is_added(settings: BaseModel, name: str) -> bool:
-    field = type(settings).model_fields[name]
-    return field.json_schema_extra == ADDED and getattr(settings, name) == field.default
+    extra = type(settings).model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and getattr(settings, name) == extra["before"]
 
 
 class DensityConfig(Config):
@@ -145,7 +170,9 @@ class DensityConfig(Config):
         description="masked autoregressive flow, neural spline flow, full-covariance Gaussian, or "
         "your own",
     )
-    options: Options = Field({}, json_schema_extra=ADDED, description="of your own model, by name")
+    options: Options = Field(
+        {}, json_schema_extra=added({}), description="of your own model, by name"
+    )
     transforms: Layers = Field(5, description="autoregressive transforms of a flow")
     hidden_features: Width = Field(100, description="hidden units of each transform")
     batch_size: Batch = Field(1024, description="states a gradient step")
@@ -167,9 +194,11 @@ class WeightingConfig(Config):
         description="`reciprocal`: d^-temperature; `rank`: (quantile rank of d)^-temperature; your "
         "own: exp(temperature * what it gives)",
     )
-    options: Options = Field({}, json_schema_extra=ADDED, description="of your own scheme, by name")
+    options: Options = Field(
+        {}, json_schema_extra=added({}), description="of your own scheme, by name"
+    )
     temperature: float = Field(
-        0.1, ge=0, description="0: no density weighting; 1: exact reciprocal (density or rank)"
+        0, ge=0, description="0: no density weighting; 1: exact reciprocal (density or rank)"
     )
     clip_quantile: float = Field(
         0.01, ge=0, lt=1, description="densities below this quantile count as the quantile"
@@ -188,7 +217,7 @@ class PercentBCConfig(Config):
     )
     episodes: tuple[Quantile, Quantile] | None = Field(
         None,
-        json_schema_extra=ADDED,
+        json_schema_extra=added(None),
         description="in place of `fraction`, the range of quantiles of the return that is cloned, "
         "counted in transitions: [0.9, 1] is the best tenth, [0, 0.5] the lower half",
     )
@@ -282,12 +311,12 @@ class DistillConfig(Config):
     """How synthetic rows are optimised through an unrolled behavioural cloning."""
 
     objective: Annotated[str, OBJECTIVES] = Field(
-        "av_pbc",
+        "pbc",
         description="`dbc`: the dataset's actions are the targets; `pbc`: the expert's; "
         "`av_pbc`: the expert's, weighted by its action value",
     )
     objective_options: Options = Field(
-        {}, json_schema_extra=ADDED, description="of your own objective, by name"
+        {}, json_schema_extra=added({}), description="of your own objective, by name"
     )
     value_scale: Literal["mean", "paper"] = Field(
         "mean",
@@ -297,8 +326,8 @@ class DistillConfig(Config):
     beta: PositiveFloat = Field(0.02, description="scale of q* where `value_scale` is `paper`")
     synthetic_size: Rows = Field(64, description="synthetic rows")
     seeds: Copies = Field(1, description="independent distillations, run as one batch")
-    layers: Layers = Field(4, description="linear layers of the cloned policy")
-    width: Width = Field(128, description="hidden units a layer")
+    layers: Layers = Field(2, description="linear layers of the cloned policy")
+    width: Width = Field(1024, description="hidden units a layer")
     inner_steps: CloningSteps = Field(50, description="gradient steps of a cloning, T")
     window: Count | None = Field(
         20,
@@ -318,7 +347,7 @@ class DistillConfig(Config):
         "its logarithm; 0: it stays at `inner_lr`",
     )
     outer_steps: int = Field(
-        500,
+        600,
         ge=0,
         le=100_000_000,
         description="updates of the synthetic rows; 0: they stay as they were chosen",
@@ -329,21 +358,21 @@ class DistillConfig(Config):
     outer_lr: LearningRate = Field(0.03, description="its learning rate")
     outer_momentum: float = Field(0.9, ge=0, lt=1, description="of `sgd`")
     outer_schedule: Literal["constant", "cosine"] = Field(
-        "constant",
-        json_schema_extra=ADDED,
+        "cosine",
+        json_schema_extra=added("constant"),
         description="of `outer_lr` and `rate_lr`; `cosine`: half a cosine down to 3 %",
     )
     state_noise: float = Field(
-        0.0,
+        0.3,
         ge=0,
         le=1e6,
-        json_schema_extra=ADDED,
+        json_schema_extra=added(0.0),
         description="standard deviation, in normalised units, of what is added to three of four "
         "states of the meta-batch, where the expert is asked anew; 0: nothing",
     )
     states: Literal["all", "teacher"] = Field(
         "all",
-        json_schema_extra=ADDED,
+        json_schema_extra=added("all"),
         description="of the dataset, which policies are judged on and rows start from; `teacher`: "
         "of the episodes that `percent_bc` clones",
     )
@@ -358,10 +387,10 @@ class DistillConfig(Config):
         None, description="the hypergradient is scaled down to this norm; null: never"
     )
     max_gradient_ratio: float | None = Field(
-        None,
+        2.0,
         ge=1,
         le=1e6,
-        json_schema_extra=ADDED,
+        json_schema_extra=added(None),
         description="the hypergradient, that of the inner learning rates too, is scaled down to "
         "this multiple of the moving average of its norm; null: never",
     )
@@ -379,7 +408,7 @@ class DistillConfig(Config):
         "Ranking, keeps by density and value",
     )
     initial_options: Options = Field(
-        {}, json_schema_extra=ADDED, description="of your own selection, by name"
+        {}, json_schema_extra=added({}), description="of your own selection, by name"
     )
     initial_actions: Literal["dataset", "expert"] = Field(
         "expert", description="actions of the rows that the optimisation starts from"
@@ -425,13 +454,13 @@ class PipelineConfig(Config):
     )
     reference_scores: tuple[float, float] | None = Field(
         None,
-        json_schema_extra=ADDED,
+        json_schema_extra=added(None),
         description="undiscounted returns of a random and of an expert policy, which are 0 and 100 "
         "when normalised; null: as the dataset states them, or D4RL's",
     )
     clip_actions: bool = Field(
         False,
-        json_schema_extra=ADDED,
+        json_schema_extra=added(False),
         description="clip the dataset's actions to the environment's bounds, as an environment "
         "does that takes any action; false: actions outside of them are refused",
     )

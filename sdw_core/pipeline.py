@@ -480,15 +480,19 @@ class Pipeline:
     ) -> NDArray[np.float64]:
         """Returns [1, M] of an expert, in units of reward."""
         actions = self._actions_of(expert)
-        act = arena.actor(lambda s: actions(s.flatten(0, 1))[None], self.device)
+        act = arena.actor(actions, self.device)
         return rollout(act, arena, 1, episodes, self.config.seed, stage)
 
     def _actions_of(self, expert: Expert) -> Callable[[Tensor], Tensor]:
-        """pi*, of states that it may work in place on; a user's own is named where it fails."""
+        """pi* of any states [*, O]; a user's own is asked about [N, O], and named where it fails.
+
+        It may work in place on them.
+        """
 
         def actions(states: Tensor) -> Tensor:
             with EXPERTS.running(self.config.expert.method):
-                return torch.as_tensor(expert.actions(states.clone()))
+                found = torch.as_tensor(expert.actions(states.flatten(0, -2).clone()))
+            return found.reshape(*states.shape[:-1], -1)
 
         return actions
 

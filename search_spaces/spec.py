@@ -1,5 +1,6 @@
 """Specs: what a study searches, over which pipeline, towards which objectives."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
@@ -56,9 +57,14 @@ class Choice(Config):
     """One of several values."""
 
     type: Literal["categorical"]
-    choices: tuple[str | int | float | bool | None, ...] = Field(
-        min_length=1, description="the values"
+    choices: tuple[str | int | float | bool | tuple[float, ...] | None, ...] = Field(
+        min_length=1, description="the values; a list of numbers is one value, such as [0.5, 1]"
     )
+
+    @property
+    def params(self) -> dict[str | int | float | bool | None, Any]:
+        """The values by what a trial's parameter is called: itself, a list its JSON text."""
+        return {json.dumps(c) if isinstance(c, tuple) else c: c for c in self.choices}
 
 
 Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
@@ -200,6 +206,9 @@ class StudySpec(Config):
         """The pipeline's settings of a trial: the defaults, with searched values in their place."""
         document = self.pipeline.model_dump(mode="json")
         for path, value in params.items():
+            searched = self.search.get(path)
+            if isinstance(searched, Choice) and isinstance(value, str):
+                value = searched.params.get(value, value)
             _place(document, path.split("."), value)
         return parse(PipelineConfig, document, "pipeline")
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sdw_core.artifact import Artifact, read_artifact, refuse_existing, write_artifact
-from sdw_core.config import PipelineConfig
+from sdw_core.config import PipelineConfig, as_written
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Arena
@@ -143,8 +143,9 @@ def _require_rows_of(
     made = Artifact.distilled(
         rows["observations"][best], rows["actions"][best], artifact.arena, artifact.recipe, stated
     )
+    settings = parse(PipelineConfig, as_written(PipelineConfig, stated["config"]), "config")
     same = (
-        config_hash(parse(PipelineConfig, stated["config"], "config")) == config_hash(config)
+        config_hash(settings) == config_hash(config)
         and result.dataset.items() <= stated["source"].items()
         and np.array_equal(made.observations, artifact.observations)
         and np.array_equal(made.actions, artifact.actions)

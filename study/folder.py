@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
-from sdw_core.config import PipelineConfig
+from sdw_core.config import PipelineConfig, as_written
 from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.files import (
     created_folder,
@@ -226,7 +226,8 @@ class StudyFolder:
         Raises:
             InputError: study.yaml is missing, or holds something else.
         """
-        return parse_spec(read_document(self.path / "study.yaml", loader=StrictLoader))
+        document = read_document(self.path / "study.yaml", loader=StrictLoader)
+        return parse_spec(as_written(StudySpec, document))
 
     def inventory(self) -> Inventory:
         """What the study's trials are made of: as the launch found it, or as their results say.

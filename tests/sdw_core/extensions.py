@@ -44,8 +44,10 @@ def write_parts(folder: Path) -> None:
 
 TINY: dict[str, dict[str, Any]] = {
     "density": {"model": "gaussian"},
+    "weighting": {"temperature": 0.1},
     "expert": {"layers": 2, "width": 16, "steps": 20, "value_steps": 20},
     "distill": {
+        "objective": "av_pbc",
         "synthetic_size": 10,
         "layers": 2,
         "width": 8,

@@ -121,7 +121,7 @@ def test_paper_weighs_by_the_value_as_it_is() -> None:
 
 
 def test_many_states_without_weight_are_worth_a_sentence() -> None:
-    config = DistillConfig(value_scale="paper")
+    config = DistillConfig(objective="av_pbc", value_scale="paper")
     weights = torch.ones(100)
     weights[:9] = 0
     assert warnings_of(config, weights) == []
@@ -134,12 +134,13 @@ def test_many_states_without_weight_are_worth_a_sentence() -> None:
 
 def test_rewards_that_no_weight_can_come_of_are_refused() -> None:
     zero, negative = np.zeros(9, np.float32), -np.ones(9, np.float32)
-    paper = DistillConfig(value_scale="paper")
+    mean = DistillConfig(objective="av_pbc")
+    paper = DistillConfig(objective="av_pbc", value_scale="paper")
     with pytest.raises(InputError, match=r"every reward of my/data-v0 is 0; choose `pbc`"):
-        check_rewards(DistillConfig(), zero, "my/data-v0")
+        check_rewards(mean, zero, "my/data-v0")
     with pytest.raises(InputError, match=r"no reward of my/data-v0 is above 0, .* choose `mean`"):
         check_rewards(paper, negative, "my/data-v0")
-    check_rewards(DistillConfig(), negative, "my/data-v0")
+    check_rewards(mean, negative, "my/data-v0")
     check_rewards(DistillConfig(objective="pbc"), zero, "my/data-v0")
     negative[3] = 0.5
     check_rewards(paper, negative, "my/data-v0")

@@ -123,8 +123,8 @@ def test_huge_magnitudes_stay_finite():
 def test_the_clip_keeps_the_effective_sample_size():
     log_density = np.random.default_rng(0).normal(-8.5, 9.9, 100_000)
     log_density[:3] = -7.2e6
-    clipped = state_weights(log_density, WeightingConfig(clip_quantile=0.01))
-    unclipped = state_weights(log_density, WeightingConfig(clip_quantile=0.0))
+    clipped = state_weights(log_density, WeightingConfig(temperature=0.1, clip_quantile=0.01))
+    unclipped = state_weights(log_density, WeightingConfig(temperature=0.1, clip_quantile=0.0))
     assert effective_sample_size_percent(clipped) > 30
     assert effective_sample_size_percent(unclipped) < 0.01
 

@@ -26,7 +26,7 @@ DOCUMENT: dict[str, Any] = {
             "pipeline": {"distill": {"objective": "pbc"}},
             "candidates": [
                 {"weighting": {"temperature": 0}},
-                {"weighting": {"scheme": "rank"}},
+                {"weighting": {"scheme": "rank", "temperature": 0.1}},
             ],
         },
         "expert": {"judged": "expert"},

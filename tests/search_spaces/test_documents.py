@@ -193,7 +193,7 @@ def test_numbers_with_an_exponent_are_numbers_wherever_they_stand(tmp_path):
         ("study.trials=yes", "a whole number"),
         ("study.concurrency=false", "a whole number or `auto`"),
         ("pipeline.distill.outer_lr=true", "a number"),
-        ("search.weighting.temperature.low=.nan", "finite"),
+        ("search.weighting.clip_quantile={type: float, low: .nan, high: 1}", "finite"),
         ("search.weighting.temperature={type: categorical, choices: [.nan]}", "finite"),
         ("search.distill.width={type: categorical, choices: [yes, true]}", "not valid"),
         ("pipeline.distill.width={type: int}", "a whole number"),

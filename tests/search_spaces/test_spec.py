@@ -57,13 +57,13 @@ def test_overrides_are_paths_from_the_root():
         [
             "study.trials=3",
             "pipeline.distill.outer_steps=7",
-            "search.weighting.temperature.high=0.5",
+            "search.distill.synthetic_size.high=50",
             "search.distill.width={type: int, low: 8, high: 16}",
         ],
     )
     assert spec.study.trials == 3
     assert spec.pipeline.distill.outer_steps == 7
-    assert spec.search[TEMPERATURE].high == 0.5
+    assert spec.search["distill.synthetic_size"].high == 50
     assert spec.search["distill.width"] == IntRange(type="int", low=8, high=16)
 
 
@@ -109,7 +109,7 @@ def test_identity_is_what_makes_trials_comparable():
     for other in (
         "study.seed=1",
         "pipeline.distill.width=64",
-        "search.weighting.temperature.low=0.1",
+        "search.distill.synthetic_size.low=12",
     ):
         assert load_spec("quickstart", [other]).identity != spec.identity
 
@@ -122,9 +122,9 @@ def test_identity_is_what_makes_trials_comparable():
         (["pipeline.distill.objective=avpbc"], ["pipeline.distill.objective", "`av_pbc`"]),
         (["pipeline.distill.outer_steps=-1"], ["pipeline.distill.outer_steps", "-1"]),
         (["pipeline.weighting.temperature=0.2"], ["weighting.temperature", "search"]),
-        (["search.weighting.temperature.low=2"], ["low", "high", "2"]),
-        (["search.weighting.temperature.low=0"], ["logarithmic", "0"]),
-        (["search.weighting.temperature.step=0.1"], ["log", "step"]),
+        (["search.distill.synthetic_size.low=200"], ["low", "high", "200"]),
+        (["search.distill.synthetic_size.low=0"], ["logarithmic", "0"]),
+        (["search.distill.synthetic_size.step=2"], ["log", "step"]),
         (
             ["search.weighting.temperature={type: float, low: 0, high: 1, step: 1e-300}"],
             ["divides its range of 1", "1e-300", "leave `step` out"],
@@ -135,7 +135,7 @@ def test_identity_is_what_makes_trials_comparable():
         (["pipeline.density.steps=10000000000000"], ["density.steps", "at most 100000000"]),
         (["pipeline.expert.steps=10000000000000000000"], ["expert.steps", "at most 100000000"]),
         (["pipeline.seed=18446744073709551616"], ["pipeline.seed", "18446744073709551616"]),
-        (["search.weighting.temperature.type=flaot"], ["flaot", "float"]),
+        (["search.distill.synthetic_size.type=flaot"], ["flaot", "float"]),
         (["search.weighting.temprature={type: float, low: 0, high: 1}"], [f"`{TEMPERATURE}`"]),
         (["search.weighting={type: float, low: 0, high: 1}"], ["section", f"`{TEMPERATURE}`"]),
         (["search.weighting.clip_quantile={type: float, low: 0, high: 2}"], ["clip_quantile", "2"]),

@@ -17,6 +17,7 @@ SMALL = (
     "pipeline.distill.outer_steps=6",
     "pipeline.distill.inner_steps=5",
     "pipeline.distill.window=3",
+    "pipeline.distill.layers=4",
     "pipeline.distill.width=16",
     "pipeline.evaluation.policies=2",
     "pipeline.evaluation.episodes=1",

@@ -16,7 +16,10 @@ from tests.study.conftest import SMALL
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
-SETS = [part for setting in SMALL if "search" not in setting for part in ("--set", setting)]
+SETS = [
+    *("--set", "pipeline.weighting.temperature=0.1"),
+    *(part for setting in SMALL if "search" not in setting for part in ("--set", setting)),
+]
 TINY = {
     "misalignment": "--policies 2 --steps 20 --points 3 --bins 2 --episodes 1",
     "errors": "--size 8 --size 16 --steps 2 --steps 9 --repeats 1 --episodes 1 --expert-episodes 4",

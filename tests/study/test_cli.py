@@ -42,7 +42,7 @@ REFUSED = {
         "search",
     ),
     "low above high": (
-        ["launch", "quickstart", "--set", "search.weighting.temperature.low=3"],
+        ["launch", "quickstart", "--set", "search.distill.synthetic_size.low=300"],
         "low",
     ),
     "unknown dataset": (

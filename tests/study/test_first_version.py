@@ -104,10 +104,22 @@ def test_it_is_not_gone_on_with_by_another_method(
     assert "begin anew under another name" in err
 
 
+EARLIER = [
+    f"pipeline.distill.{setting}"
+    for setting in (
+        "objective=av_pbc",
+        "outer_schedule=constant",
+        "state_noise=0",
+        "max_gradient_ratio=null",
+    )
+]
+"""What its comparison left to the defaults."""
+
+
 def test_its_cells_are_taken_if_they_say_that_their_data_were_these(
     compared: ComparisonFolder,
 ) -> None:
-    spec = load_comparison(str(LEGACY / "compare.yaml"))
+    spec = load_comparison(str(LEGACY / "compare.yaml"), EARLIER)
     inventory = check_comparison(spec)[0]
     found = compared.results(spec, inventory)
     assert {cell.method for cell in found} == {"Av-PBC", "SDW"}
@@ -123,7 +135,7 @@ def test_its_cells_are_taken_if_they_say_that_their_data_were_these(
 def test_its_cells_of_other_data_or_by_another_method_are_left_alone(
     compared: ComparisonFolder,
 ) -> None:
-    spec = load_comparison(str(LEGACY / "compare.yaml"))
+    spec = load_comparison(str(LEGACY / "compare.yaml"), EARLIER)
     now = check_comparison(spec)[0]
     later = by_another_method(now, "weights")
     assert compared.results(spec, later) == {}

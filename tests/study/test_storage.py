@@ -242,7 +242,7 @@ def test_a_database_that_holds_nothing_of_a_study_does_not_begin_it_again(tmp_pa
     ("old", "new"),
     [
         ("outer_steps: 6", "outer_steps: 7"),
-        ("low: 0.01", "low: 0.9"),
+        ("low: 16", "low: 17"),
         ("mode: max", "mode: min"),
         ("study:", "study: ["),
         ("seed: 0", "sede: 0"),

@@ -62,13 +62,13 @@ def test_a_complete_trial_leaves_rows_and_a_result_and_no_checkpoint(tmp_path):
 def test_a_trial_keeps_what_it_was_warned_of(tmp_path):
     """An expert of 20 steps stays far below the episodes that it was cloned from, and so few leave
     many values below 0."""
-    document = run(tmp_path)
+    document = run(tmp_path, changed(objective="av_pbc"))
     weightless, useless = document.warnings
     assert "of the states have a weight of 0 or less" in weightless
     assert "far below the" in useless
     assert "`pipeline.expert.steps`" in useless
     assert document.effective_sample_size_percent > 0
-    failed = run(tmp_path, changed(inner_lr=1e30))
+    failed = run(tmp_path, changed(objective="av_pbc", inner_lr=1e30))
     assert (failed.outcome, failed.warnings) == ("FAILED", document.warnings)
 
 
