@@ -3,11 +3,12 @@
     python -m benchmarks.choices [--seeds 4] [--steps 300] [--only NAME ...] [--json]
 
 The default is that of before state noise and schedules (`benchmarks.ablation` has those): Av-PBC
-with density weights, 4 layers x 128. Every row distils the bundled dataset with 64 rows, alone on one thread; seconds are
-processor seconds of the outer loop. All rows are judged alike, whatever they were distilled for: 10
-policies x 5 episodes for each distillation seed, and the meta-loss of the same policies on one
-batch of states with the default's targets and weights. Every row draws from the same random
-streams, so differences are paired by distillation seed; `+-` is the standard error of their mean.
+with density weights, 4 layers x 128. Every row distils the bundled dataset with 64 rows, alone on
+one thread; seconds are processor seconds of the outer loop. All rows are judged alike, whatever
+they were distilled for: 10 policies x 5 episodes for each distillation seed, and the meta-loss of
+the same policies on one batch of states with the default's targets and weights. Every row draws
+from the same random streams, so differences are paired by distillation seed; `+-` is the standard
+error of their mean.
 
 Choices that the product does not have run in `outer_loop`, which without a change gives the rows of
 `distill` bit for bit: that is checked first.

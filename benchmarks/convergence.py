@@ -3,10 +3,10 @@
     python -m benchmarks.convergence [--seeds 3] [--json]
 
 Both are from before state noise and schedules, which `benchmarks.ablation` has: Av-PBC with density
-weights, 4 layers x 128. Both run on the bundled dataset with the same sizes, weights, expert and evaluation; the seconds are
-those of the outer loop alone, on one thread, both in this process one after the other. The
-meta-loss is on a fixed batch of states and fixed initialisations, at the full number of inner
-steps; the return is that of 10 policies x 5 episodes for each distillation seed.
+weights, 4 layers x 128. Both run on the bundled dataset with the same sizes, weights, expert and
+evaluation; the seconds are those of the outer loop alone, on one thread, both in this process one
+after the other. The meta-loss is on a fixed batch of states and fixed initialisations, at the full
+number of inner steps; the return is that of 10 policies x 5 episodes for each distillation seed.
 """
 
 import argparse
