@@ -14,7 +14,9 @@ too.
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "only density weights": BEFORE,
 }
 """What is measured -> its settings of `distill`."""
+PIPELINE_BEFORE: dict[str, Any] = {
+    "dataset": "sdw/hopper-replay-mini-v0",
+    "weighting": WEIGHTS,
+    "distill": BEFORE,
+}
+"""The defaults of before, at which `benchmarks.choices` and `benchmarks.convergence` were made."""
 SHARED = {"synthetic_size": 64, "outer_steps": 600, "inner_steps": 50, "window": 20}
 
 
@@ -67,7 +75,9 @@ def main() -> None:
         for dataset in arguments.datasets
         for name in VARIANTS
     ]
-    cells = measure_all(asked, measure, arguments.jobs, arguments.to)
+    with TemporaryDirectory() as cache:  # for experts and densities that variants share
+        measure = partial(measured, cache=Path(cache))
+        cells = measure_all(asked, measure, arguments.jobs, arguments.to)
     report = {"machine": describe(torch.device("cpu")), "cells": cells, "gains": gains(cells)}
     if arguments.json:
         print(json.dumps(report, indent=2))
@@ -86,9 +96,9 @@ def settings(variant: str, seeds: int) -> dict[str, Any]:
     }
 
 
-def measure(asked: Cell) -> Cell:
+def measured(asked: Cell, cache: Path) -> Cell:
     """Returns by distillation seed, and seconds by stage."""
-    pipeline = Pipeline(PipelineConfig(dataset=asked["dataset"], **asked["settings"]))
+    pipeline = Pipeline(PipelineConfig(dataset=asked["dataset"], **asked["settings"]), cache)
     result = pipeline.run()
     by_seed = result.returns.reshape(len(result.observations), -1).mean(1)
     return {"returns": by_seed.tolist(), "seconds": pipeline.seconds}

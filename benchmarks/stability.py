@@ -45,10 +45,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "width": 1024,
         "state_noise": 0.3,
         "outer_schedule": "cosine",
-        "max_gradient_ratio": None,
+        "max_gradient_ratio": 2.0,
     },
 }
-SETTINGS["calmed"] = SETTINGS["after"] | {"max_gradient_ratio": 2.0}
+SETTINGS["cosine alone"] = SETTINGS["after"] | {"max_gradient_ratio": None}
 """Of `distill`."""
 SHARED: dict[str, Any] = {
     "synthetic_size": 64,
