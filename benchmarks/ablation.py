@@ -51,6 +51,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "only density weights": BEFORE,
 }
 """What is measured -> its settings of `distill`."""
+PIPELINE_BEFORE: dict[str, Any] = {
+    "dataset": "sdw/hopper-replay-mini-v0",
+    "weighting": WEIGHTS,
+    "distill": BEFORE,
+}
+"""The defaults of before, at which `benchmarks.choices` and `benchmarks.convergence` were made."""
 SHARED = {"synthetic_size": 64, "outer_steps": 600, "inner_steps": 50, "window": 20}
 
 

@@ -1,12 +1,14 @@
-"""Which choices of the outer loop earn their place: the default against one change at a time.
+"""Which choices of the outer loop earn their place: a default against one change at a time.
 
     python -m benchmarks.choices [--seeds 4] [--steps 300] [--only NAME ...] [--json]
 
-Every row distils the bundled dataset at the quickstart's sizes, alone on one thread; seconds are
-processor seconds of the outer loop. All rows are judged alike, whatever they were distilled for: 10
-policies x 5 episodes for each distillation seed, and the meta-loss of the same policies on one
-batch of states with the default's targets and weights. Every row draws from the same random
-streams, so differences are paired by distillation seed; `+-` is the standard error of their mean.
+The default is that of before state noise and schedules (`benchmarks.ablation` has those): Av-PBC
+with density weights, 4 layers x 128. Every row distils the bundled dataset with 64 rows, alone on
+one thread; seconds are processor seconds of the outer loop. All rows are judged alike, whatever
+they were distilled for: 10 policies x 5 episodes for each distillation seed, and the meta-loss of
+the same policies on one batch of states with the default's targets and weights. Every row draws
+from the same random streams, so differences are paired by distillation seed; `+-` is the standard
+error of their mean.
 
 Choices that the product does not have run in `outer_loop`, which without a change gives the rows of
 `distill` bit for bit: that is checked first.
@@ -17,6 +19,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.ablation import PIPELINE_BEFORE
 from benchmarks.machine import describe
 from sdw_core.config import DistillConfig, PipelineConfig
 from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
@@ -244,9 +248,9 @@ def measure(arguments: argparse.Namespace, cache: Path) -> dict[str, Any]:
 
 
 def configured(settings: dict[str, Any], arguments: argparse.Namespace) -> PipelineConfig:
-    """The quickstart's configuration with changes."""
-    document: dict[str, Any] = {"dataset": "sdw/hopper-replay-mini-v0", "seed": arguments.seed}
-    document["distill"] = {"seeds": arguments.seeds, "outer_steps": arguments.steps}
+    """The recipe of before on the bundled dataset, with changes."""
+    document = deepcopy(PIPELINE_BEFORE) | {"seed": arguments.seed}
+    document["distill"] |= {"seeds": arguments.seeds, "outer_steps": arguments.steps}
     for path, value in settings.items():
         section, key = path.split(".")
         document.setdefault(section, {})[key] = value
