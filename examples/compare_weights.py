@@ -1,5 +1,7 @@
 """Use the pipeline from Python: do density weights raise the return, on equal seeds?
 
+Smaller networks and fewer steps than the defaults, so that it takes less than two minutes.
+
 python examples/compare_weights.py
 """
 
@@ -12,8 +14,8 @@ import sdw_core as sdw
 from sdw_core.statistics import gain, with_interval
 
 SEEDS = 8
-"""Distillations for each temperature. Seed i begins with the same rows and draws the same
-initialisations at either, so that differences are those of pairs."""
+"""Distillations at each temperature. Seed i begins with the same rows at both, and draws the same
+initialisations, so that returns are compared in pairs."""
 
 
 def returns(temperature: float) -> np.ndarray:
@@ -32,7 +34,8 @@ def main() -> None:
     torch.set_num_threads(1)
     without, weighted = returns(0), returns(0.1)
     found = with_interval(gain, weighted, without, paired=True)
-    print(f"gain {found.value:+.1f}, 95 % interval {found.low:+.1f} to {found.high:+.1f}")
+    interval = f"{found.low:+.1f} to {found.high:+.1f}"
+    print(f"0.1 over 0, {SEEDS} pairs of seeds: {found.value:+.1f} (95 %: {interval})")
 
 
 if __name__ == "__main__":
