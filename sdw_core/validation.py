@@ -84,15 +84,27 @@ def submodels(annotation: Any) -> list[type[BaseModel]]:
 def sentence_of(
     model: type[BaseModel], document: Mapping[Any, Any], error: ValidationError, where: str
 ) -> str:
-    """The first error; errors of the same value (one a member of a union) make one sentence."""
+    """The first error; errors of the same value (one a member of a union) make one sentence.
+
+    A member of a union that takes the value itself, and refuses something in it, was meant.
+    """
     located = [(_locate(document, details), details) for details in error.errors()]
     path, details = located[0]
+    if path:
+        of_the_value = [each for each in located if each[0][: len(path)] == path]
+        path, details = max(of_the_value, key=lambda each: len(each[0]))
     if not path:  # half a surrogate pair, in a key
         return (
             f"{where or 'the document'} must hold {_rule(details)} only, not "
             f"{shown(details['input'])}."
         )
     place = ".".join(([where] if where else []) + [as_key(part) for part in path])
+    if details["type"] == "missing" and isinstance(path[-1], int):  # of a list
+        count = sum(at[:-1] == path[:-1] for at, _ in located) + len(details["input"])
+        return (
+            f"`{place.rpartition('.')[0]}` must be a list of {count}, not "
+            f"{shown(details['input'])}."
+        )
     if details["type"] == "missing":
         return f"`{place}` is missing: it has no default and must be given."
     if details["type"] == "extra_forbidden":

@@ -57,14 +57,14 @@ class Choice(Config):
     """One of several values."""
 
     type: Literal["categorical"]
-    choices: tuple[str | int | float | bool | tuple[float, ...] | None, ...] = Field(
+    choices: tuple[str | int | float | bool | tuple[int | float, ...] | None, ...] = Field(
         min_length=1, description="the values; a list of numbers is one value, such as [0.5, 1]"
     )
 
     @property
-    def params(self) -> dict[str | int | float | bool | None, Any]:
-        """The values by what a trial's parameter is called: itself, a list its JSON text."""
-        return {json.dumps(c) if isinstance(c, tuple) else c: c for c in self.choices}
+    def params(self) -> tuple[str | int | float | bool | None, ...]:
+        """What a trial's parameter is for each of the values: the value, or a list's JSON text."""
+        return tuple(json.dumps(c) if isinstance(c, tuple) else c for c in self.choices)
 
 
 Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
@@ -208,7 +208,7 @@ class StudySpec(Config):
         for path, value in params.items():
             searched = self.search.get(path)
             if isinstance(searched, Choice) and isinstance(value, str):
-                value = searched.params.get(value, value)
+                value = dict(zip(searched.params, searched.choices, strict=True)).get(value, value)
             _place(document, path.split("."), value)
         return parse(PipelineConfig, document, "pipeline")
 

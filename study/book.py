@@ -290,7 +290,7 @@ def recorded_trials(spec: StudySpec, folders: Path) -> list[FrozenTrial]:
 def optuna_distribution(distribution: Distribution) -> BaseDistribution:
     """Optuna's form of a searched range."""
     if isinstance(distribution, Choice):
-        return CategoricalDistribution(tuple(distribution.params))
+        return CategoricalDistribution(distribution.params)
     if isinstance(distribution, FloatRange):
         return FloatDistribution(
             distribution.low, distribution.high, log=distribution.log, step=distribution.step

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from sdw_core.config import Config, PercentBCConfig, PipelineConfig
+from sdw_core.config import Config, PercentBCConfig, PipelineConfig, as_written, identifying
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from sdw_core.seeds import derive_seed
@@ -88,9 +88,53 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
             {"expert": {"episodes": [0, 1.5]}},
             "`pipeline.expert.episodes.1` must be at most 1, not 1.5.",
         ),
+        ({"expert": {"episodes": []}}, "`pipeline.expert.episodes` must be a list of 2, not []."),
+        (
+            {"expert": {"episodes": [0.5]}},
+            "`pipeline.expert.episodes` must be a list of 2, not [0.5].",
+        ),
+        (
+            {"expert": {"episodes": [0.9, 0.5]}},
+            "`pipeline.expert.episodes` must be a range of quantiles, the lower one first, such as "
+            "[0.9, 1], not [0.9, 0.5].",
+        ),
+        (
+            {"expert": {"episodes": [0, float("nan")]}},
+            "`pipeline.expert.episodes.1` must be a finite number, not nan.",
+        ),
+        ({"expert": {"episodes": 0.5}}, "`pipeline.expert.episodes` must be a list, not 0.5."),
         (
             {"distill": {"state_noise": -0.1}},
             "`pipeline.distill.state_noise` must be at least 0, not -0.1.",
+        ),
+        (
+            {"distill": {"state_noise": float("nan")}},
+            "`pipeline.distill.state_noise` must be a finite number, not nan.",
+        ),
+        (
+            {"distill": {"state_noise": None}},
+            "`pipeline.distill.state_noise` must be a number, not None.",
+        ),
+        (
+            {"distill": {"outer_schedule": "linear"}},
+            "`pipeline.distill.outer_schedule` cannot be 'linear': the choices are `constant`, "
+            "`cosine`.",
+        ),
+        (
+            {"distill": {"max_gradient_ratio": 0.5}},
+            "`pipeline.distill.max_gradient_ratio` must be at least 1, not 0.5.",
+        ),
+        (
+            {"distill": {"max_gradient_ratio": float("inf")}},
+            "`pipeline.distill.max_gradient_ratio` must be a finite number, not inf.",
+        ),
+        (
+            {"distill": {"states": "teachers"}},
+            "`pipeline.distill.states` cannot be 'teachers': did you mean `teacher`?",
+        ),
+        (
+            {"evaluation": {"ensemble": 0}},
+            "`pipeline.evaluation.ensemble` must be greater than 0, not 0.",
         ),
         (
             {"weighting": {"temperature": float("inf")}},
@@ -126,6 +170,11 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
             {"density": {"options": {"bandwidth": {"low": 1}}}},
             "`pipeline.density.options.bandwidth` must be true or false or a whole number or a "
             "number or text or a list, not {'low': 1}.",
+        ),
+        (
+            {"density": {"options": {"bandwidth": [0.1, {"low": 1}]}}},
+            "`pipeline.density.options.bandwidth.1` must be true or false or a whole number or a "
+            "number or text, not {'low': 1}.",
         ),
         (
             {"expert": {"method": "cal_ql", "conservatism": -1}},
@@ -261,3 +310,27 @@ def test_every_setting_says_what_it_means() -> None:
 def test_nearest_lists_the_choices_where_none_is_near() -> None:
     assert nearest("steps", ["outer_steps", "seeds"]) == "did you mean `outer_steps`?"
     assert nearest("qqq", ["b", "a"]) == "the choices are `a`, `b`."
+
+
+def test_what_a_version_wrote_whole_is_read_as_it_meant_it() -> None:
+    """As before every key that came later, in each section, whatever its default is now."""
+
+    def without_later(settings: BaseModel) -> dict[str, Any]:
+        kept = {
+            name: getattr(settings, name)
+            for name, field in type(settings).model_fields.items()
+            if not isinstance(field.json_schema_extra, dict)
+        }
+        return {k: without_later(v) if isinstance(v, BaseModel) else v for k, v in kept.items()}
+
+    now = PipelineConfig(dataset="d")
+    earlier = without_later(now)
+    meant = parse(PipelineConfig, as_written(PipelineConfig, earlier), "pipeline")
+    assert identifying(meant) == earlier
+    distill = meant.distill
+    assert (distill.outer_schedule, distill.state_noise, distill.max_gradient_ratio) == (
+        *("constant", 0),
+        None,
+    )
+    assert identifying(parse(PipelineConfig, earlier, "pipeline")) == identifying(now) != earlier
+    assert as_written(PipelineConfig, now.model_dump()) == now.model_dump()

@@ -39,8 +39,40 @@ def test_every_shipped_spec_loads_and_so_do_the_ends_of_its_ranges(name):
     assert spec.pipeline.seed == spec.study.seed
 
 
-def test_there_are_the_three_specs_that_the_readme_names():
-    assert {"quickstart", "pareto", "paper"} <= set(shipped_specs())
+def test_there_are_the_specs_that_are_written_of():
+    assert {"quickstart", "pareto", "paper", "teachers"} <= set(shipped_specs())
+
+
+def test_what_is_searched_first_holds_the_unweighted_baseline():
+    for name in ("quickstart", "pareto", "teachers"):
+        assert 0 in load_spec(name).search[TEMPERATURE].choices
+
+
+def test_a_list_of_numbers_is_one_choice():
+    spec = load_spec("teachers")
+    episodes = spec.search["expert.episodes"]
+    assert episodes.choices == ((0.9, 1), (0.5, 1), (0, 0.5), (0, 0.3), (0, 1))
+    assert episodes.params == ("[0.9, 1]", "[0.5, 1]", "[0, 0.5]", "[0, 0.3]", "[0, 1]")
+    for param, choice in zip(episodes.params, episodes.choices, strict=True):
+        for value in (param, choice, list(choice)):
+            assert spec.pipeline_with({"expert.episodes": value}).expert.episodes == choice
+    assert {config.expert.episodes for config in spec.extremes()} == set(episodes.choices)
+    written = yaml.safe_load(yaml.safe_dump(spec.model_dump(mode="json")))
+    assert parse_spec(written) == spec
+    assert parse_spec(written).identity == spec.identity
+    whole = "search.expert.episodes={type: categorical, choices: [[0.90, 1.0], [0, 1]]}"
+    assert load_spec("teachers", [whole]).search["expert.episodes"].choices == ((0.9, 1), (0, 1))
+
+
+def test_lists_stand_among_other_choices():
+    choices = "search.expert.episodes={type: categorical, choices: [null, null, [0, 0.50]]}"
+    searched = load_spec("quickstart", [choices]).search["expert.episodes"]
+    assert searched.params == (None, None, "[0, 0.5]")  # one that stands twice is as likely again
+    numbers = "search.weighting.options.cap={type: categorical, choices: [1, [1, 2], text]}"
+    spec = load_spec("quickstart", ["pipeline.weighting.scheme=my:own", numbers])
+    for param, value in ((1, 1), ("[1, 2]", [1, 2]), ("text", "text")):
+        found = spec.pipeline_with({"weighting.options.cap": param}).weighting.options["cap"]
+        assert repr(found) == repr(value)  # whole numbers stay whole
 
 
 def test_paper_is_the_published_protocol():
@@ -139,6 +171,46 @@ def test_identity_is_what_makes_trials_comparable():
         (["search.weighting.temprature={type: float, low: 0, high: 1}"], [f"`{TEMPERATURE}`"]),
         (["search.weighting={type: float, low: 0, high: 1}"], ["section", f"`{TEMPERATURE}`"]),
         (["search.weighting.clip_quantile={type: float, low: 0, high: 2}"], ["clip_quantile", "2"]),
+        (
+            ["search.expert.episodes={type: categorical, choices: [[0.9, 1], [1, 0.5]]}"],
+            ["`search.expert.episodes`", "the lower one first", "not (1, 0.5)"],
+        ),
+        (
+            ["search.expert.episodes={type: categorical, choices: [[0.9, 1], [0.5]]}"],
+            ["`search.expert.episodes`", "a list of 2", "not (0.5,)"],
+        ),
+        (
+            ["search.expert.episodes={type: categorical, choices: [0.9]}"],
+            ["`search.expert.episodes`", "a list, not 0.9"],
+        ),
+        (
+            ["search.expert.episodes={type: categorical, choices: [[0.9, .nan]]}"],
+            ["`search.expert.episodes.choices.0.1`", "a finite number, not nan"],
+        ),
+        (
+            ["search.expert.episodes={type: categorical, choices: [[low, high]]}"],
+            ["`search.expert.episodes.choices.0.0`", "a number, not 'low'"],
+        ),
+        (
+            ["search.expert.episodes={type: float, low: 0, high: 1}"],
+            ["`search.expert.episodes`", "a list, not 0.0"],
+        ),
+        (
+            ["search.distill.state_noise={type: categorical, choices: [0.3, [0.1, 0.2]]}"],
+            ["`search.distill.state_noise`", "a number, not (0.1, 0.2)"],
+        ),
+        (
+            ["search.distill.state_noise={type: float, low: -0.1, high: 0.3}"],
+            ["`search.distill.state_noise`", "at least 0, not -0.1"],
+        ),
+        (
+            ["search.distill.max_gradient_ratio={type: float, low: 0.5, high: 3}"],
+            ["`search.distill.max_gradient_ratio`", "at least 1, not 0.5"],
+        ),
+        (
+            ["search.evaluation.ensemble={type: int, low: 0, high: 3}"],
+            ["`search.evaluation.ensemble`", "greater than 0, not 0"],
+        ),
         (["search.expert.method={type: categorical, choices: [cal_ql]}"], ["one study for each"]),
         (["search.expert.conservatism={type: float, low: 1, high: 2}"], ["expert.conservatism"]),
         (["pipeline.expert.method=calql"], ["pipeline.expert.method", "`cal_ql`"]),

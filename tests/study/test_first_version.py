@@ -9,6 +9,7 @@ import pytest
 
 from sdw_core import identity
 from sdw_core.artifact import read_artifact
+from sdw_core.config import PipelineConfig
 from sdw_core.dataset import load_datasets
 from sdw_core.files import read_json, write_json
 from sdw_core.identity import METHOD, Inventory
@@ -156,3 +157,29 @@ def test_settings_that_came_later_leave_its_hashes_true() -> None:
             assert study.spec().identity == document["identity"]
             if stated := document.get("config_hash"):
                 assert config_hash(study.spec().pipeline_with(document["params"])) == stated
+
+
+def test_settings_that_came_later_are_as_they_were_then() -> None:
+    for folder in (LEGACY / "finished", LEGACY / "stopped"):
+        for setting in ("outer_schedule", "state_noise", "max_gradient_ratio"):
+            assert setting not in (folder / "study.yaml").read_text()
+        found = StudyFolder(folder).spec().pipeline.distill
+        assert (found.outer_schedule, found.state_noise, found.max_gradient_ratio) == (
+            *("constant", 0),
+            None,
+        )
+    config = PipelineConfig(
+        dataset="d",
+        weighting={"temperature": 0.1},
+        distill={
+            "objective": "av_pbc",
+            "layers": 4,
+            "width": 128,
+            "outer_steps": 500,
+            "outer_schedule": "constant",
+            "state_noise": 0,
+            "max_gradient_ratio": None,
+        },
+    )
+    # What was made of `PipelineConfig(dataset="d")` when these were the defaults.
+    assert config_hash(config) == "efccc440eca9e8ff514d21e86bc6e49ecd89697c8ffc7e4b4217703f5aa1adb1"
