@@ -29,8 +29,9 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
     if config.distill.states == "teacher":
         if not isinstance(config.expert, PercentBCConfig):
             raise InputError(
-                "`distill.states: teacher` takes the states of the episodes that `percent_bc` "
-                f"clones, and `expert.method` is `{config.expert.method}`; choose `all`."
+                "`pipeline.distill.states: teacher` takes the states of the episodes that "
+                f"`percent_bc` clones, and `pipeline.expert.method` is `{config.expert.method}`; "
+                "choose `all`."
             )
         transitions, whose = len(cloned_rows(dataset, config.expert)), " of the teacher's episodes"
     available = available_rows(initial_states, transitions)

@@ -141,6 +141,10 @@ class Lost(Linear):
     def from_state(cls, state): return state["lost"]
 class Lone(Linear):
     def actions(self, states): return super().actions(states if len(states) > 20 else states[20])
+class Flat(Linear):
+    def actions(self, states):
+        assert states.ndim == 2, states.shape
+        return super().actions(states)
 class Arrays(Linear):
     def actions(self, states): return super().actions(states).numpy()
 def arrays(expert_actions): return expert_actions.numpy(), expert_actions[:, 0].numpy() ** 2
@@ -318,6 +322,20 @@ def test_a_part_may_work_in_place(folder: Path) -> None:
     careless = rows("my_careless:rare", "my_careless:near", "my_careless:Careless")
     assert torch.equal(careful, careless)
     assert np.array_equal(data.actions, kept)
+
+
+def test_an_expert_is_asked_about_states_in_a_list_wherever_it_is_asked(folder: Path) -> None:
+    """Beside the dataset's states too, of several distillations at once."""
+    (folder / "my_parts.py").write_text(MODULE)
+    distill = {"seeds": 2, "objective": "pbc", "state_noise": 0.5}
+    pipeline = Pipeline(tiny(expert={"method": "my_parts:Flat"}, distill=distill))
+    prepared = pipeline.prepare()
+    states = torch.randn(2, 7, 11, generator=torch.Generator().manual_seed(0))
+    assert prepared.task.targets_at is not None
+    assert torch.equal(prepared.task.targets_at(states), states[..., :3].clamp(-1, 1))
+    noisy = pipeline.finish(prepared).observations
+    calm = tiny(expert={"method": "my_parts:Flat"}, distill=distill | {"state_noise": 0})
+    assert not torch.equal(noisy, Pipeline(calm).run().observations)
 
 
 @pytest.mark.parametrize(

@@ -636,7 +636,7 @@ def test_states_may_be_those_of_the_teachers_episodes() -> None:
     more = {"states": "teacher", "synthetic_size": len(rows) + 1}
     with pytest.raises(InputError, match=rf"the {len(rows)} transitions of .* of the teacher's"):
         Pipeline(tiny(distill=more, expert=lower)).run()
-    with pytest.raises(InputError, match=r"`expert.method` is `checkpoint`; choose `all`"):
+    with pytest.raises(InputError, match=r"`pipeline.expert.method` is `checkpoint`; choose `all`"):
         Pipeline(
             tiny(distill={"states": "teacher"}, expert={"method": "checkpoint", "path": "e.pt"})
         ).run()

@@ -34,6 +34,12 @@ SETS = [part for setting in SMALL for part in ("--set", setting)]
 IMPORT = ["data", "import", "data.hdf5"]
 BEST = ["distill", "quickstart", "--set", "pipeline.distill.initial_states=best"]
 RESIDUAL = ["launch", "quickstart", "--set", "pipeline.evaluation.architecture=residual"]
+OF_NO_TEACHER = [
+    *("--set", "pipeline.expert={method: cal_ql}"),
+    *("--set", "pipeline.distill.states=teacher"),
+]
+SEARCHED_RANGES = "search.expert.episodes.choices"
+NO_RANGES = ["--set", "search={distill.states: {type: categorical, choices: [all, teacher]}}"]
 REFUSED = {
     "unknown spec": (["launch", "quikstart"], "`quickstart`"),
     "unknown key": (["launch", "quickstart", "--set", "study.trails=2"], "`trials`"),
@@ -84,6 +90,27 @@ REFUSED = {
     "no study to watch": (["dashboard", "nothing"], "nothing"),
     "no export to evaluate": (["evaluate", "nothing"], "nothing"),
     "distil unknown": (["distill", "quickstart", "--set", "pipeline.distill.width=0"], "width"),
+    **{
+        f"distil {setting}": (["distill", "quickstart", "--set", f"pipeline.{setting}"], word)
+        for setting, word in {
+            "distill.state_noise=-0.1": "at least 0, not -0.1",
+            "distill.state_noise=.nan": "a finite number, not nan",
+            "distill.outer_schedule=linear": "`constant`, `cosine`",
+            "distill.max_gradient_ratio=0.5": "at least 1, not 0.5",
+            "expert.episodes=[0.9, 0.9]": "the lower one first",
+            "expert.episodes=[]": "a list of 2, not []",
+            "evaluation.ensemble=0": "greater than 0, not 0",
+        }.items()
+    },
+    "states of no teacher": (["distill", "quickstart", *OF_NO_TEACHER], "choose `all`"),
+    "states of no teacher among the choices": (
+        [*("launch", "teachers", "--set", "pipeline.expert={method: cal_ql}"), *NO_RANGES],
+        "choose `all`",
+    ),
+    "a list that is no range": (
+        [*("launch", "teachers", "--set"), f"{SEARCHED_RANGES}=[[0.9, 1], [1, 0.5]]"],
+        "the lower one first, such as [0.9, 1], not (1, 0.5)",
+    ),
     "too many of the best": (
         [*BEST, "--set", "pipeline.distill.synthetic_size=5000"],
         "4976",
