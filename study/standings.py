@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from sdw_core.statistics import (
 from search_spaces import ComparisonSpec
 from study.comparison import Results, final_cell
 from study.outcomes import COMPLETE, TrialResult, config_hash
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = [
     *("method", "dataset", "seed", "policy"),
@@ -339,7 +342,7 @@ def _returns_figure(standings: Standings, path: Path) -> None:
     from matplotlib.figure import Figure
 
     methods, datasets = list(standings.spec.methods), list(standings.spec.datasets)
-    figure = Figure(figsize=(2.2 + 1.9 * len(datasets), 4.2), layout="constrained")
+    figure = Figure(figsize=(4.2 + 1.9 * len(datasets), 4.2), layout="constrained")
     axes = figure.subplots()
     width = 0.85 / len(methods)
     colours = _colours(len(methods))
@@ -354,7 +357,7 @@ def _returns_figure(standings: Standings, path: Path) -> None:
     axes.set_xticks(np.arange(len(datasets)), [label(_short(d)) for d in datasets], fontsize=8)
     axes.set_ylabel("normalised return")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=min(6, len(methods)), frameon=False, fontsize=8)
+    _legend(figure)
     figure.savefig(path, dpi=130, format="png")
 
 
@@ -366,7 +369,7 @@ def _curves_figure(standings: Standings, path: Path) -> None:
     columns = min(3, len(datasets))
     lines = -(-len(datasets) // columns)
     colours = _colours(len(standings.spec.methods))
-    figure = Figure(figsize=(3.4 * columns, 2.6 * lines + 0.6), layout="constrained")
+    figure = Figure(figsize=(3.4 * columns + 2.2, 2.6 * lines + 0.6), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for dataset, axes in zip(datasets, panels, strict=False):
         for colour, method in zip(colours, standings.spec.methods, strict=True):
@@ -388,13 +391,11 @@ def _curves_figure(standings: Standings, path: Path) -> None:
         axes.set_visible(False)
     figure.supxlabel("outer steps", fontsize=9)
     figure.supylabel("normalised return", fontsize=9)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside upper center",
-        ncols=min(6, len(labels)),
-        frameon=False,
-        fontsize=8,
-    )
+    _legend(figure)
     figure.savefig(path, dpi=130, format="png")
+
+
+def _legend(figure: "Figure") -> None:
+    """A line a method beside the panels, so that no number of either cuts a name off."""
+    entries = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside right upper", frameon=False, fontsize=8)
