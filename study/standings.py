@@ -326,6 +326,14 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> str:
     return ", ".join(parts)
 
 
+def _colours(methods: int) -> list[Any]:
+    """One a method; they repeat after twenty."""
+    from matplotlib import colormaps
+
+    palette: Any = colormaps["tab10" if methods <= 10 else "tab20"]
+    return [palette(m % palette.N) for m in range(methods)]
+
+
 def _returns_figure(standings: Standings, path: Path) -> None:
     """Bars: a group a dataset, a bar a method, a dot a distillation seed."""
     from matplotlib.figure import Figure
@@ -334,12 +342,13 @@ def _returns_figure(standings: Standings, path: Path) -> None:
     figure = Figure(figsize=(2.2 + 1.9 * len(datasets), 4.2), layout="constrained")
     axes = figure.subplots()
     width = 0.85 / len(methods)
+    colours = _colours(len(methods))
     for m, method in enumerate(methods):
         where = np.arange(len(datasets)) + (m - (len(methods) - 1) / 2) * width
         scores = [standings.scores(method, dataset) for dataset in datasets]
         heights = [float(s.mean()) if len(s) else 0.0 for s in scores]
         name = label(standings.title(method))
-        axes.bar(where, heights, 0.9 * width, label=name, color=f"C{m}", alpha=0.75)
+        axes.bar(where, heights, 0.9 * width, label=name, color=colours[m], alpha=0.75)
         for x, values in zip(where, scores, strict=True):
             axes.plot(np.full(len(values), x), values, ".", color="black", markersize=3)
     axes.set_xticks(np.arange(len(datasets)), [label(_short(d)) for d in datasets], fontsize=8)
@@ -356,10 +365,11 @@ def _curves_figure(standings: Standings, path: Path) -> None:
     datasets = list(standings.spec.datasets)
     columns = min(3, len(datasets))
     lines = -(-len(datasets) // columns)
+    colours = _colours(len(standings.spec.methods))
     figure = Figure(figsize=(3.4 * columns, 2.6 * lines + 0.6), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for dataset, axes in zip(datasets, panels, strict=False):
-        for m, method in enumerate(standings.spec.methods):
+        for colour, method in zip(colours, standings.spec.methods, strict=True):
             rows = standings.frame
             rows = rows[(rows.method == method) & (rows.dataset == dataset)]
             by_step = rows.pivot_table("normalized_return", "outer_steps", "seed", "mean")
@@ -368,9 +378,9 @@ def _curves_figure(standings: Standings, path: Path) -> None:
             name = label(standings.title(method))
             mean, spread = by_step.mean(axis=1), by_step.std(axis=1).fillna(0)
             if len(by_step) == 1 and by_step.index[0] == 0:
-                axes.axhline(float(mean.iloc[0]), color=f"C{m}", linestyle=":", label=name)
+                axes.axhline(float(mean.iloc[0]), color=colour, linestyle=":", label=name)
                 continue
-            style = {"color": f"C{m}", "marker": "o", "markersize": 3, "label": name}
+            style = {"color": colour, "marker": "o", "markersize": 3, "label": name}
             axes.errorbar(by_step.index, mean, spread, **style)
         axes.set_title(label(_short(dataset)), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
