@@ -22,6 +22,11 @@ from study.trial import Work, config_hash, distil_rows, run_trial
 from tests.study.conftest import small_spec
 
 
+def small() -> PipelineConfig:
+    """Of a trial that needs a density."""
+    return small_spec().pipeline_with({"weighting.temperature": 0.1})
+
+
 def run(
     root: Path,
     config: PipelineConfig | None = None,
@@ -34,12 +39,12 @@ def run(
     flag.unlink(missing_ok=True)
     if stop:
         flag.touch()
-    config = config or small_spec().pipeline
+    config = config or small()
     return run_trial(4, config, root / "trials" / "4", root / "cache", flag, 1, timeout, work=work)
 
 
 def changed(**distill: object) -> PipelineConfig:
-    document = small_spec().pipeline.model_dump()
+    document = small().model_dump()
     document["distill"] |= distill
     return PipelineConfig(**document)
 
@@ -92,7 +97,7 @@ def test_a_trial_may_be_a_baseline_of_no_outer_steps(tmp_path):
 def test_a_result_that_exists_is_returned_and_not_computed_again(tmp_path):
     folder = tmp_path / "trials" / "4"
     folder.mkdir(parents=True)
-    result = TrialResult(outcome="COMPLETE", config_hash=config_hash(small_spec().pipeline))
+    result = TrialResult(outcome="COMPLETE", config_hash=config_hash(small()))
     later = {"of a later version": 1}
     (folder / "result.json").write_text(json.dumps(result.to_json() | later))
     assert run(tmp_path) == result
@@ -114,7 +119,7 @@ def test_a_result_of_other_settings_or_a_torn_one_is_computed_again(tmp_path):
         (folder / "result.json").write_text(text)
         document = run(tmp_path)
         assert document.outcome == "COMPLETE"
-        assert document.config_hash == config_hash(small_spec().pipeline)
+        assert document.config_hash == config_hash(small())
 
 
 @pytest.mark.parametrize(
@@ -232,7 +237,7 @@ def held_elsewhere(lock: Path) -> Iterator[None]:
 @pytest.fixture
 def density_lock(tmp_path) -> Path:
     """Of a density that a trial needs."""
-    config = small_spec().pipeline
+    config = small()
     key = density_key(config, load(config.dataset).content_hash)
     return (tmp_path / "cache" / entry_name("density", key)).with_suffix(".lock")
 
