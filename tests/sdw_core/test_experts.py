@@ -373,7 +373,7 @@ def test_learning_rates_are_those_of_torch() -> None:
 
 @pytest.mark.slow
 def test_the_bundled_dataset_yields_a_good_expert() -> None:
-    config = PipelineConfig(dataset=BUNDLED, weighting={"temperature": 0})
+    config = PipelineConfig(dataset=BUNDLED, distill={"objective": "av_pbc"})
     prepared = Pipeline(config).prepare()
     assert prepared.expert_returns.shape == (10, 1)
     assert prepared.expert_returns.mean() >= 80
