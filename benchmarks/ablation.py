@@ -12,8 +12,8 @@ what is there already is not measured again. A dataset is found as ever, by MINA
 too.
 """
 
-import argparse
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.cells import Cell, measure_all
+from benchmarks.cells import Cell, measure_all, parser
 from benchmarks.machine import describe
 from sdw_core.config import PipelineConfig
 from sdw_core.console import Console, Table
 from sdw_core.pipeline import Pipeline
-from sdw_core.statistics import Estimate, gain, mean_score, with_interval
+from sdw_core.statistics import gain, mean_score, with_interval
 
 PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "state noise": ({"state_noise": 0.3}, {"state_noise": 0.0}),
@@ -61,15 +61,9 @@ SHARED = {"synthetic_size": 64, "outer_steps": 600, "inner_steps": 50, "window":
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
-    parser.add_argument(
-        "--datasets", nargs="+", default=["sdw/hopper-replay-mini-v0"], metavar="ID"
-    )
-    parser.add_argument("--seeds", type=int, default=5, help="distillation seeds")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--to", type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    options = parser("benchmarks.ablation", __doc__)
+    options.add_argument("--seeds", type=int, default=5, help="distillation seeds")
+    arguments = options.parse_args()
     asked = [
         {"dataset": dataset, "variant": name, "settings": settings(name, arguments.seeds)}
         for dataset in arguments.datasets
@@ -117,9 +111,9 @@ def gains(cells: list[Cell]) -> dict[str, Any]:
     returns = {name: np.array([each[d] for d in whole]).T for name, each in found.items()}
     return {
         name: {
-            "mean": _stated(with_interval(mean_score, mine)),
+            "mean": asdict(with_interval(mean_score, mine)),
             "over": _over(name),
-            "gain": _stated(with_interval(gain, mine, returns[_over(name)], paired=True)),
+            "gain": asdict(with_interval(gain, mine, returns[_over(name)], paired=True)),
         }
         for name, mine in returns.items()
     }
@@ -128,10 +122,6 @@ def gains(cells: list[Cell]) -> dict[str, Any]:
 def _over(variant: str) -> str:
     """Which variant it changes; the recipe as a whole changes what was done before."""
     return "before" if variant == "the recipe" or variant.startswith("only") else "the recipe"
-
-
-def _stated(estimate: Estimate) -> dict[str, float | None]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def show(report: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Measurements that stand alone: in as many processes as asked for, and none made twice."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,18 @@ import torch
 from sdw_core.errors import SDWError
 
 Cell = dict[str, Any]
+
+
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that all such benchmarks take."""
+    options = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    options.add_argument(
+        "--datasets", nargs="+", default=["sdw/hopper-replay-mini-v0"], metavar="ID"
+    )
+    options.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    options.add_argument("--to", type=Path, metavar="FILE.jsonl")
+    options.add_argument("--json", action="store_true")
+    return options
 
 
 def measure_all(

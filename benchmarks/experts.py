@@ -12,17 +12,15 @@ MINARI_DATASETS_PATH too. With `--to`, what has been found is appended to the fi
 there already is not measured again.
 """
 
-import argparse
 import json
 from itertools import product
-from pathlib import Path
 from time import process_time
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.cells import Cell, measure_all
+from benchmarks.cells import Cell, measure_all, parser
 from benchmarks.machine import describe
 from sdw_core.config import PipelineConfig
 from sdw_core.console import Console, Table
@@ -34,16 +32,10 @@ RANGES = ((0.9, 1.0), (0.5, 1.0), (0.0, 0.5), (0.0, 1.0))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.experts", description=__doc__)
-    parser.add_argument(
-        "--datasets", nargs="+", default=["sdw/hopper-replay-mini-v0"], metavar="ID"
-    )
-    parser.add_argument("--steps", type=int, nargs="+", default=[2000, 4000, 8000, 16_000])
-    parser.add_argument("--seeds", type=int, default=3, help="root seeds")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--to", type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    options = parser("benchmarks.experts", __doc__)
+    options.add_argument("--steps", type=int, nargs="+", default=[2000, 4000, 8000, 16_000])
+    options.add_argument("--seeds", type=int, default=3, help="root seeds")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     cases = product(arguments.datasets, RANGES, arguments.steps, range(arguments.seeds))
     asked = [

@@ -9,7 +9,6 @@ seeds run as one pack. A dataset is found as ever, by MINARI_DATASETS_PATH too. 
 has been found is appended to the file, and what is there already is not run again.
 """
 
-import argparse
 import json
 import math
 import tempfile
@@ -22,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.cells import Cell, measure_all
+from benchmarks.ablation import BEFORE, RECIPE
+from benchmarks.cells import Cell, measure_all, parser
 from sdw_core.config import PipelineConfig
 from sdw_core.distill.loop import distill
 from sdw_core.distill.stability import rises, smoothed
@@ -31,24 +31,10 @@ from sdw_core.errors import DivergenceError
 from sdw_core.pipeline import Pipeline
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "before": {
-        "objective": "av_pbc",
-        "layers": 4,
-        "width": 128,
-        "state_noise": 0.0,
-        "outer_schedule": "constant",
-        "max_gradient_ratio": None,
-    },
-    "after": {
-        "objective": "pbc",
-        "layers": 2,
-        "width": 1024,
-        "state_noise": 0.3,
-        "outer_schedule": "cosine",
-        "max_gradient_ratio": 2.0,
-    },
+    "before": BEFORE,
+    "after": RECIPE,
+    "cosine alone": RECIPE | {"max_gradient_ratio": None},
 }
-SETTINGS["cosine alone"] = SETTINGS["after"] | {"max_gradient_ratio": None}
 """Of `distill`."""
 SHARED: dict[str, Any] = {
     "synthetic_size": 64,
@@ -69,20 +55,14 @@ RATIOS = ("largest", "final")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stability", description=__doc__)
-    parser.add_argument("--steps", type=int, default=5000, help="outer steps")
-    parser.add_argument(
-        "--datasets", nargs="+", default=["sdw/hopper-replay-mini-v0"], metavar="ID"
-    )
-    parser.add_argument(
+    options = parser("benchmarks.stability", __doc__)
+    options.add_argument("--steps", type=int, default=5000, help="outer steps")
+    options.add_argument(
         "--settings", nargs="+", choices=SETTINGS, default=["before", "after"], metavar="NAME"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="distillation seeds")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--to", type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    options.add_argument("--seeds", type=int, default=3, help="distillation seeds")
+    options.add_argument("--device", default="cpu")
+    arguments = options.parse_args()
     asked = [
         {
             "dataset": dataset,

@@ -18,10 +18,8 @@ rows start from them. A dataset is found as ever, by MINARI_DATASETS_PATH too. W
 been found is appended to the file, and what is there already is not measured again.
 """
 
-import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -29,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.cells import Cell, measure_all
+from benchmarks.cells import Cell, measure_all, parser
 from benchmarks.machine import describe
 from sdw_core.config import PipelineConfig
 from sdw_core.console import Console, Table
@@ -72,15 +70,9 @@ Array = NDArray[np.float64]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.teachers", description=__doc__)
-    parser.add_argument(
-        "--datasets", nargs="+", default=["sdw/hopper-replay-mini-v0"], metavar="ID"
-    )
-    parser.add_argument("--steps", type=int, default=600, help="outer steps")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--to", type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    options = parser("benchmarks.teachers", __doc__)
+    options.add_argument("--steps", type=int, default=600, help="outer steps")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     asked = [
         {"dataset": dataset, "teacher": list(teacher), "settings": settings(arguments.steps)}
