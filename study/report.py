@@ -1,16 +1,18 @@
 """What is known of a study: its state and its trials, as a document and as a table."""
 
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from sdw_core.dataset import OfflineDataset
 from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow
 from study.early_stopping import saved
 from study.folder import StudyFolder
-from study.preflight import Need
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sdw_core.dataset import OfflineDataset
+    from study.preflight import Need
 
 
 def status(folder: StudyFolder) -> dict[str, Any]:
@@ -50,8 +52,10 @@ def trials_of(book: TrialBook, state: str) -> list[TrialRow]:
     return [replace(row, outcome="WAITING") if row.outcome == "RUNNING" else row for row in rows]
 
 
-def frame_of(spec: StudySpec, trials: list[TrialRow]) -> pd.DataFrame:
+def frame_of(spec: StudySpec, trials: list[TrialRow]) -> "pd.DataFrame":
     """One row a trial: number, outcome, reason, parameters, objectives and seconds."""
+    import pandas as pd
+
     metrics = [objective.metric for objective in spec.study.objectives]
     return pd.DataFrame(
         [
@@ -65,7 +69,7 @@ def frame_of(spec: StudySpec, trials: list[TrialRow]) -> pd.DataFrame:
 
 
 def plan(
-    spec: StudySpec, datasets: dict[str, OfflineDataset], need: Need, warnings: list[str]
+    spec: StudySpec, datasets: "dict[str, OfflineDataset]", need: "Need", warnings: list[str]
 ) -> dict[str, Any]:
     """What a study would run, as `sdw validate --json` prints it.
 
