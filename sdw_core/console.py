@@ -16,6 +16,8 @@ from rich.text import Text
 
 UNBOUNDED = 10_000
 """Columns of what is no terminal."""
+A_LINE = 60.0
+"""Seconds between two lines on how far some work is, where no terminal shows it."""
 
 
 def legible(text: str) -> str:
@@ -48,7 +50,14 @@ class Table(rich.table.Table):
 
 
 class Console(rich.console.Console):
-    """Prints strings, and strings in tables, as `legible` gives them."""
+    """Prints strings, and strings in tables, as `legible` gives them.
+
+    Attributes:
+        progress: whether work under way shows itself: as bars and spinners on a terminal, elsewhere
+            as lines, one a minute.
+    """
+
+    progress = True
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
@@ -64,6 +73,18 @@ class Console(rich.console.Console):
 
     @contextmanager
     def working(self, said: str = "") -> Iterator[Callable[[str], None]]:
-        """On a terminal, a spinner beside a line while the block runs; yields how to change it."""
+        """Say what the block does while it runs; yields how to say something else.
+
+        On a terminal it is a line with a spinner, which goes away at the end.
+        """
+        if not self.is_terminal or not self.progress:
+            if said:
+                self._tell(said)
+            yield self._tell
+            return
         with self.status(line(said)) as status:
             yield lambda said: status.update(line(said))
+
+    def _tell(self, said: str) -> None:
+        if self.progress:
+            self.print(said)

@@ -26,6 +26,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from sdw_core.config import Count
+from sdw_core.console import Console
 from sdw_core.errors import InputError, SDWError
 from sdw_core.labels import named
 from sdw_core.validation import checked
@@ -243,12 +244,7 @@ class Study:
             InputError: no process runs the study.
         """
         self._require_writable()
-        with self.folder.edit_lock():
-            if not self.folder.driven():
-                raise InputError(
-                    f"The study {self.name!r} is not running; there is nothing to stop."
-                )
-            self.folder.stop_flag.touch()
+        self.folder.ask_to_stop()
         with going_on_with(f"the study stops all the same; see `sdw status {self.folder.called}`"):
             while self.folder.driven():
                 sleep(0.5)
@@ -466,11 +462,11 @@ class Study:
 
         folder, way_on = self.folder, f"go on with `sdw resume {self.folder.called}`"
         with going_on_with(way_on):
-            given_up = drive(folder, address, Display(folder, log if progress else None))
+            given_up = drive(folder, address, Display(folder, _shown(progress)))
             book = folder.book()
             winners, remaining = book.best(), book.remaining()
             if winners and not remaining:
-                with (log if progress else quiet).working("re-evaluating on fresh seeds"):
+                with _shown(progress).working("re-evaluating on fresh seeds"):
                     export(folder, winners)
         if given_up and remaining:
             called, count = folder.called, book.spec.study.max_identical_failures
@@ -546,7 +542,7 @@ class Comparison:
         loaded = load_comparison(spec, settings_of(overrides) | given)
         inventory, datasets = check_comparison(loaded)
         warned(datasets.values())
-        console = log if progress else quiet
+        console = _shown(progress)
         with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)
         comparison = cls(folder, loaded, results)
@@ -603,6 +599,11 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.standings.markdown())}</pre>"
+
+
+def _shown(progress: bool) -> Console:
+    """Where work shows how far it is, if it does."""
+    return log if progress and log.progress else quiet
 
 
 def read_study(

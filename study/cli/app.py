@@ -33,6 +33,7 @@ from study.cli.studies import (
     stop,
     validate,
 )
+from study.cli.watch import list_studies, watch
 from study.console import log, logged, out
 from study.signals import Ended, ending
 from study.startup import make_ready
@@ -50,6 +51,8 @@ app.command("retry-failed")(retry_failed)
 app.command()(stop)
 app.command()(validate)
 app.command()(status)
+app.command()(watch)
+app.command("list")(list_studies)
 app.command()(export)
 app.command()(distill)
 app.command()(train)
