@@ -57,6 +57,7 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float | None, float, str]], 
         ends: name -> x and y of the line's end, and its colour; x None: the axes' right edge.
         gap: between two names, a fraction of the axes' height.
     """
+    leader = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.5, "relpos": (0, 0.5)}
     low, high = axes.get_ylim()
     places = apart([(y - low) / (high - low) for _, y, _ in ends.values()], gap, (0, 1))
     for (name, (x, y, colour)), place in zip(ends.items(), places, strict=True):
@@ -68,6 +69,6 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float | None, float, str]], 
             fontsize=7,
             color=colour,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (0, 0.5)},
+            arrowprops=leader | {"color": colour},
             annotation_clip=False,
         )

@@ -33,8 +33,11 @@ METHODS = {
     "SDW-OBD": VERMILION,
     "BC on all data": ORANGE,
     "expert": INK,
+    "these rows": VERMILION,
+    "random rows": GREY,
+    "the expert": INK,
 }
-"""The colours of the methods of the shipped comparisons."""
+"""The colours of the methods of the shipped comparisons, and of what an export is judged beside."""
 
 HATCHES = ("", "/", ".", "x", "\\", "+", "-", "|")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
