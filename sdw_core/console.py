@@ -5,6 +5,7 @@ that cannot be seen (an escape sequence, a line's end) shows as Python would wri
 cut off: a terminal folds what is too long, and a file or a pipe gets whole lines.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -77,14 +78,19 @@ class Console(rich.console.Console):
 
         On a terminal it is a line with a spinner, which goes away at the end.
         """
-        if not self.is_terminal or not self.progress:
-            if said:
-                self._tell(said)
-            yield self._tell
+        if self.is_terminal and self.progress:
+            with self.status(line(said)) as status:
+                yield lambda said: status.update(line(said))
             return
-        with self.status(line(said)) as status:
-            yield lambda said: status.update(line(said))
+        doing, ended = [said], threading.Event()
 
-    def _tell(self, said: str) -> None:
-        if self.progress:
-            self.print(said)
+        def tell() -> None:
+            while not ended.wait(A_LINE):
+                if self.progress:
+                    self.print(doing[-1])
+
+        threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield doing.append
+        finally:
+            ended.set()

@@ -28,7 +28,7 @@ from study.snapshot import RETURNS, Failures, Snapshot, minutes, settings, stage
 
 REFRESH = 1.0
 """Seconds between looks at the study's folder."""
-UNDER_WAY, FAILURES = 10, 3
+UNDER_WAY, FAILURES = 8, 3
 """Most trials under way, and most kinds of failures, that the live view shows."""
 Key = Callable[[float], str]
 """Waits for so many seconds at most; the key that was pressed, or nothing."""
@@ -48,6 +48,7 @@ class Display:
         self._folder = folder
         self._console = console
         self._doing = ""
+        self._unsaid: list[str] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -55,7 +56,7 @@ class Display:
         if not self._console.quiet:
             self._book = self._folder.book()
             self._told = {row.number for row in self._book.rows() if row.outcome in FINAL}
-            self._console.print(f"study {self._folder.name} in {self._folder.path}")
+            self._unsaid = [f"study {self._folder.name} in {self._folder.path}"]
             self._thread.start()
         return self
 
@@ -70,39 +71,50 @@ class Display:
             self._thread.join()
 
     def say(self, doing: str) -> None:
-        """Say what is done while no trial runs yet."""
+        """Say what is done while no trial runs yet.
+
+        Where no terminal shows it, what takes a second is said: bad input, which ends the work at
+        once, is one sentence there.
+        """
         self._doing = doing
-        if not self._console.is_terminal:
-            self._console.print(doing)
+        self._unsaid.append(doing)
 
     def _follow(self) -> None:
-        console = self._console
-        if not console.is_terminal:
-            said = monotonic()
-            while not self._ended.wait(REFRESH):
-                self._announce(console)
-                if monotonic() - said >= A_LINE:
-                    said = monotonic()
-                    console.print(summary(Snapshot.of(self._folder, self._book)))
-            self._announce(console)
-            return
-        with Live(console=console, auto_refresh=False, transient=True) as live:
+        (self._show if self._console.is_terminal else self._tell)()
+
+    def _show(self) -> None:
+        self._console.print(self._unsaid[0])
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
                 now = Snapshot.of(self._folder, self._book)
-                if now.under_way or now.stopping or len(now.settled) > len(self._told):
-                    self._doing = ""
-                doing = [line((self._doing, "dim"))] * bool(self._doing)
+                begun = now.under_way or now.stopping or len(now.settled) > len(self._told)
+                doing = [] if begun or not self._doing else [line((self._doing, "dim"))]
                 live.update(Group(view(now), *doing), refresh=True)
                 if self._ended.wait(REFRESH):
                     return
 
-    def _announce(self, console: Console) -> None:
+    def _tell(self) -> None:
+        said = monotonic()
+        while not self._ended.wait(REFRESH):
+            self._say_all()
+            self._announce()
+            if monotonic() - said >= A_LINE:
+                said = monotonic()
+                self._console.print(summary(Snapshot.of(self._folder, self._book)))
+        self._announce()
+
+    def _say_all(self) -> None:
+        while self._unsaid:
+            self._console.print(self._unsaid.pop(0))
+
+    def _announce(self) -> None:
         for row in self._book.rows():
             if row.outcome in FINAL and row.number not in self._told:
+                self._say_all()
                 self._told.add(row.number)
                 values = ", ".join(f"{value:.4g}" for value in row.values or [])
                 detail = row.reason or named(values, row.ensemble)
-                console.print(f"trial {row.number}: {row.outcome} {detail}")
+                self._console.print(f"trial {row.number}: {row.outcome} {detail}")
 
 
 def watch(folder: StudyFolder, console: Console) -> bool:

@@ -9,10 +9,11 @@ from study.console import out, print_json
 
 
 def watch(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:
-    """Watch a study as it runs, from any terminal or host that sees its folder.
+    """A study as it runs, from any terminal or host.
 
-    Trials by state, stage and node, the best so far, throughput, the time left, failures. The key q
-    leaves, s stops the study. Into a pipe or a file it is a line a minute, until the study ends.
+    Its trials by state, stage and node, the best so far, throughput, the time left, failures. The
+    key q leaves, s stops the study. In a pipe or a file it is a line a minute, until the study
+    ends. Only the study's folder is needed.
 
     Examples:
         sdw watch mine
@@ -29,7 +30,9 @@ def watch(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False)
 
 
 def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
-    """List the studies and comparisons under a storage folder, the youngest first.
+    """Studies and comparisons under a storage folder.
+
+    State, trials or cells that have an outcome, the best, and age; the youngest first.
 
     Examples:
         sdw list
