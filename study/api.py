@@ -541,6 +541,7 @@ class Comparison:
             run_comparison,
             write_spec,
         )
+        from study.figures import draw
 
         given = {"comparison.name": name} if name is not None else {}
         loaded = load_comparison(spec, settings_of(overrides) | given)
@@ -555,6 +556,7 @@ class Comparison:
             return comparison
         write_spec(folder.path, loaded)  # a spec that shrank has no cell to run
         comparison.standings.write(folder.path)
+        draw(comparison.standings, folder.path)
         if comparison.frame().empty:
             reasons = sorted(set(comparison.standings.failed.values()))
             raise WorkFailed(f"No cell completed: {'; '.join(reasons)}", comparison)
