@@ -179,15 +179,17 @@ class _Regression:
         self._rates = cosine_rates(config.learning_rate, steps)
         self.steps = steps
 
-    def update(self, step: int) -> None:
+    def update(self, step: int) -> Tensor:
         picks = self._picks(step).to(self._inputs.device)
         error = self._network(self.parameters, self._inputs[picks][None])[0] - self._targets[picks]
         self.optimizer.param_groups[0]["lr"] = self._rates[step]
         self.optimizer.zero_grad()
-        error.square().mean().backward()  # type: ignore[no-untyped-call]
+        loss = error.square().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         for mean, p in zip(self.average, self.parameters, strict=True):
             mean.lerp_(p.detach(), max(1 - AVERAGING, 1 / (step + 1)))
+        return loss.detach()
 
     def _picks(self, step: int) -> Tensor:
         """The rows of a step, drawn in sequence: a resumed training draws past those of before."""
@@ -212,11 +214,10 @@ class _Regressions:
             **named("value_average", self.value.average),
         }
 
-    def update(self, step: int) -> None:
+    def update(self, step: int) -> dict[str, Tensor]:
         if step < self.policy.steps:
-            self.policy.update(step)
-        else:
-            self.value.update(step - self.policy.steps)
+            return {"policy_loss": self.policy.update(step)}
+        return {"value_loss": self.value.update(step - self.policy.steps)}
 
 
 def cosine_rates(rate: float, steps: int) -> list[float]:
