@@ -5,8 +5,8 @@ curves.json               `curves`: name -> steps and values, for all that look 
 events.out.tfevents.NNNN  the same for TensorBoard, and at the end what its HParams tab shows
 
 An attempt begins both anew, for it is told all of its trial's curves (see `Measured`): so they have
-no gap and no point twice, wherever it goes on from. A TensorBoard that reads meanwhile forgets what
-it read of the attempt before.
+no gap and no point twice, wherever it goes on from. The first event of an event file tells
+TensorBoard to forget what it has read of earlier attempts.
 """
 
 import json
@@ -77,14 +77,14 @@ class HParams:
     def summaries(self, failed: bool) -> "list[Summary]":
         """What is searched and measured in the study, the trial's values, and how it ended."""
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.plugins.hparams import api, api_pb2, metadata
+        from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
         objectives = [objective.metric for objective in self.spec.study.objectives]
-        experiment = api.hparams_config_pb(
-            [api.HParam(path, self._domain(path)) for path in self.spec.search],
+        experiment = summary_v2.hparams_config_pb(
+            [summary_v2.HParam(path, self._domain(path)) for path in self.spec.search],
             [
-                api.Metric(f"trial/{name}", display_name=name)
+                summary_v2.Metric(f"trial/{name}", display_name=name)
                 for name in dict.fromkeys((*objectives, *METRICS))
             ],
         )
@@ -92,7 +92,7 @@ class HParams:
             path: value_in_hparams(self.spec.search[path], value)
             for path, value in self.params.items()
         }
-        begun = api.hparams_pb(values, trial_id=f"trial {self.number}")
+        begun = summary_v2.hparams_pb(values, trial_id=f"trial {self.number}")
         status = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS
         data = HParamsPluginData(
             session_end_info=SessionEndInfo(status=status, end_time_secs=time())
@@ -106,15 +106,15 @@ class HParams:
         return [experiment, begun, ended]
 
     def _domain(self, path: str) -> Any:
-        from tensorboard.plugins.hparams import api
+        from tensorboard.plugins.hparams import summary_v2
 
         distribution = self.spec.search[path]
         if isinstance(distribution, Choice):
             values = [value_in_hparams(distribution, param) for param in distribution.params]
-            return api.Discrete(dict.fromkeys(values))
+            return summary_v2.Discrete(dict.fromkeys(values))
         if isinstance(distribution, FloatRange):
-            return api.RealInterval(distribution.low, distribution.high)
-        return api.IntInterval(distribution.low, distribution.high)
+            return summary_v2.RealInterval(distribution.low, distribution.high)
+        return summary_v2.IntInterval(distribution.low, distribution.high)
 
 
 def value_in_hparams(distribution: Distribution, param: Any) -> float | str:
@@ -208,7 +208,10 @@ class TrialCurves:
 
 
 class _EventFile:
-    """The event file of an attempt, in the place of the one before it."""
+    """The event file of an attempt, for which TensorBoard forgets those of earlier ones.
+
+    They stay: a TensorBoard that is reading a file that is removed reads nothing more of the trial.
+    """
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -220,8 +223,6 @@ class _EventFile:
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(session_log=SessionLog(status=SessionLog.START)))  # forget what was read
-        for path in earlier:
-            path.unlink()
 
     def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
