@@ -1,4 +1,4 @@
-"""Names in tables and figures."""
+"""Names and numbers in sentences, tables and figures."""
 
 
 def label(name: str) -> str:
@@ -9,6 +9,15 @@ def label(name: str) -> str:
     """
     escaped = name.replace("$", r"\$")
     return f" {escaped}" if name.startswith("_") else escaped
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something.
+
+    >>> counted(1, "trial"), counted(49_756, "transition")
+    ('1 trial', '49,756 transitions')
+    """
+    return f"{count:,} {what}" + "s" * (count != 1)
 
 
 def named(name: str, *networks: int) -> str:
@@ -22,3 +31,12 @@ def named(name: str, *networks: int) -> str:
     kinds = sorted({*networks})
     said = f"ensembles of {' or '.join(map(str, kinds))}"
     return name if kinds in ([], [1]) or said in name else f"{name}, {said}"
+
+
+def short_name(dataset: str) -> str:
+    """The last part of a dataset's name.
+
+    >>> short_name("sdw/hopper-medium-v0")
+    'hopper-medium-v0'
+    """
+    return dataset.rsplit("/", 1)[-1]

@@ -5,10 +5,13 @@ problems or steps, so a pack, a retried stage or a resumed run draws exactly wha
 single run draws.
 """
 
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(root: int, stage: str, stream: int = 0, step: int = 0) -> int:
@@ -24,9 +27,11 @@ def derive_seed(root: int, stage: str, stream: int = 0, step: int = 0) -> int:
 
 
 def torch_generator(
-    root: int, stage: str, stream: int = 0, step: int = 0, device: torch.device | str = "cpu"
-) -> torch.Generator:
+    root: int, stage: str, stream: int = 0, step: int = 0, device: "torch.device | str" = "cpu"
+) -> "torch.Generator":
     """A torch generator at the start of the addressed stream."""
+    import torch  # here, for what only looks at results needs no more than numpy
+
     return torch.Generator(device).manual_seed(derive_seed(root, stage, stream, step))
 
 

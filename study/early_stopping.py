@@ -14,18 +14,20 @@ after it and comes by again is not asked twice.
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
 from sdw_core.errors import StopRequested
 from sdw_core.files import write_json
-from sdw_core.pipeline import Rungs
 from sdw_core.statistics import Returns, interquartile_mean
 from sdw_core.waiting import LOOK, GoOn, Waiting
 from search_spaces import StudySpec
 from study.book import TrialBook
 from study.outcomes import ANSWERS, rung_answers
+
+if TYPE_CHECKING:
+    from sdw_core.pipeline import Rungs
 
 PATIENCE = 120.0
 """Seconds that a trial waits for its answer to be visible."""
@@ -60,7 +62,7 @@ def survives(value: float, values: Sequence[float], reduction_factor: int) -> bo
 # In the worker
 
 
-def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]) -> Rungs | None:
+def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]) -> "Rungs | None":
     """Where a trial is judged on its way, and by whom.
 
     Args:
@@ -68,6 +70,8 @@ def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]
         folder: the trial's.
         report: tells the driver a rung and the return there.
     """
+    from sdw_core.pipeline import Rungs
+
     settings = spec.study.early_stopping
     if settings is None:
         return None

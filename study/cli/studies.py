@@ -2,30 +2,55 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from shlex import quote
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdw_core.console import line
-from sdw_core.files import read_json
+from sdw_core.labels import counted
 from study.api import STUDIES, Study, WorkFailed
-from study.cli.common import AsJson, License, Set, Spec, Storage, StudyName, returns_table
+from study.cli.common import (
+    Address,
+    AsJson,
+    License,
+    Set,
+    Spec,
+    Storage,
+    StudyName,
+    returns_table,
+)
+from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
+
+if TYPE_CHECKING:
+    from study.snapshot import Snapshot
+
+SHOWN = 10
+"""Most trials that are named with a reason they failed for."""
+
+Name = Annotated[
+    str | None, typer.Option(help="Name of the study; default: the spec's.", metavar="NAME")
+]
+Trials = Annotated[
+    int | None, typer.Option(help="How many trials; default: the spec's.", metavar="N")
+]
 
 
 def launch(
     spec: Spec,
-    name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    name: Name = None,
     storage: Storage = STUDIES,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster: `auto` or HOST:PORT; left out: this machine.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option(help="How many trials.")] = None,
+    address: Address = None,
+    trials: Trials = None,
     overrides: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a new study to its end and export the best synthetic dataset."""
+    """Run a new study to its end and export its best rows.
+
+    Examples:
+        sdw launch quickstart --name mine --set study.trials=20
+        sdw launch my.yaml --storage /shared/studies --address auto
+    """
     given = name, storage, address, trials, overrides or ()
     _run(lambda: Study.launch(spec, *given, progress=True), as_json)
 
@@ -33,22 +58,34 @@ def launch(
 def resume(
     study: StudyName,
     storage: Storage = STUDIES,
-    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
+    """Go on with a study that was interrupted.
+
+    Its trials keep their numbers and go on from their checkpoints.
+
+    Examples:
+        sdw resume mine
+    """
     found = Study.open(study, storage)
     _run(lambda: found.resume(address, progress=True), as_json)
 
 
 def extend(
     study: StudyName,
-    trials: Annotated[int, typer.Option(help="How many more trials.", min=1)],
+    trials: Annotated[int, typer.Option(help="How many more trials.", min=1, metavar="N")],
     storage: Storage = STUDIES,
-    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a study more trials: taken up by the process that runs it, or else run here."""
+    """Give a study more trials.
+
+    The process that runs the study takes them up; where none does, they are run here.
+
+    Examples:
+        sdw extend mine --trials 10
+    """
     found = Study.open(study, storage)
     _run(lambda: found.extend(trials, address, progress=True), as_json)
 
@@ -56,16 +93,28 @@ def extend(
 def retry_failed(
     study: StudyName,
     storage: Storage = STUDIES,
-    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask again for the trials that FAILED: the same settings, each under a new number."""
+    """Ask again for the trials that FAILED.
+
+    Each has the same settings, under a new number.
+
+    Examples:
+        sdw retry-failed mine
+    """
     found = Study.open(study, storage)
     _run(lambda: found.retry_failed(address, progress=True), as_json)
 
 
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
-    """Ask a running study to stop: its trials write a checkpoint, then end."""
+    """Ask a running study to stop.
+
+    Its trials write a checkpoint, then end.
+
+    Examples:
+        sdw stop mine
+    """
     found = Study.open(study, storage)
     with log.working("stopping: running trials write a checkpoint"):
         found.stop()
@@ -74,15 +123,26 @@ def stop(study: StudyName, storage: Storage = STUDIES) -> None:
 
 def validate(
     spec: Spec,
-    name: Annotated[str | None, typer.Option(help="As for `launch`.")] = None,
+    name: Name = None,
     storage: Storage = STUDIES,
-    address: Annotated[str | None, typer.Option(help="As for `launch`; not connected to.")] = None,
-    trials: Annotated[int | None, typer.Option(help="As for `launch`.")] = None,
+    address: Address = None,
+    trials: Trials = None,
     overrides: Set = None,
-    cluster: Annotated[Path | None, typer.Option(help="A cluster.yaml to check as well.")] = None,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            help="A cluster.yaml to check as well.", metavar="FILE", rich_help_panel=WHERE
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what `launch` would run, or why it would refuse to; nothing is written."""
+    """What `launch` would run, or why it would refuse to.
+
+    Nothing is written, and no cluster is connected to.
+
+    Examples:
+        sdw validate quickstart --set study.trials=20
+    """
     document = Study.validate(spec, name, storage, address, trials, overrides or (), cluster)
     if as_json:
         print_json(document)
@@ -124,33 +184,51 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a study's trials and whether it is running."""
+    """A study's trials, its best, and whether it is running.
+
+    Examples:
+        sdw status mine
+        sdw status mine --json
+    """
+    from study.display import summary
+
     found = Study.open(study, storage)
     rebuilt = {"rebuilt": found.rebuild()} if rebuild else {}
-    document = found.status() | rebuilt
+    snapshot = found.snapshot()
     if as_json:
-        print_json(document)
+        print_json(snapshot.to_json() | rebuilt)
         return
-    driver = document["driver"]
-    where = f" (process {driver['pid']} on {driver['host']})" if driver else ""
-    out.print(f"{found.name}: {document['state']}{where}")
-    _print_trials(found, document)
+    driver = snapshot.driver
+    where = f" (process {driver.get('pid')} on {driver.get('host')})" if driver else ""
+    out.print(f"{found.name}: {snapshot.state}{where}, {summary(snapshot)}")
+    _print_study(snapshot)
 
 
 def export(
     study: StudyName,
     top: Annotated[
-        int | None, typer.Option(help="How many of the best trials.", min=1, show_default="1")
+        int | None,
+        typer.Option(help="How many of the best trials.", min=1, show_default="1", metavar="K"),
     ] = None,
     pareto: Annotated[
-        bool, typer.Option(help="The whole Pareto front: the default for two objectives.")
+        bool,
+        typer.Option("--pareto", help="The whole Pareto front: the default for two objectives."),
     ] = False,
-    to: Annotated[Path | None, typer.Option(help="Folder; default: exports in the study.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder; default: exports in the study.", metavar="DIR", rich_help_panel=OUTPUT
+        ),
+    ] = None,
     license: License = None,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
 ) -> None:
-    """Re-evaluate the best trials on fresh seeds and write their synthetic datasets."""
+    """Judge the best trials on fresh seeds and write their rows.
+
+    Examples:
+        sdw export mine --top 3 --to best
+    """
     found = Study.open(study, storage)
     with log.working("re-evaluating on fresh seeds"):
         folders = found.export(to, top, pareto, license)
@@ -164,9 +242,17 @@ def export(
 def dashboard(
     study: StudyName,
     storage: Storage = STUDIES,
-    port: Annotated[int, typer.Option(help="Port on loopback.", min=0, max=65535)] = 8080,
+    port: Annotated[
+        int, typer.Option(help="Port on loopback.", min=0, max=65535, metavar="P")
+    ] = 8080,
 ) -> None:
-    """Serve optuna-dashboard on the study's trials, on loopback, and TensorBoard beside it."""
+    """Trials and curves in a browser, on this machine only.
+
+    Serves optuna-dashboard and TensorBoard.
+
+    Examples:
+        sdw dashboard mine
+    """
     from study.dashboard import serve
 
     serve(Study.open(study, storage).folder, port, log)
@@ -179,46 +265,58 @@ def _run(work: Callable[[], Study], as_json: bool) -> None:
         study = work()
     except WorkFailed as error:
         failed, study = error, error.ran
-    document = study.status()
-    if document["state"] != "running":  # else by another process, whose trials these are
-        document["exports"] = [str(path) for path in study.exports]
+    snapshot = study.snapshot()
     if as_json:
-        print_json(document)
-    elif "exports" in document:
-        _print_run(study, document)
+        print_json(snapshot.to_json())
+    elif snapshot.state != "running":  # else by another process, whose trials these are
+        _print_study(snapshot)
     if failed:
         raise failed
 
 
-def _print_run(study: Study, document: dict[str, Any]) -> None:
-    """The trials, the winner on fresh seeds, and how to go on."""
-    _print_trials(study, document)
-    best, exports = document["best"], document["exports"]
-    if len(best) == 1 and exports:
-        out.print(f"trial {best[0]} on fresh seeds, beside what it has to beat:")
-        scores = read_json(Path(exports[0]) / "manifest.json")["scores"]
-        del scores["search"]
-        out.print(returns_table(scores))
-    for path in exports:
-        out.print(f"exported to {path}")
-    if exports:
-        out.print(f"  evaluate again   sdw evaluate {quote(exports[0])}")
-        out.print(f"  look at trials   sdw dashboard {study.folder.called}")
-    if len(best) == 1 and exports:
-        out.print(f"  export more      sdw export {study.folder.called} --top 3 --to DIR")
+def _print_study(snapshot: "Snapshot") -> None:
+    """The trials, why some failed, the winner on fresh seeds, what lies where, and how to go on."""
+    from study.tables import trial_table
 
-
-def _print_trials(study: Study, document: dict[str, Any]) -> None:
-    """The table of trials, what early stopping saved, and what trials were warned of."""
-    from study.book import TrialRow
-    from study.display import trial_table
-
-    rows = [TrialRow(**trial) for trial in document["trials"]]
-    out.print(trial_table(study.spec, rows, document["best"]))
-    if saved := document["early_stopping"]:
+    out.print(trial_table(snapshot))
+    for group in snapshot.failures:
+        trials = ", ".join(map(str, group.trials[:SHOWN])) + ", ..." * (len(group.trials) > SHOWN)
+        out.print(f"{counted(len(group.trials), 'trial')} FAILED ({trials}): {group.reason}")
+    if saved := snapshot.early_stopping:
         out.print(
-            f"early stopping ended {saved['pruned']} trials and saved "
-            f"{saved['outer_steps_saved']} outer steps, {saved['percent']:.0f} % of them",
+            f"early stopping ended {counted(saved['pruned'], 'trial')} and saved "
+            f"{saved['outer_steps_saved']:,} outer steps, {saved['percent']:.0f} % of them",
         )
-    for each in document["warnings"]:
-        log.print(f"warning, {each['trials']} trial(s): {each['warning']}")
+    for sentence, count in snapshot.warnings.items():
+        log.print(f"warning, {counted(count, 'trial')}: {sentence}")
+    if snapshot.best:
+        _print_best(snapshot)
+    for what, command in snapshot.next_commands[:3]:
+        out.print(f"  {what:<17}{command}")
+
+
+def _print_best(snapshot: "Snapshot") -> None:
+    """What won, on fresh seeds once it was exported, and where its rows and pictures lie."""
+    from study.snapshot import settings
+    from study.tables import fresh_scores, front_table
+
+    exports = snapshot.exports
+    if len(snapshot.spec.study.objectives) > 1:
+        out.print(f"Pareto front: {counted(len(snapshot.best), 'trial')}")
+        if exports:
+            out.print(front_table(snapshot))
+    else:
+        row = snapshot.row(snapshot.best[0])
+        said = f"{snapshot.objectives(row)}; {settings(row.params)}".rstrip("; ")
+        out.print(f"best: trial {row.number}, {said}")
+        if exports:
+            out.print("on fresh seeds, beside what it has to beat:")
+            out.print(returns_table(fresh_scores(exports[0])))
+    made = {
+        "rows": exports[0] if len(exports) == 1 else snapshot.folder.exports,
+        "report": snapshot.folder.path / "report.html",
+        "film": snapshot.folder.path / "film.mp4",
+    }
+    for what, path in made.items():
+        if path.exists():
+            out.print(f"  {what:<17}{path}")

@@ -347,14 +347,25 @@ def test_wrong_usage_exits_with_2(arguments):
     assert "Traceback" not in done.stderr
 
 
-def test_help_loads_neither_ray_nor_torch():
+@pytest.mark.parametrize(
+    ("arguments", "light"),
+    [
+        (["--help"], {"ray", "torch", "optuna", "minari", "pandas"}),
+        (["status", "STUDY"], {"ray", "torch", "minari", "pandas"}),
+    ],
+    ids=["help", "status"],
+)
+def test_looking_loads_nothing_that_only_work_needs(tmp_path, arguments, light):
+    path = str(StudyFolder.create(small_spec(), tmp_path / "sdw-studies").path)
+    words = [path if each == "STUDY" else each for each in arguments]
     code = (
-        "import sys; sys.argv = ['sdw', '--help']\n"
+        f"import sys; sys.argv = ['sdw', *{words}]\n"
         "from study.cli import main\n"
         "try: main()\nexcept SystemExit: pass\n"
-        "print(sorted({'ray', 'torch', 'optuna', 'minari'} & set(sys.modules)))"
+        f"print(sorted({light} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) > 1
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -794,7 +805,7 @@ def test_status_says_once_what_trials_were_warned_of(capsys, tmp_path):
             ["The return is -1.5."], [], ["The return is 2."],
         ]  # fmt: skip
     _, _, err = sdw(capsys, "status", folder.name)
-    assert err == "warning, 2 trial(s): The return is -1.5.\n"
+    assert err == "warning, 2 trials: The return is -1.5.\n"
 
 
 def test_a_rebuild_says_what_it_did(capsys, tmp_path):

@@ -13,6 +13,7 @@ from sdw_core.identity import Sources
 from sdw_core.statistics import ReturnSummary
 from search_spaces import Cell, ComparisonSpec, load_comparison
 from study.comparison import Results, final_cell, ready, title
+from study.figures import draw
 from study.outcomes import TrialResult
 from study.standings import COLUMNS, Standings
 
@@ -125,6 +126,7 @@ def test_rows_are_written_one_a_policy(
 ) -> None:
     standings = Standings.of(spec, results)
     standings.write(tmp_path)
+    draw(standings, tmp_path)
     frame = pd.read_csv(tmp_path / "results.csv")
     assert list(frame.columns) == COLUMNS
     assert frame.equals(pd.read_parquet(tmp_path / "results.parquet").reset_index(drop=True))
@@ -159,9 +161,12 @@ def test_the_table_says_last_and_best_and_what_was_chosen(
     assert any("gain +12.5" in line for line in lines)
 
 
-def test_a_cell_that_failed_leaves_the_others_whole(spec: ComparisonSpec, results: Results) -> None:
+def test_a_cell_that_failed_leaves_the_others_whole(
+    spec: ComparisonSpec, results: Results, tmp_path: Path
+) -> None:
     results[spec.cell("SDW", "a/two-v0", 1)] = FAILURE
     standings = Standings.of(spec, results)
+    draw(standings, tmp_path)
     text = standings.markdown()
     assert "| SDW | 36.5 +- 7.8 | failed |  |" in text
     assert "- SDW, a/two-v0: divergence: too far" in text
@@ -269,12 +274,16 @@ def test_ensembles_are_named_in_every_table_and_figure(tmp_path: Path) -> None:
     half = Standings.of(spec, {c: r for c, r in found.items() if c.dataset == "a/two-v0"})
     assert half.title("either") == "either"
     standings.write(tmp_path / "written")
+    draw(standings, tmp_path / "written")
 
 
-def test_what_has_not_run_is_left_blank(spec: ComparisonSpec, results: Results) -> None:
+def test_what_has_not_run_is_left_blank(
+    spec: ComparisonSpec, results: Results, tmp_path: Path
+) -> None:
     del results[spec.cell("Av-PBC", "a/two-v0")]
     del results[spec.search_cells("SDW", "a/one-v0")[0]]
     standings = Standings.of(spec, {c: r for c, r in results.items() if c.method != "expert"})
+    draw(standings, tmp_path)
     assert standings.failed == {}
     assert "| expert |  |  |" in standings.markdown()
     assert standings.scores("Av-PBC", "a/two-v0").size == 0
@@ -296,7 +305,9 @@ def test_names_are_shown_as_they_are_in_tables_and_figures(tmp_path: Path) -> No
         chosen = final_cell(spec, method, dataset, found)
         assert chosen is not None
         found[chosen] = result([30, 32, 40, 44])
-    Standings.of(spec, found).write(tmp_path / "odd")
+    standings = Standings.of(spec, found)
+    standings.write(tmp_path / "odd")
+    draw(standings, tmp_path / "odd")
     table = (tmp_path / "odd" / "table.md").read_text()
     assert r"| $\frac\|$ [b]x[/b] |" in table
     for each in ("returns.png", "curves.png"):
