@@ -1,0 +1,126 @@
+"""What pages are made of, and how one becomes a file that loads nothing from anywhere.
+
+Figures are plotly's, as plain documents: page.js draws them, in the colours of the reader's scheme.
+A colour that begins with `--` is a variable of page.css. Text of others goes into a figure by
+`plain`, and into the templates as it is: they escape it.
+"""
+
+import gzip
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sdw_core.files import write_text
+from sdw_core.style import INK, PALE
+
+LEVELS = tuple(f"--level-{level}" for level in range(5))
+"""A colour for each fifth, from the lowest to the highest."""
+SCALE = [[level / 4, colour] for level, colour in enumerate(LEVELS)]
+"""The same as a continuous scale."""
+BEST = "--best"
+"""The colour of the best, and of synthetic rows."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in words and numbers; `caption` says what of."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its text alternative.
+
+    Attributes:
+        title: its heading.
+        said: what one sees in it, in a sentence or two.
+        data: plotly's traces; `customdata` of a point is the id of the table's row that it is of.
+        layout: plotly's, beside what all figures share.
+        table: the same in numbers.
+        height: pixels.
+    """
+
+    title: str
+    said: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+    table: Table | None = None
+    height: int = 340
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What page.js draws."""
+        return {"data": self.data, "layout": self.layout}
+
+
+def plain(text: object) -> str:
+    """Text that plotly shows as it is: it takes some tags for markup."""
+    return escape(str(text), quote=False)
+
+
+def short(value: float | None, digits: int = 4) -> float | None:
+    """A number with as many digits as a figure can show, and no more bytes.
+
+    >>> short(90.62281086), short(None)
+    (90.62, None)
+    """
+    return None if value is None else float(f"{value:.{digits}g}")
+
+
+def axes(x: str, y: str) -> dict[str, Any]:
+    """A layout with the axes' names."""
+    return {"xaxis": {"title": {"text": plain(x)}}, "yaxis": {"title": {"text": plain(y)}}}
+
+
+def themed(colour: str) -> str:
+    """A colour of `sdw_core.style` on a page, where ink and what is pale follow the scheme."""
+    return {INK: "--ink", PALE: "--pale"}.get(colour, colour)
+
+
+def render(template: str, **content: Any) -> str:
+    """A page of one of this folder's templates."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("study", "html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    made = datetime.now().astimezone()
+    return environment.get_template(template).render(plotly=_plotly, made=made, **content)
+
+
+def write(page: str, path: Path) -> None:
+    """Put a page in its place, whole or not at all."""
+    write_text(path, page)
+
+
+@cache
+def _plotly() -> str:
+    """plotly's JavaScript, packed: 2 MB of text instead of 5."""
+    script = files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    return b64encode(gzip.compress(script, mtime=0)).decode()
+
+
+def document_of(value: Any) -> str:
+    """A setting's value as a spec would say it.
+
+    >>> document_of([0.9, 1]), document_of("maf"), document_of(0.123456)
+    ('[0.9, 1]', 'maf', '0.1235')
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)
