@@ -16,7 +16,7 @@ What is slow to import (torch, ray, optuna, pandas) is imported by the methods t
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from study.book import TrialRow
     from study.comparison import ComparisonFolder, Results
     from study.folder import StudyFolder
+    from study.snapshot import Snapshot
     from study.stage_cache import CacheEntry
     from study.standings import Standings
 
@@ -151,8 +152,7 @@ class Study:
             InputError: `launch` would refuse the spec.
         """
         from study.cluster import validate_cluster
-        from study.preflight import require_launchable
-        from study.report import plan
+        from study.preflight import plan, require_launchable
 
         loaded = read_study(spec, overrides, name, trials)
         datasets, need = require_launchable(loaded, storage_folder(storage), address)
@@ -283,24 +283,40 @@ class Study:
         """What it searches, over which pipeline, towards which objectives."""
         return self.folder.spec()
 
+    def snapshot(self) -> "Snapshot":
+        """The study at this moment: its trials by state, stage and node, the best, failures."""
+        from study.snapshot import Snapshot
+
+        return Snapshot.of(self.folder)
+
+    def watch(self, every: float = 1.0) -> "Iterator[Snapshot]":
+        """A snapshot every so many seconds, from any process that sees the folder.
+
+        The last is of a study that runs no longer.
+
+        Args:
+            every: seconds.
+        """
+        from study.snapshot import Snapshot
+
+        book = self.folder.book()
+        while True:
+            yield (snapshot := Snapshot.of(self.folder, book))
+            if snapshot.state != "running":
+                return
+            sleep(every)
+
     def status(self) -> dict[str, Any]:
         """What `sdw status --json` prints: state, driver, trials, the best, warnings."""
-        from study.report import status
-
-        return status(self.folder)
+        return self.snapshot().to_json()
 
     def trials(self) -> "list[TrialRow]":
         """Every trial, by number."""
-        from study.report import state_of, trials_of
-
-        book = self.folder.book()
-        return trials_of(book, state_of(self.folder, book))
+        return self.snapshot().trials
 
     def frame(self) -> "pd.DataFrame":
         """One row a trial: number, outcome, reason, parameters, objectives and seconds."""
-        from study.report import frame_of
-
-        return frame_of(self.spec, self.trials())
+        return self.snapshot().frame()
 
     def best(self, top: int = 1) -> "list[TrialRow]":
         """The best COMPLETE trials, best first; of a study of two objectives, the Pareto front."""
@@ -311,30 +327,22 @@ class Study:
     @property
     def exports(self) -> list[Path]:
         """The folders that a study's end exported its best rows to; none before that."""
-        book = self.folder.book()
-        numbers = [] if book.remaining() else book.best()
-        return [self.folder.exports / f"trial-{number}" for number in numbers]
+        return self.snapshot().exports
 
     def __repr__(self) -> str:
-        from study.report import state_of
-
         try:
-            book = self.folder.book()
-            known = f"{state_of(self.folder, book)}, {len(book.settled())} of "
-            known += f"{book.spec.study.trials} trials"
+            snapshot = self.snapshot()
+            known = f"{snapshot.state}, {len(snapshot.settled)} of {snapshot.total} trials"
         except (SDWError, OSError) as error:
             known = str(error)
         return f"<study {self.name!r}: {known}>"
 
     def _repr_html_(self) -> str:
-        from study.report import frame_of, state_of, trials_of
-
-        book = self.folder.book()
-        state = state_of(self.folder, book)
-        trials = trials_of(book, state)
-        table = frame_of(book.spec, trials).to_html(index=False, max_rows=60)
-        heading = named(f"study {self.name}: {state}", *(trial.ensemble for trial in trials))
-        best = ", ".join(map(str, book.best())) or "none yet"
+        snapshot = self.snapshot()
+        table = snapshot.frame().to_html(index=False, max_rows=60)
+        kinds = (trial.ensemble for trial in snapshot.trials)
+        heading = named(f"study {self.name}: {snapshot.state}", *kinds)
+        best = ", ".join(map(str, snapshot.best)) or "none yet"
         return f"<b>{escape(heading)}</b>{table}best: {best}"
 
     # Take

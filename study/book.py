@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 from typing import Any
 
 import optuna
@@ -49,7 +50,11 @@ STATES = {outcome: state for state, outcome in OUTCOMES.items()}
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial as `sdw status --json` prints it; `ensemble`: networks of each of its policies."""
+    """A trial as `sdw status --json` prints it.
+
+    `ensemble`: networks of each of its policies; `node`: the host that it ran on; `ended`: when its
+    outcome was recorded, epoch seconds. A trial of an earlier version does not say the latter two.
+    """
 
     number: int
     outcome: str
@@ -62,6 +67,8 @@ class TrialRow:
     retry_of: int | None
     warnings: list[str]
     ensemble: int = 1
+    node: str | None = None
+    ended: float | None = None
 
 
 class TrialBook:
@@ -130,6 +137,7 @@ class TrialBook:
             "config_hash": result.config_hash,
             "node": result.node,
             "ray_trial_id": ray_trial_id,
+            "ended": time(),
         }
         self.keep_intermediate(trial_id, {int(step): v for step, v in result.rungs.items()})
         self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, json.dumps(record))
@@ -208,9 +216,7 @@ class TrialBook:
 
     def settled(self) -> list[TrialRow]:
         """The trials that have an outcome, without those that were asked again since."""
-        rows = self.rows()
-        retried = {row.retry_of for row in rows}
-        return [row for row in rows if row.outcome in FINAL and row.number not in retried]
+        return settled_among(self.rows())
 
     def remaining(self) -> int:
         """How many of the study's number of trials have no outcome yet."""
@@ -243,6 +249,8 @@ class TrialBook:
             retry_of=record.get("retry_of"),
             warnings=record.get("warnings", []),
             ensemble=trial.params.get(ENSEMBLE, self.spec.pipeline.evaluation.ensemble),
+            node=record.get("node"),
+            ended=record.get("ended"),
         )
         if row.outcome in FINAL:
             self._final_rows[row.number] = row  # it will not change
@@ -255,6 +263,12 @@ class TrialBook:
             first, count = told.get(without_numbers(sentence), (sentence, 0))
             told[without_numbers(sentence)] = first, count + 1
         return dict(told.values())
+
+
+def settled_among(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """The trials that have an outcome, without those that were asked again since."""
+    retried = {row.retry_of for row in rows}
+    return [row for row in rows if row.outcome in FINAL and row.number not in retried]
 
 
 def recorded_trials(spec: StudySpec, folders: Path) -> list[FrozenTrial]:

@@ -1,8 +1,7 @@
-"""What a person sees while a study runs: trials in their stages, the best so far, the time left."""
+"""What a person sees of a study as it goes: how far it is, its best, what each trial does now."""
 
 import threading
-from dataclasses import dataclass
-from time import monotonic, time
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -10,42 +9,26 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 
-from sdw_core.config import STAGES
 from sdw_core.console import Console, Table, line
-from sdw_core.files import read_json
 from sdw_core.labels import named
 from search_spaces import StudySpec
-from study.book import ENSEMBLE, TrialBook, TrialRow
+from study.book import ENSEMBLE, TrialRow
 from study.folder import StudyFolder
 from study.outcomes import FINAL
+from study.snapshot import RETURNS, Failures, Snapshot, minutes, settings, stage
 
-RETURNS = ("normalized_return", "iqm")
-"""The metrics that are returns of policies."""
 REFRESH = 1.0
 """Seconds between looks at the trials' folders."""
-
-
-@dataclass(frozen=True)
-class Running:
-    """A trial under way: its stage, that stage's fraction, and when it began (epoch seconds).
-
-    `expert` is the normalised return of its expert, once that is known; `waiting` says whether it
-    waits for another process.
-    """
-
-    number: int
-    params: dict[str, Any]
-    stage: str
-    fraction: float
-    begun: float
-    expert: float | None
-    waiting: bool = False
+A_LINE = 60.0
+"""Seconds between two lines on how far a study is, where no terminal shows it."""
+SHOWN = 10
+"""Most trials under way, and kinds of failures, that the live view shows."""
 
 
 class Display:
     """Follows a study from its folder, in a thread of its own, while the block it wraps runs.
 
-    On a terminal it is a live table; elsewhere, one line whenever a trial ends.
+    On a terminal it is a live view; elsewhere, a line whenever a trial ends, and one a minute.
 
     Args:
         folder: the study.
@@ -59,11 +42,9 @@ class Display:
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "Display":
-        self._begun = monotonic()
         if self._console:
             self._book = self._folder.book()
-            self._shown = {row.number for row in self._book.rows() if row.outcome in FINAL}
-            self._final_before = len(self._shown)
+            self._told = {row.number for row in self._book.rows() if row.outcome in FINAL}
             self._console.print(f"study {self._folder.name} in {self._folder.path}")
             self._thread.start()
         return self
@@ -82,114 +63,89 @@ class Display:
         console = self._console
         assert console is not None
         if not console.is_terminal:
+            said = monotonic()
             while not self._ended.wait(REFRESH):
                 self._announce(console)
+                if monotonic() - said >= A_LINE:
+                    said = monotonic()
+                    console.print(summary(Snapshot.of(self._folder, self._book)))
             self._announce(console)
             return
         with Live(console=console, refresh_per_second=4, transient=True) as live:
             while not self._ended.wait(REFRESH):
-                live.update(self._view())
+                live.update(view(Snapshot.of(self._folder, self._book)))
 
     def _announce(self, console: Console) -> None:
         for row in self._book.rows():
-            if row.outcome in FINAL and row.number not in self._shown:
-                self._shown.add(row.number)
+            if row.outcome in FINAL and row.number not in self._told:
+                self._told.add(row.number)
                 values = ", ".join(f"{value:.4g}" for value in row.values or [])
                 detail = row.reason or named(values, row.ensemble)
                 console.print(f"trial {row.number}: {row.outcome} {detail}")
 
-    def _view(self) -> RenderableType:
-        rows = self._book.rows()
-        running = running_trials(self._folder, rows)
-        total = self._folder.spec().study.trials  # `sdw extend` may raise it
-        final = self._book.settled()
-        heading = line(
-            (self._folder.name, "bold"),
-            f"  {len(final)} of {total} trials",
-            _best(self._book, rows),
+
+def view(snapshot: Snapshot) -> RenderableType:
+    """How far a study is, its best, the trials under way and the last failures."""
+    heading = line((snapshot.folder.name, "bold"), f"  {summary(snapshot)}")
+    bar = Table(show_header=False, padding=0)
+    bar.add_row(ProgressBar(total=max(1, snapshot.total), completed=snapshot.done, width=60))
+    found: list[RenderableType] = [heading, bar]
+    if snapshot.under_way:
+        found.append(_under_way(snapshot))
+    found += [_failed(group) for group in snapshot.failures[:SHOWN]]
+    if snapshot.stopping:
+        found.append(line(("stopping: running trials write a checkpoint", "yellow")))
+    return Group(*found)
+
+
+def _under_way(snapshot: Snapshot) -> Table:
+    table = Table(padding=(0, 1), header_style="dim")
+    places = [""] if len(snapshot.nodes) > 1 else []
+    columns = ["trial", "stage", "", "seconds", "expert", *["node" for _ in places], "settings"]
+    for column in columns:
+        right = column in ("trial", "seconds", "expert")
+        table.add_column(column, justify="right" if right else "left")
+    for trial in snapshot.under_way[:SHOWN]:
+        table.add_row(
+            str(trial.number),
+            stage(trial) + ", waits" * trial.waiting,
+            ProgressBar(total=1.0, completed=trial.fraction, width=20),
+            f"{trial.seconds:.0f}",
+            "" if trial.expert is None else f"{trial.expert:.1f}",
+            *[trial.node or "" for _ in places],
+            settings(trial.params),
         )
-        left = self._seconds_left(final, running, total)
-        if left is not None:
-            heading.append(f"  about {minutes(left)} left")
-        done = len(final) + sum(map(trial_fraction, running))
-        bar = Table(show_header=False, padding=0)
-        bar.add_row(ProgressBar(total=total, completed=done, width=60))
-        table = Table(padding=(0, 1), header_style="dim")
-        for column in ("trial", "stage", "", "seconds", "expert", "settings"):
-            text = column in ("stage", "", "settings")
-            table.add_column(column, justify="left" if text else "right")
-        for trial in running:
-            table.add_row(
-                str(trial.number),
-                f"{trial.stage} ({STAGES.index(trial.stage) + 1}/{len(STAGES)})"
-                + ", waits" * trial.waiting,
-                ProgressBar(total=1.0, completed=trial.fraction, width=20),
-                f"{time() - trial.begun:.0f}",
-                "" if trial.expert is None else f"{trial.expert:.1f}",
-                settings(trial.params),
-            )
-        stopping = self._folder.stop_flag.exists()
-        note = [line(("stopping: running trials write a checkpoint", "yellow"))] * stopping
-        return Group(heading, bar, table, *note)
-
-    def _seconds_left(
-        self, final: list[TrialRow], running: list[Running], total: int
-    ) -> float | None:
-        """The time so far, scaled by what is still to do; None until there is enough of it."""
-        done = len(final) - self._final_before + sum(map(trial_fraction, running))
-        todo = total - len(final) - sum(map(trial_fraction, running))
-        return (monotonic() - self._begun) / done * todo if done > 0.2 else None
+    if (more := len(snapshot.under_way) - SHOWN) > 0:
+        table.add_row("", f"and {more} more")
+    return table
 
 
-def running_trials(folder: StudyFolder, rows: list[TrialRow]) -> list[Running]:
-    """What the trials that are RUNNING last said of themselves."""
-    running = []
-    for row in rows:
-        if row.outcome != "RUNNING":
-            continue
-        try:
-            said = read_json(folder.trial(row.number) / "progress.json")
-        except FileNotFoundError:
-            said = {"stage": STAGES[0], "fraction": 0.0, "begun": time()}
-        where = said["stage"], said["fraction"], said["begun"]
-        told = said.get("expert"), said.get("waiting", False)
-        running.append(Running(row.number, row.params, *where, *told))
-    return running
+def _failed(group: Failures) -> RenderableType:
+    return line((f"{len(group.trials)} FAILED", "red"), f" ({group.reason})")
 
 
-def trial_fraction(trial: Running) -> float:
-    """How much of a trial is done, as nearly all of its time is distillation."""
-    if trial.stage == "distill":
-        return 0.9 * trial.fraction
-    return 0.9 + 0.1 * trial.fraction if trial.stage == "evaluate" else 0.0
+def summary(snapshot: Snapshot) -> str:
+    """How far a study is, in a line."""
+    said = [f"{len(snapshot.settled)} of {snapshot.total} trials"]
+    if snapshot.best:
+        said.append(best(snapshot))
+    if failed := snapshot.outcomes.get("FAILED"):
+        said.append(f"{failed} FAILED")
+    if snapshot.trials_per_hour:
+        said.append(f"{snapshot.trials_per_hour:.0f} trials an hour")
+    if snapshot.seconds_left is not None:
+        said.append(f"about {minutes(snapshot.seconds_left)} left")
+    return ", ".join(said)
 
 
-def settings(params: dict[str, Any]) -> str:
-    """Searched values in short: the last part of each path."""
-    return ", ".join(
-        f"{path.rpartition('.')[2]} {value:.3g}"
-        if isinstance(value, float)
-        else f"{path.rpartition('.')[2]} {value}"
-        for path, value in params.items()
-    )
-
-
-def minutes(seconds: float) -> str:
-    """`75` -> `1 min 15 s`."""
-    whole = round(seconds)
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
-
-
-def _best(book: TrialBook, rows: list[TrialRow]) -> str:
-    best = book.best()
-    if not best:
-        return ""
-    if len(best) > 1:
-        return f"  {len(best)} on the Pareto front"
-    row = next(row for row in rows if row.number == best[0])
-    if not row.values:
-        return ""
-    return f"  best {row.values[0]:.1f} ({named(f'trial {row.number}', row.ensemble)})"
+def best(snapshot: Snapshot) -> str:
+    """The best so far: `best 90.6 (87.0 to 93.5, trial 11)`."""
+    if len(snapshot.spec.study.objectives) > 1:
+        return f"{len(snapshot.best)} on the Pareto front"
+    row = snapshot.row(snapshot.best[0])
+    interval = "{:.1f} to {:.1f}, ".format(*row.interval) if row.interval else ""
+    value = row.values[0] if row.values else float("nan")
+    return f"best {value:.1f} ({interval}{named(f'trial {row.number}', row.ensemble)})"
 
 
 def trial_table(spec: StudySpec, rows: list[TrialRow], best: list[int]) -> Table:

@@ -109,7 +109,11 @@ class Seat:
             return False
 
     def driver(self) -> dict[str, Any]:
-        """What a driver wrote of itself: `host`, `pid`, `ray_dashboard`; nothing once it left."""
+        """What a driver wrote of itself; nothing once it left.
+
+        `host`, `pid`, `begun` (epoch seconds); of a study also `ray_dashboard` and
+        `trials_at_a_time`.
+        """
         return read_whole(self.note) or {}
 
     @property
@@ -133,7 +137,11 @@ class Heartbeat:
 
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
-        self._own: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._own: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "begun": time(),
+        }
         self._other: dict[str, Any] | None = None
         self._heard = time()
 

@@ -445,7 +445,7 @@ class StudyFolder:
         return self.seat.occupied()
 
     def driver(self) -> dict[str, Any]:
-        """What a driver wrote of itself: `host`, `pid`, `ray_dashboard`; nothing once it left."""
+        """What a driver wrote of itself; see `Seat.driver`."""
         return self.seat.driver()
 
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -141,6 +142,34 @@ def estimate(
     todo = spec.study.trials if trials is None else trials
     each = [asdict(_estimate_on(dataset, spec, todo)) for dataset in datasets.values()]
     return Need(**{name: max(need[name] for need in each) for name in each[0]})
+
+
+def plan(
+    spec: StudySpec, datasets: Mapping[str, OfflineDataset], need: Need, warnings: list[str]
+) -> dict[str, Any]:
+    """What a study would run, as `sdw validate --json` prints it.
+
+    Args:
+        spec: the study.
+        datasets: all that its search can reach, by `PipelineConfig.source`.
+        need: what it needs.
+        warnings: of its datasets.
+    """
+    dataset = datasets[spec.pipeline.source]
+    return {
+        "study": spec.study.model_dump(mode="json"),
+        "dataset": {
+            "name": dataset.name,
+            "environment": str(dataset.environment),
+            "episodes": len(dataset.episode_ends),
+            "transitions": len(dataset),
+        },
+        "search": {path: d.model_dump(mode="json") for path, d in spec.search.items()},
+        "pipeline": spec.pipeline.model_dump(mode="json"),
+        "estimate": asdict(need),
+        "cluster": None,
+        "warnings": warnings,
+    }
 
 
 def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Need:

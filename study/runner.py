@@ -157,13 +157,15 @@ def _tune(
     )
     require_light(bound)
     flag = folder.stop_flag
+    places = concurrency(spec, grows)
+    heartbeat.tell(trials_at_a_time=places)
     search = StudySearch(book, flag.exists, flag.touch, folder.trial)
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=book.remaining(),
-            max_concurrent_trials=concurrency(spec, grows),
+            max_concurrent_trials=places,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
         ),

@@ -238,16 +238,28 @@ class _ProgressFile:
         self._path = folder / "progress.json"
         self._begun = time()
         self._stage, self._fraction = STAGES[0], 0.0
+        self._distilled_from: tuple[float, float] | None = None
+        self._distilling: float | None = None
         self._waits = False
         self._written = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
-        if stage not in ("expert", "distill") and self._stopping():
+        done = fraction == 1.0  # a stage that is done is not thrown away
+        if not done and stage not in ("expert", "distill") and self._stopping():
             raise StopRequested(f"Stopped in the stage {stage!r}.")
+        if stage == "distill" and fraction:
+            self._note_pace(fraction)
         new = stage != self._stage
         self._stage, self._fraction = stage, fraction
         if new or monotonic() - self._written >= PROGRESS_EVERY:
             self.write()
+
+    def _note_pace(self, fraction: float) -> None:
+        """How long the whole distillation takes, from where this attempt began: at a checkpoint."""
+        now = self._clock.seconds()
+        begun, first = self._distilled_from = self._distilled_from or (now, fraction)
+        if fraction - first > 0.01:
+            self._distilling = (now - begun) / (fraction - first)
 
     @contextmanager
     def waiting(self) -> Iterator[GoOn]:
@@ -279,6 +291,8 @@ class _ProgressFile:
                 "begun": self._begun,
                 "pid": os.getpid(),
                 "expert": self.expert,
+                "node": socket.gethostname(),
+                "distilling": self._distilling,
             },
         )
 

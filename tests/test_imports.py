@@ -59,5 +59,5 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 def test_imports_are_seen_wherever_they_stand() -> None:
     found = imports()
     assert "sdw_core.pipeline" in found["study.trial"]  # at its head
-    assert "study.report" in found["study.api"]  # in a function
+    assert "study.snapshot" in found["study.api"]  # in a function
     assert "sdw_core.offline_dataset" in found["sdw_core.identity"]  # for types only

@@ -180,11 +180,9 @@ def _run(work: Callable[[], Study], as_json: bool) -> None:
     except WorkFailed as error:
         failed, study = error, error.ran
     document = study.status()
-    if document["state"] != "running":  # else by another process, whose trials these are
-        document["exports"] = [str(path) for path in study.exports]
     if as_json:
         print_json(document)
-    elif "exports" in document:
+    elif document["state"] != "running":  # else by another process, whose trials these are
         _print_run(study, document)
     if failed:
         raise failed

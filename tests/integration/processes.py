@@ -133,7 +133,10 @@ LONG = 3000
 is only asked to stop looks for that once a second, and needs a trial without an end: 100 * LONG."""
 
 
-KEYS = {"study", "state", "driver", "trials", "best", "early_stopping", "warnings"}
+KEYS = {
+    *("study", "state", "driver", "trials", "best", "early_stopping", "warnings", "stopping"),
+    *("asked", "settled", "running", "failures", "trials_per_hour", "seconds_left", "exports"),
+}
 
 
 def by_number(document: dict[str, Any]) -> dict[int, dict[str, Any]]:

@@ -9,10 +9,11 @@ import pytest
 from sdw_core.console import Console
 from sdw_core.files import write_json
 from study.api import Study
-from study.display import Display, minutes, running_trials, settings, trial_table
+from study.display import Display, trial_table, view
 from study.folder import StudyFolder
 from study.outcomes import TrialResult
 from study.search import StudySearch
+from study.snapshot import Snapshot, minutes, settings
 from tests.study.conftest import small_spec
 from tests.study.reports import report
 
@@ -38,16 +39,16 @@ def study(folder: StudyFolder) -> StudyFolder:
     return folder
 
 
-def view(folder: StudyFolder) -> str:
-    """What the live display of a terminal holds at this moment."""
+def seen(folder: StudyFolder) -> str:
+    """What the live view of a terminal holds at this moment."""
     terminal = console(terminal=True)
-    with Display(folder, terminal) as display:
-        terminal.print(display._view())
+    with folder.driving():
+        terminal.print(view(Snapshot.of(folder)))
     return shown(terminal)
 
 
 def test_a_terminal_shows_each_running_trial_with_its_stage_and_a_bar(study):
-    lines = view(study).splitlines()
+    lines = seen(study).splitlines()
     (distilling,) = [line for line in lines if "distill" in line]
     assert re.search(r"\b2\b.*distill \(5/6\).*━", distilling)
     assert re.search(r"92\.5 +temperature 0\.\d+", distilling)
@@ -56,25 +57,14 @@ def test_a_terminal_shows_each_running_trial_with_its_stage_and_a_bar(study):
 
 
 def test_a_terminal_shows_how_far_the_study_is_and_its_best(study):
-    text = view(study)
+    text = seen(study)
     assert f"2 of {study.spec().study.trials} trials" in text
     assert "best 41.3 (trial 0)" in text
 
 
-def test_the_time_left_is_told_once_there_is_enough_to_go_by(study):
-    display = Display(study, None)
-    display._final_before, display._begun = 2, 0.0
-    rows = study.book().rows()
-    final = [row for row in rows if row.outcome in ("COMPLETE", "FAILED")]
-    running = running_trials(study, rows)
-    total = study.spec().study.trials
-    assert display._seconds_left(final, [], total) is None
-    assert display._seconds_left(final, running, total) > 0
-
-
 def test_a_study_that_is_asked_to_stop_says_so(study):
     study.stop_flag.touch()
-    assert "stopping: running trials write a checkpoint" in view(study)
+    assert "stopping: running trials write a checkpoint" in seen(study)
 
 
 def test_elsewhere_each_trial_that_ends_is_one_line_and_told_once(folder):
@@ -149,7 +139,7 @@ def test_a_fixed_ensemble_is_named_wherever_its_returns_are_shown(tmp_path):
     with Display(fixed, pipe):
         search.on_trial_complete("a", report(normalized_return=41.26))
     assert shown(pipe).splitlines()[1:] == ["trial 0: COMPLETE 41.26, ensembles of 10"]
-    assert "best 41.3 (trial 0, ensembles of 10)" in view(fixed)
+    assert "best 41.3 (trial 0, ensembles of 10)" in seen(fixed)
     narrow = console(terminal=True)
     narrow.print(trial_table(fixed.spec(), fixed.book().rows(), [0]))
     assert "ensembles of 10" in shown(narrow)
