@@ -250,7 +250,7 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
         "xaxis": {
             "tickvals": list(range(steps)),
             "ticktext": [*(wrapped(plain(path)) for path in search), wrapped(plain(name))],
-            "range": [-0.15, steps - 0.55],
+            "range": [-0.4, steps - 0.45],
             "gridcolor": "--muted",
         },
         "yaxis": {"visible": False, "range": [-0.08, 1.08]},
@@ -431,7 +431,11 @@ def axis_of(distribution: Distribution) -> dict[str, Any]:
         choices = [plain(document_of(each)) for each in distribution.params]
         return {"tickvals": list(range(len(choices))), "ticktext": choices,
                 "range": [-0.5, len(choices) - 0.5]}  # fmt: skip
-    return {"type": "log"} if distribution.log else {}
+    if not distribution.log:
+        return {}
+    decades = range(math.floor(math.log10(distribution.low)), 1 + round(math.log10(distribution.high)))
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def ends_of(distribution: Distribution) -> list[tuple[float, str]]:

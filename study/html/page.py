@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sdw_core import __version__
 from sdw_core.files import write_text
 from sdw_core.style import INK, PALE
 
@@ -100,7 +101,8 @@ def render(template: str, **content: Any) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     made = datetime.now().astimezone()
-    return environment.get_template(template).render(plotly=_plotly, made=made, **content)
+    given = {"plotly": _plotly, "made": made, "version": __version__} | content
+    return environment.get_template(template).render(given)
 
 
 def write(page: str, path: Path) -> None:

@@ -50,8 +50,7 @@ def states_figure(folder: StudyFolder, number: int) -> Figure:
     of_source, of_rows = density.log_prob(source), density.log_prob(rows)
     centre = source.mean(axis=0)
     components = np.linalg.svd(source - centre, full_matrices=False)[2][:2].T
-    everything = np.concatenate([of_source, of_rows])
-    low, high = np.quantile(everything[np.isfinite(everything)], [0.02, 0.98])
+    rank = np.sort(of_source)
 
     def points(
         name: str,
@@ -61,7 +60,7 @@ def states_figure(folder: StudyFolder, number: int) -> Figure:
         marker: dict[str, Any],
     ) -> dict[str, Any]:
         x, y = ((states - centre) @ components).T
-        colours = [short(value, 3) for value in np.clip(densities, low, high)]
+        rarer = 100 * np.searchsorted(rank, densities) / len(rank)
         return {
             "mode": "markers",
             "name": name,
@@ -69,7 +68,7 @@ def states_figure(folder: StudyFolder, number: int) -> Figure:
             "y": [short(value, 3) for value in y],
             "text": texts,
             "hoverinfo": "text",
-            "marker": marker | {"color": colours, "coloraxis": "coloraxis"},
+            "marker": marker | {"color": [round(each) for each in rarer], "coloraxis": "coloraxis"},
         }
 
     seen = [
@@ -93,7 +92,9 @@ def states_figure(folder: StudyFolder, number: int) -> Figure:
         points("synthetic rows", rows, of_rows, made, diamond),
     ]
     layout = axes("first principal component", "second")
-    layout["coloraxis"] = {"colorscale": SCALE, "colorbar": {"title": {"text": "log density"}}}
+    layout["showlegend"] = False
+    bar = {"title": {"text": "rarer, %"}}
+    layout["coloraxis"] = {"colorscale": SCALE, "cmin": 0, "cmax": 100, "colorbar": bar}
     cells = [
         [what, str(len(d)), *(f"{value:.2f}" for value in np.quantile(d, [0.1, 0.5, 0.9]))]
         for what, d in (("source", of_source), ("synthetic rows", of_rows))
@@ -102,9 +103,9 @@ def states_figure(folder: StudyFolder, number: int) -> Figure:
     rarer = float((of_rows < np.median(of_source)).mean())
     said = (
         f"The {len(rows)} rows of trial {number} (diamonds) among {count} of the source's "
-        f"{len(dataset):,} states, on the source's first two principal components, coloured by "
-        f"{model}. {rarer:.0%} of the rows lie where the density is below its median over the "
-        "source. Point at a state to read it."
+        f"{len(dataset):,} states, on the source's first two principal components, coloured by the "
+        f"share of these that lie at a lower density: {model}. {rarer:.0%} of the rows lie where "
+        "the density is below its median over the source. Point at a state to read it."
     )
     table = Table("Log density of the states, nats", head, cells)
     return Figure("Source and synthetic states", said, data, layout, table, 440)
@@ -119,10 +120,10 @@ def _density(
         tensors = load_file(folder.cache / entry_name("density", key))
     except FileNotFoundError:  # no weights were asked for, or the cache was pruned
         gaussian = DensityConfig(model="gaussian")
-        return fit_density(dataset.states, gaussian, config.seed), "a Gaussian's log density"
+        return fit_density(dataset.states, gaussian, config.seed), "a Gaussian's"
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     fitted = FittedDensity.from_state(config.density, state)
-    return fitted, f"the log density of the study's own model ({config.density.model})"
+    return fitted, f"that of the study's own model ({config.density.model})"
 
 
 def _in_words(values: NDArray[Any]) -> str:

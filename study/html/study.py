@@ -12,6 +12,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from sdw_core.artifact import versions
 from sdw_core.distill.stability import LEAST, smoothed
 from sdw_core.errors import SDWError
 from sdw_core.files import read_whole
@@ -127,7 +128,7 @@ def _answer(
         of = named("normalised return on fresh seeds", summary.get("ensemble", 1))
         of += f", 95 % interval {summary['low']:.1f} to {summary['high']:.1f}"
         beside = [
-            f"{named(ROWS[k], s.get('ensemble', 1))} {s['mean']:.1f}"
+            f"{named(ROWS[k], s.get('ensemble', 1))}: {s['mean']:.1f}"
             for k, s in confirmed.items()
             if k in ROWS and k != key
         ]
@@ -179,13 +180,12 @@ def _front(snapshot: Snapshot) -> Answer:
     fresh_seeds = "return on fresh seeds (95 %)"
     table = Table("The Pareto front", ["trial", *names, fresh_seeds, *search], cells)
     ends = [
-        f"trial {row.number}: {' at '.join(f'{number(v)} {n}' for v, n in zip(row.values or [], names, strict=True))}"
-        for row in dict.fromkeys([rows[0].number, rows[-1].number]) and [rows[0], rows[-1]][: len(rows)]
+        f"trial {row.number} ({', '.join(f'{name} {number(v)}' for name, v in zip(names, row.values or [], strict=True))})"
+        for row in ([rows[0], rows[-1]] if len(rows) > 1 else rows)
     ]
-    sentence = f"From {ends[0]}" + (f", to {ends[1]}." if len(ends) > 1 else ".")
-    return Answer(
-        f"{len(rows)}", f"trial{'s' * (len(rows) > 1)} on the Pareto front", [sentence], [], [table]
-    )
+    said = f"They go from {' to '.join(ends)}." if len(rows) > 1 else f"It is {ends[0]}."
+    of = f"trial{'s' * (len(rows) > 1)} on the Pareto front"
+    return Answer(str(len(rows)), of, [said], [], [table])
 
 
 def _confirmed(folder: StudyFolder, row: TrialRow) -> dict[str, Any] | None:
@@ -212,12 +212,14 @@ def _rivals(
 ) -> tuple[str, Table | None]:
     """Whether the winner can be told from the next ones, and by what."""
     best, *others = ranked[: RIVALS + 1]
-    leads = {
-        row: lead for row in others if (lead := _lead(results[best.number], results[row.number]))
-    }
+    leads = [
+        (row, lead)
+        for row in others
+        if (lead := _lead(results[best.number], results[row.number]))
+    ]
     if not leads:
         return "There is no other trial to tell it from.", None
-    alike = [str(row.number) for row, lead in leads.items() if lead.low <= 0]
+    alike = [str(row.number) for row, lead in leads if lead.low <= 0]
     if not alike:
         told = f"It can be told from each of the next {len(leads)}."
     elif len(alike) == 1:
@@ -233,7 +235,7 @@ def _rivals(
             f"{lead.low:.1f} to {lead.high:.1f}",
             "yes" if lead.low > 0 else "no",
         ]
-        for row, lead in leads.items()
+        for row, lead in leads
     ]
     method = (
         "How the winner is told from the next ones: the mean difference of returns, policy by "
@@ -409,12 +411,8 @@ def _facts(
     )
     seconds = sum(row.seconds or 0 for row in snapshot.trials)
     facts["trials' time"] = f"{minutes(seconds)} in all"
+    exported = read_whole(snapshot.exports[0] / "manifest.json") if snapshot.exports else None
+    made_with = (exported or {}).get("versions") or versions()
+    facts["versions"] = ", ".join(f"{name} {each}" for name, each in made_with.items())
     facts["this page's machine"] = f"{platform.node()}, {platform.platform()}"
-    facts["this page's versions"] = ", ".join(
-        f"{name} {version}" for name, version in versions_here().items()
-    )
-    if snapshot.exports:
-        manifest = read_whole(snapshot.exports[0] / "manifest.json") or {}
-        made_with = manifest.get("versions", {})
-        facts["versions that exported"] = ", ".join(f"{n} {v}" for n, v in made_with.items())
     return facts
