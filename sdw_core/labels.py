@@ -1,4 +1,4 @@
-"""Names in tables and figures."""
+"""Names and numbers in sentences, tables and figures."""
 
 ROWS = {
     "normalized_return": "synthetic rows",
@@ -21,6 +21,15 @@ def label(name: str) -> str:
     """
     escaped = name.replace("$", r"\$")
     return f" {escaped}" if name.startswith("_") else escaped
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something.
+
+    >>> counted(1, "trial"), counted(49_756, "transition")
+    ('1 trial', '49,756 transitions')
+    """
+    return f"{count:,} {what}" + "s" * (count != 1)
 
 
 def named(name: str, *networks: int) -> str:

@@ -14,6 +14,8 @@ import typer
 from sdw_core.console import Table
 from search_spaces import load_spec
 from study.api import STUDIES
+from study.cli.common import AsJson, Cache, Set, Spec, Trust
+from study.cli.help import OUTPUT, App
 from study.console import log, out, print_json
 
 if TYPE_CHECKING:
@@ -21,20 +23,21 @@ if TYPE_CHECKING:
     from sdw_core.artifact import Artifact
     from sdw_core.config import PipelineConfig
 
-analyze_app = typer.Typer(help="Analyses of a dataset: misalignment, errors, coverage.")
+analyze_app = App(help="Analyses of a dataset: misalignment, errors, coverage.")
 
-Spec = Annotated[str, typer.Argument(help="A YAML file, or a shipped spec; `search` is ignored.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A path from the spec's root; repeatable.", metavar="K=V"),
+To = Annotated[
+    Path,
+    typer.Option(
+        help="Folder for table, figure and findings; must not exist.",
+        metavar="DIR",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-To = Annotated[Path, typer.Option(help="Folder for table, figure and findings; must not exist.")]
-Cache = Annotated[Path, typer.Option(help="Stage cache.")]
-Trust = Annotated[
-    bool, typer.Option("--trust", help="Let a set name modules to import, and any arguments.")
+Sets = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="EXPORTED", help="Exported sets: what each command says of them."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Episodes = Annotated[int, typer.Option(help="Whole episodes a policy is run.")]
+Episodes = Annotated[int, typer.Option(help="Whole episodes a policy is run.", metavar="M")]
 CACHE = STUDIES / "cache"
 SIZES, STEPS = [16, 64, 256, 1024], [50, 200, 800]
 
@@ -43,25 +46,31 @@ SIZES, STEPS = [16, 64, 256, 1024], [50, 200, 800]
 def misalignment(
     spec: Spec,
     to: To,
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Exported sets of either dataset, to be shown beside its policies."),
-    ] = None,
+    folders: Sets = None,
     narrow: Annotated[
         str | None,
-        typer.Option(help="A better, narrower dataset; left out: the best tenth of the spec's."),
+        typer.Option(
+            help="A better, narrower dataset; default: the best tenth of the spec's.",
+            metavar="REF",
+        ),
     ] = None,
-    policies: Annotated[int, typer.Option(help="Policies cloned from each set.")] = 6,
-    steps: Annotated[int, typer.Option(help="Gradient steps of a cloning.")] = 2000,
-    points: Annotated[int, typer.Option(help="How often a policy is judged.")] = 16,
-    bins: Annotated[int, typer.Option(help="Bins of the training loss.")] = 8,
+    policies: Annotated[int, typer.Option(help="Policies cloned from each set.", metavar="P")] = 6,
+    steps: Annotated[int, typer.Option(help="Gradient steps of a cloning.", metavar="N")] = 2000,
+    points: Annotated[int, typer.Option(help="How often a policy is judged.", metavar="S")] = 16,
+    bins: Annotated[int, typer.Option(help="Bins of the training loss.", metavar="B")] = 8,
     episodes: Episodes = 3,
     trust: Trust = False,
     overrides: Set = None,
     cache: Cache = CACHE,
     as_json: AsJson = False,
 ) -> None:
-    """Return against training loss: the spec's dataset, diverse, against a narrow, better one."""
+    """Return against training loss: diverse data against narrow data.
+
+    The spec's dataset is the diverse one. Exported sets of either are shown beside its policies.
+
+    Examples:
+        sdw analyze misalignment quickstart --to misalignment
+    """
     config = _configured(spec, overrides, to, cache)
     from sdw_core.analysis import report
 
@@ -107,23 +116,33 @@ def errors(
     spec: Spec,
     to: To,
     size: Annotated[
-        list[int], typer.Option(help="Rows that policies are cloned from; repeatable.")
+        list[int],
+        typer.Option(help="Rows that policies are cloned from; repeatable.", metavar="N"),
     ] = SIZES,
-    steps: Annotated[list[int], typer.Option(help="Steps of a cloning; repeatable.")] = STEPS,
-    repeats: Annotated[int, typer.Option(help="Policies of each kind.")] = 2,
+    steps: Annotated[
+        list[int], typer.Option(help="Steps of a cloning; repeatable.", metavar="N")
+    ] = STEPS,
+    repeats: Annotated[int, typer.Option(help="Policies of each kind.", metavar="R")] = 2,
     episodes: Episodes = 3,
     expert_episodes: Annotated[
         int,
-        typer.Option(help="Episodes of the expert; half of them fit its density."),
+        typer.Option(help="Episodes of the expert; half of them fit its density.", metavar="E"),
     ] = 20,
     quantile: Annotated[
-        float, typer.Option(help="Part of the expert's own states that counts as off its support.")
+        float,
+        typer.Option(
+            help="Part of the expert's own states that counts as off its support.", metavar="Q"
+        ),
     ] = 0.05,
     overrides: Set = None,
     cache: Cache = CACHE,
     as_json: AsJson = False,
 ) -> None:
-    """Errors on the expert's states and off its support, and how each goes with the return."""
+    """Errors on the expert's states and off its support, and the return.
+
+    Examples:
+        sdw analyze errors quickstart --to errors
+    """
     config = _configured(spec, overrides, to, cache)
     from sdw_core.analysis import report
 
@@ -144,17 +163,20 @@ def errors(
 def coverage(
     spec: Spec,
     to: To,
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Exported sets; left out: sets that are distilled now."),
-    ] = None,
-    bins: Annotated[int, typer.Option(help="Bins of the histograms.")] = 20,
+    folders: Sets = None,
+    bins: Annotated[int, typer.Option(help="Bins of the histograms.", metavar="B")] = 20,
     trust: Trust = False,
     overrides: Set = None,
     cache: Cache = CACHE,
     as_json: AsJson = False,
 ) -> None:
-    """Density and diversity of synthetic states, beside the spec's dataset as their source."""
+    """Density and diversity of synthetic states, beside their source's.
+
+    The spec's dataset is the source. Without exported sets, sets are distilled now.
+
+    Examples:
+        sdw analyze coverage quickstart best/trial-7 --to coverage
+    """
     config = _configured(spec, overrides, to, cache)
     from sdw_core.analysis import report
 

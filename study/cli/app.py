@@ -21,7 +21,9 @@ from study.cli.analyze import analyze_app
 from study.cli.cache import cache_app
 from study.cli.compare import compare
 from study.cli.data import data_app
+from study.cli.help import App
 from study.cli.rows import distill, evaluate, train
+from study.cli.specs import specs
 from study.cli.studies import (
     dashboard,
     export,
@@ -37,28 +39,23 @@ from study.console import log, logged, out
 from study.signals import Ended, ending
 from study.startup import make_ready
 
-app = typer.Typer(
-    name="sdw",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command()(launch)
-app.command()(resume)
-app.command()(extend)
-app.command("retry-failed")(retry_failed)
-app.command()(stop)
-app.command()(validate)
-app.command()(status)
-app.command()(export)
-app.command()(distill)
-app.command()(train)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(dashboard)
-app.add_typer(data_app, name="data")
-app.add_typer(cache_app, name="cache")
-app.add_typer(analyze_app, name="analyze")
+COMMANDS = {
+    "Studies": (launch, resume, extend, retry_failed, stop, validate),
+    "What a study found": (status, dashboard, export),
+    "Synthetic rows": (distill, train, evaluate),
+    "Comparisons": (compare,),
+}
+"""What `sdw --help` lists, in its groups."""
+LOOK = "Data, settings, analyses"
+
+app = App(name="sdw")
+for group, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=group)(command)
+app.command(rich_help_panel=LOOK)(specs)
+app.add_typer(data_app, name="data", rich_help_panel=LOOK)
+app.add_typer(analyze_app, name="analyze", rich_help_panel=LOOK)
+app.add_typer(cache_app, name="cache", rich_help_panel=LOOK)
 
 
 def _say_version(asked: bool) -> None:
@@ -70,7 +67,8 @@ def _say_version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which.")
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which this is."),
     ] = False,
 ) -> None:
     """Distil an offline-RL dataset into a few dozen rows, and search for the best settings."""
@@ -98,7 +96,10 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that went away
         _fail(f"{error.strerror or error}: {error.filename or 'the disk or the network'}.", 1)
     except typer.TyperException as error:
-        _fail(f"{error.format_message().rstrip('.')}; see `sdw --help`.", error.exit_code)
+        context = getattr(error, "ctx", None)  # of the command whose words were wrong
+        command = context.command_path if context else "sdw"
+        said = error.format_message().rstrip(".")
+        _fail(f"{said}; see `{command} --help`.", error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)  # as Typer does of one within a command
     except Exception as error:

@@ -9,14 +9,19 @@ import typer
 from sdw_core.console import Table
 from study.api import STUDIES, Study
 from study.cli.common import AsJson, Storage, StudyName
+from study.cli.help import App
 from study.console import out, print_json
 
-cache_app = typer.Typer(help="A study's stage cache: list, prune.")
+cache_app = App(help="What a study's trials share: list, prune.")
 
 
 @cache_app.command("list")
 def cache_list(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:
-    """Stage results that the study's trials share."""
+    """Stage results that the study's trials share.
+
+    Examples:
+        sdw cache list mine
+    """
     found = Study.open(study, storage)
     entries = found.cache()
     if as_json:
@@ -44,7 +49,13 @@ def cache_prune(
     storage: Storage = STUDIES,
     as_json: AsJson = False,
 ) -> None:
-    """Remove stage results that no unfinished trial needs; what is in use stays."""
+    """Remove stage results that no unfinished trial needs.
+
+    What is in use stays.
+
+    Examples:
+        sdw cache prune mine
+    """
     found = Study.open(study, storage)
     document = found.prune(everything)
     if as_json:

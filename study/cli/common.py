@@ -7,20 +7,67 @@ import typer
 
 from sdw_core.console import Table
 from sdw_core.labels import ROWS, named
+from study.cli import completion
+from study.cli.help import OUTPUT, WHERE
 
-Spec = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped spec.")]
-StudyName = Annotated[str, typer.Argument(help="A study's name under the storage, or its path.")]
+Spec = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC",
+        help="A YAML file, or the name of a shipped spec; see `sdw specs`.",
+        autocompletion=completion.specs,
+    ),
+]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study's name under the storage, or its path.",
+        autocompletion=completion.studies,
+    ),
+]
+Exported = Annotated[Path, typer.Argument(metavar="DIR", help="An exported synthetic dataset.")]
 Storage = Annotated[
-    Path, typer.Option(help="Folder that holds studies.", envvar="SDW_STORAGE", show_default=True)
+    Path,
+    typer.Option(
+        help="Folder that holds studies.",
+        envvar="SDW_STORAGE",
+        show_default=True,
+        metavar="DIR",
+        rich_help_panel=WHERE,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster: `auto` or HOST:PORT; default: this machine.",
+        metavar="ADDRESS",
+        rich_help_panel=WHERE,
+    ),
+]
+Cache = Annotated[
+    Path,
+    typer.Option(help="Stage cache.", metavar="DIR", rich_help_panel=WHERE),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A path from the spec's root; repeatable.", metavar="K=V"),
+    typer.Option(
+        "--set",
+        help="A setting by its path from the spec's root; repeatable.",
+        metavar="K=V",
+        autocompletion=completion.keys,
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=OUTPUT)
+]
 License = Annotated[
     str | None,
-    typer.Option(help="Of the export, such as cc-by-4.0; default: the source's.", metavar="ID"),
+    typer.Option(
+        help="Of the export, such as cc-by-4.0; default: the source's.",
+        metavar="ID",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Trust = Annotated[
     bool,

@@ -5,20 +5,46 @@ from typing import Annotated
 import typer
 
 from study.api import STUDIES, Comparison, WorkFailed
-from study.cli.common import AsJson, Set, Storage
+from study.cli import completion
+from study.cli.common import Address, AsJson, Storage
 from study.console import out, print_json
 
 
 def compare(
-    spec: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped comparison.")],
-    name: Annotated[str | None, typer.Option(help="Name of the comparison.")] = None,
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC",
+            help="A YAML file, or the name of a shipped comparison; see `sdw specs`.",
+            autocompletion=completion.comparisons,
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the comparison.", metavar="NAME")
+    ] = None,
     storage: Storage = STUDIES,
-    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Run the cells again that failed.")] = False,
-    overrides: Set = None,
+    address: Address = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run the cells again that failed.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting by its path from the spec's root; repeatable.",
+            metavar="K=V",
+            autocompletion=completion.comparison_keys,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run methods x datasets, and write their table, statistics and figures; go on if begun."""
+    """Run methods x datasets; write table, statistics and figures.
+
+    The same command goes on with a comparison that was interrupted.
+
+    Examples:
+        sdw compare compare-quick
+    """
     given = name, storage, address, retry_failed, overrides or ()
     failed: WorkFailed | None = None
     try:

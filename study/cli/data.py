@@ -11,16 +11,19 @@ import typer
 
 from sdw_core.console import Table
 from sdw_core.errors import InputError
+from study.cli.common import AsJson
+from study.cli.help import App
 from study.console import out, print_json
 
-data_app = typer.Typer(
-    help="Datasets: list, describe, check; import, set-reference, remove one's own."
-)
+data_app = App(help="Datasets: list, describe, check; import, set-reference, remove one's own.")
 
 Reference = Annotated[
-    str, typer.Argument(help="A dataset: id, folder or file; `?env=ENVIRONMENT` behind it.")
+    str,
+    typer.Argument(
+        metavar="REF", help="A dataset: id, folder or file; `?env=ENVIRONMENT` behind it."
+    ),
 ]
-Name = Annotated[str, typer.Argument(help="The Minari id of a local dataset.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The Minari id of a local dataset.")]
 Scores = Annotated[
     tuple[float, float] | None,
     typer.Option(
@@ -30,12 +33,15 @@ Scores = Annotated[
 ClipActions = Annotated[
     bool, typer.Option("--clip-actions", help="Clip actions to the environment's bounds.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @data_app.command("list")
 def data_list(as_json: AsJson = False) -> None:
-    """Datasets that can be used by name, without a network."""
+    """Datasets that can be used by name, without a network.
+
+    Examples:
+        sdw data list
+    """
     from sdw_core.dataset import available
 
     found = available()
@@ -61,7 +67,12 @@ def data_describe(
     clip_actions: ClipActions = False,
     as_json: AsJson = False,
 ) -> None:
-    """Size, returns and reference scores of a dataset."""
+    """Size, returns and reference scores of a dataset.
+
+    Examples:
+        sdw data describe sdw/hopper-replay-mini-v0
+        sdw data describe "my.hdf5?env=Hopper-v5" --reference -20.3 3234.3
+    """
     from sdw_core.dataset import describe, load
 
     _print(describe(load(dataset, reference, clip_actions)), as_json)
@@ -71,10 +82,18 @@ def data_describe(
 def data_check(
     dataset: Reference,
     clip_actions: ClipActions = False,
-    seed: Annotated[int, typer.Option(help="Of the transitions that are drawn.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the transitions that are drawn.", min=0, metavar="S")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a dataset comes from the environment that its policies are judged in."""
+    """Whether a dataset comes from the environment it is judged in.
+
+    Steps of the dataset are taken again there.
+
+    Examples:
+        sdw data check "my.hdf5?env=Hopper-v5"
+    """
     from sdw_core.dataset import check, load
 
     found = check(load(dataset, clip_actions=clip_actions), seed)
@@ -88,16 +107,26 @@ def data_check(
 @data_app.command("import")
 def data_import(
     source: Reference,
-    name: Annotated[str, typer.Option(help="Minari id of the result, like my/hopper-v0.")],
+    name: Annotated[
+        str, typer.Option(help="Minari id of the result, like my/hopper-v0.", metavar="NAME")
+    ],
     env: Annotated[
         str | None,
-        typer.Option("--env", help="Like Hopper-v5 or Ant-v4&use_contact_forces=true."),
+        typer.Option(
+            "--env",
+            help="Like Hopper-v5 or Ant-v4&use_contact_forces=true.",
+            metavar="ENVIRONMENT",
+        ),
     ] = None,
     reference: Scores = None,
     clip_actions: ClipActions = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn own data into a named local Minari dataset."""
+    """Turn own data into a named local Minari dataset.
+
+    Examples:
+        sdw data import my.hdf5 --env Hopper-v5 --name my/hopper-v0
+    """
     from sdw_core.dataset import import_dataset, reference_scores_of
 
     made = import_dataset(source, name, env, reference, clip_actions)
@@ -117,11 +146,15 @@ def data_import(
 @data_app.command("set-reference", context_settings={"ignore_unknown_options": True})
 def data_set_reference(
     name: Name,
-    low: Annotated[float, typer.Argument(help="Return of a random policy.")],
-    high: Annotated[float, typer.Argument(help="Return of an expert policy.")],
+    low: Annotated[float, typer.Argument(metavar="LOW", help="Return of a random policy.")],
+    high: Annotated[float, typer.Argument(metavar="HIGH", help="Return of an expert policy.")],
     as_json: AsJson = False,
 ) -> None:
-    """State the reference scores of a local dataset anew."""
+    """State the reference scores of a local dataset anew.
+
+    Examples:
+        sdw data set-reference my/hopper-v0 -20.3 3234.3
+    """
     from sdw_core.dataset import set_reference
 
     before = set_reference(name, (low, high))
@@ -138,7 +171,11 @@ def data_remove(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it indeed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a local dataset that `sdw data import` made."""
+    """Remove a local dataset that `sdw data import` made.
+
+    Examples:
+        sdw data remove my/hopper-v0 --yes
+    """
     from sdw_core.dataset import remove
 
     if not yes:

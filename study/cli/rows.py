@@ -10,23 +10,51 @@ from sdw_core.errors import InputError
 from sdw_core.labels import named
 from search_spaces import load_spec
 from study.api import STUDIES, warned
-from study.cli.common import AsJson, License, Set, Spec, Trust, returns_table
+from study.cli.common import (
+    AsJson,
+    Cache,
+    Exported,
+    License,
+    Set,
+    Spec,
+    Trust,
+    returns_table,
+)
+from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
+
+EPISODES, PROTOCOL = "Policies and episodes", "Another protocol than the rows' own"
+"""Groups of the options of `evaluate`."""
 
 
 def distill(
     spec: Spec,
     overrides: Set = None,
-    to: Annotated[Path | None, typer.Option(help="Export folder; left out: no export.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Export folder; left out: no export.", metavar="DIR", rich_help_panel=OUTPUT
+        ),
+    ] = None,
     license: License = None,
     threads: Annotated[
         int,
-        typer.Option(help="Torch threads; more than one pays from width 256 on.", min=1, max=1024),
+        typer.Option(
+            help="Torch threads; more than one pays from width 256 on.",
+            min=1,
+            max=1024,
+            metavar="N",
+            rich_help_panel=WHERE,
+        ),
     ] = 1,
-    cache: Annotated[Path, typer.Option(help="Stage cache.")] = STUDIES / "cache",
+    cache: Cache = STUDIES / "cache",
     as_json: AsJson = False,
 ) -> None:
-    """Run the pipeline once, without Ray; `search` is ignored."""
+    """Run the pipeline once, without Ray; `search` is ignored.
+
+    Examples:
+        sdw distill quickstart --set pipeline.distill.outer_steps=100 --to rows
+    """
     import torch
 
     from sdw_core.artifact import refuse_existing
@@ -64,19 +92,25 @@ def distill(
 
 
 def train(
-    folder: Annotated[Path, typer.Argument(help="An exported synthetic dataset.")],
-    to: Annotated[Path, typer.Option(help="File for the policy, such as policy.pt2.")],
-    seed: Annotated[int, typer.Option(help="Root seed of the training.", min=0)] = 0,
+    folder: Exported,
+    to: Annotated[
+        Path, typer.Option(help="File for the policy, such as policy.pt2.", metavar="FILE")
+    ],
+    seed: Annotated[int, typer.Option(help="Root seed of the training.", min=0, metavar="S")] = 0,
     ensemble: Annotated[
-        int | None, typer.Option(help="Networks of the policy; default: the manifest's.")
+        int | None,
+        typer.Option(help="Networks of the policy; default: the manifest's.", metavar="E"),
     ] = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a policy on an exported dataset; its file runs with torch alone.
+    """Train a policy on exported rows; its file runs with torch alone.
 
     By the rows' own recipe, as an ensemble where the manifest states one: it is the first of the
     policies that `evaluate` judges at that seed.
+
+    Examples:
+        sdw train rows --to policy.pt2
     """
     from sdw_core.artifact import read_artifact
     from study.preflight import check_writable
@@ -104,25 +138,67 @@ def train(
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="An exported synthetic dataset.")],
-    policies: Annotated[int | None, typer.Option(help="Fresh policies, K.", min=1)] = None,
-    episodes: Annotated[int | None, typer.Option(help="Episodes a policy, M.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: the manifest's.", min=0)] = None,
-    architecture: Annotated[str | None, typer.Option(help="mlp or residual.")] = None,
-    layers: Annotated[int | None, typer.Option(help="Linear layers of the network.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum, adam or adamw.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps of a cloning.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of every layer.")] = None,
-    ensemble: Annotated[int | None, typer.Option(help="Networks of a policy, E.")] = None,
+    folder: Exported,
+    policies: Annotated[
+        int | None,
+        typer.Option(help="Fresh policies.", min=1, metavar="K", rich_help_panel=EPISODES),
+    ] = None,
+    episodes: Annotated[
+        int | None,
+        typer.Option(help="Episodes a policy.", min=1, metavar="M", rich_help_panel=EPISODES),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of policies and episodes.", min=0, metavar="S", rich_help_panel=EPISODES
+        ),
+    ] = None,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(help="Networks of a policy.", metavar="E", rich_help_panel=PROTOCOL),
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="Of the network.", metavar="mlp|residual", rich_help_panel=PROTOCOL),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="Linear layers.", metavar="N", rich_help_panel=PROTOCOL)
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the cloning.",
+            metavar="sgd|momentum|adam|adamw",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Gradient steps of a cloning.", metavar="T", rich_help_panel=PROTOCOL),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Of every layer.", metavar="LR", rich_help_panel=PROTOCOL),
+    ] = None,
     protocols: Annotated[
-        bool, typer.Option("--protocols", help="Other depths, optimisers, ...: a table of each.")
+        bool,
+        typer.Option(
+            "--protocols",
+            help="A table of other depths, optimisers and more.",
+            rich_help_panel=PROTOCOL,
+        ),
     ] = False,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train fresh policies on an exported dataset and run them; checks every checksum first.
+    """Train fresh policies on exported rows and run them.
 
-    What is left out is as in the manifest: the rows' own recipe, and the networks of a policy.
+    Every checksum is checked first. What is left out is as in the manifest: the rows' own recipe,
+    and the networks of a policy.
+
+    Examples:
+        sdw evaluate best/trial-7
+        sdw evaluate best/trial-7 --protocols
     """
     from sdw_core.artifact import read_artifact, score
 

@@ -10,22 +10,42 @@ import typer
 from sdw_core.console import line
 from sdw_core.files import read_json
 from study.api import STUDIES, Study, WorkFailed
-from study.cli.common import AsJson, License, Set, Spec, Storage, StudyName, returns_table
+from study.cli.common import (
+    Address,
+    AsJson,
+    License,
+    Set,
+    Spec,
+    Storage,
+    StudyName,
+    returns_table,
+)
+from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
+
+Name = Annotated[
+    str | None, typer.Option(help="Name of the study; default: the spec's.", metavar="NAME")
+]
+Trials = Annotated[
+    int | None, typer.Option(help="How many trials; default: the spec's.", metavar="N")
+]
 
 
 def launch(
     spec: Spec,
-    name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    name: Name = None,
     storage: Storage = STUDIES,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster: `auto` or HOST:PORT; left out: this machine.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option(help="How many trials.")] = None,
+    address: Address = None,
+    trials: Trials = None,
     overrides: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a new study to its end and export the best synthetic dataset."""
+    """Run a new study to its end and export its best rows.
+
+    Examples:
+        sdw launch quickstart --name mine --set study.trials=20
+        sdw launch my.yaml --storage /shared/studies --address auto
+    """
     given = name, storage, address, trials, overrides or ()
     _run(lambda: Study.launch(spec, *given, progress=True), as_json)
 
@@ -33,22 +53,34 @@ def launch(
 def resume(
     study: StudyName,
     storage: Storage = STUDIES,
-    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a study that was interrupted: its trials keep their numbers and checkpoints."""
+    """Go on with a study that was interrupted.
+
+    Its trials keep their numbers and go on from their checkpoints.
+
+    Examples:
+        sdw resume mine
+    """
     found = Study.open(study, storage)
     _run(lambda: found.resume(address, progress=True), as_json)
 
 
 def extend(
     study: StudyName,
-    trials: Annotated[int, typer.Option(help="How many more trials.", min=1)],
+    trials: Annotated[int, typer.Option(help="How many more trials.", min=1, metavar="N")],
     storage: Storage = STUDIES,
-    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a study more trials: taken up by the process that runs it, or else run here."""
+    """Give a study more trials.
+
+    The process that runs the study takes them up; where none does, they are run here.
+
+    Examples:
+        sdw extend mine --trials 10
+    """
     found = Study.open(study, storage)
     _run(lambda: found.extend(trials, address, progress=True), as_json)
 
@@ -56,16 +88,28 @@ def extend(
 def retry_failed(
     study: StudyName,
     storage: Storage = STUDIES,
-    address: Annotated[str | None, typer.Option(help="Ray cluster, as for `launch`.")] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask again for the trials that FAILED: the same settings, each under a new number."""
+    """Ask again for the trials that FAILED.
+
+    Each has the same settings, under a new number.
+
+    Examples:
+        sdw retry-failed mine
+    """
     found = Study.open(study, storage)
     _run(lambda: found.retry_failed(address, progress=True), as_json)
 
 
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
-    """Ask a running study to stop: its trials write a checkpoint, then end."""
+    """Ask a running study to stop.
+
+    Its trials write a checkpoint, then end.
+
+    Examples:
+        sdw stop mine
+    """
     found = Study.open(study, storage)
     with log.working("stopping: running trials write a checkpoint"):
         found.stop()
@@ -74,15 +118,26 @@ def stop(study: StudyName, storage: Storage = STUDIES) -> None:
 
 def validate(
     spec: Spec,
-    name: Annotated[str | None, typer.Option(help="As for `launch`.")] = None,
+    name: Name = None,
     storage: Storage = STUDIES,
-    address: Annotated[str | None, typer.Option(help="As for `launch`; not connected to.")] = None,
-    trials: Annotated[int | None, typer.Option(help="As for `launch`.")] = None,
+    address: Address = None,
+    trials: Trials = None,
     overrides: Set = None,
-    cluster: Annotated[Path | None, typer.Option(help="A cluster.yaml to check as well.")] = None,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            help="A cluster.yaml to check as well.", metavar="FILE", rich_help_panel=WHERE
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what `launch` would run, or why it would refuse to; nothing is written."""
+    """What `launch` would run, or why it would refuse to.
+
+    Nothing is written, and no cluster is connected to.
+
+    Examples:
+        sdw validate quickstart --set study.trials=20
+    """
     document = Study.validate(spec, name, storage, address, trials, overrides or (), cluster)
     if as_json:
         print_json(document)
@@ -124,7 +179,12 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a study's trials and whether it is running."""
+    """A study's trials, its best, and whether it is running.
+
+    Examples:
+        sdw status mine
+        sdw status mine --json
+    """
     found = Study.open(study, storage)
     rebuilt = {"rebuilt": found.rebuild()} if rebuild else {}
     document = found.status() | rebuilt
@@ -140,17 +200,28 @@ def status(
 def export(
     study: StudyName,
     top: Annotated[
-        int | None, typer.Option(help="How many of the best trials.", min=1, show_default="1")
+        int | None,
+        typer.Option(help="How many of the best trials.", min=1, show_default="1", metavar="K"),
     ] = None,
     pareto: Annotated[
-        bool, typer.Option(help="The whole Pareto front: the default for two objectives.")
+        bool,
+        typer.Option("--pareto", help="The whole Pareto front: the default for two objectives."),
     ] = False,
-    to: Annotated[Path | None, typer.Option(help="Folder; default: exports in the study.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder; default: exports in the study.", metavar="DIR", rich_help_panel=OUTPUT
+        ),
+    ] = None,
     license: License = None,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
 ) -> None:
-    """Re-evaluate the best trials on fresh seeds and write their synthetic datasets."""
+    """Judge the best trials on fresh seeds and write their rows.
+
+    Examples:
+        sdw export mine --top 3 --to best
+    """
     found = Study.open(study, storage)
     with log.working("re-evaluating on fresh seeds"):
         folders = found.export(to, top, pareto, license)
@@ -164,9 +235,17 @@ def export(
 def dashboard(
     study: StudyName,
     storage: Storage = STUDIES,
-    port: Annotated[int, typer.Option(help="Port on loopback.", min=0, max=65535)] = 8080,
+    port: Annotated[
+        int, typer.Option(help="Port on loopback.", min=0, max=65535, metavar="P")
+    ] = 8080,
 ) -> None:
-    """Serve optuna-dashboard on the study's trials, on loopback, and TensorBoard beside it."""
+    """Trials and curves in a browser, on this machine only.
+
+    Serves optuna-dashboard and TensorBoard.
+
+    Examples:
+        sdw dashboard mine
+    """
     from study.dashboard import serve
 
     serve(Study.open(study, storage).folder, port, log)

@@ -64,6 +64,55 @@ class Figure:
         return {"data": self.data, "layout": self.layout}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What one came for.
+
+    Attributes:
+        score: the number; None where no trial completed.
+        of: what the number is, or why there is none.
+        sentences: what one should know of it.
+        settings: of the best, a path and its value each.
+        tables: the first is shown, the others are behind a click.
+    """
+
+    score: str | None
+    of: str
+    sentences: list[str]
+    settings: list[str]
+    tables: list[Table]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row that points of figures link to.
+
+    Attributes:
+        id: its anchor.
+        first: its first cell, which shows it in the panel.
+        title: the panel's heading.
+        said: what happened, in a sentence: shown where one points.
+        best: whether it is the best, or one of them.
+        cells: the others.
+    """
+
+    id: str
+    first: str
+    title: str
+    said: str
+    best: bool
+    cells: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A table of such rows; a column is what it is called in short and in full."""
+
+    first: str
+    head: Sequence[tuple[str, str]]
+    lines: Sequence[Line]
+
+
 def plain(text: object) -> str:
     """Text that plotly shows as it is: it takes some tags for markup."""
     return escape(str(text), quote=False)

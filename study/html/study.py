@@ -3,7 +3,6 @@
 import platform
 import warnings
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from sdw_core.statistics import ReturnSummary, summarize
 from study.book import ENSEMBLE, TrialBook, TrialRow
 from study.folder import StudyFolder
 from study.html import figures
-from study.html.page import Figure, Table, document_of, render
+from study.html.page import Answer, Figure, Line, Lines, Table, document_of, render
 from study.html.states import states_figure
 from study.outcomes import TrialResult, read_result
 from study.snapshot import RETURNS, Snapshot, minutes, number
@@ -88,25 +87,6 @@ def _heading(snapshot: Snapshot) -> str:
 
 
 # The answer
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one came for.
-
-    Attributes:
-        score: the number; None where no trial completed.
-        of: what the number is, or why there is none.
-        sentences: what one should know of it.
-        settings: of the best, `path value`.
-        tables: returns on fresh seeds; rivals, or the front.
-    """
-
-    score: str | None
-    of: str
-    sentences: list[str]
-    settings: list[str]
-    tables: list[Table]
 
 
 def _answer(
@@ -335,26 +315,7 @@ def _losses(folder: StudyFolder, number: int) -> tuple[list[int], list[float]] |
 # Tables
 
 
-@dataclass(frozen=True)
-class TrialLine:
-    """A row of the table of all trials, which figures link to."""
-
-    id: str
-    number: int
-    said: str
-    best: bool
-    cells: list[str]
-
-
-@dataclass(frozen=True)
-class Trials:
-    """The table of all trials; a column is its short name and its whole one."""
-
-    head: list[tuple[str, str]]
-    lines: list[TrialLine]
-
-
-def _trials(snapshot: Snapshot) -> Trials:
+def _trials(snapshot: Snapshot) -> Lines:
     objectives, search = snapshot.spec.study.objectives, list(snapshot.spec.search)
     kinds = () if ENSEMBLE in search else {row.ensemble for row in snapshot.trials}
     names = [figures.metric_name(objective.metric, *kinds) for objective in objectives]
@@ -373,11 +334,11 @@ def _trials(snapshot: Snapshot) -> Trials:
             row.node or "",
             row.reason or "",
         ]
-        is_best = row.number in snapshot.best
-        lines.append(
-            TrialLine(figures.id_of(row), row.number, snapshot.story(row), is_best, cells)
-        )
-    return Trials(head, lines)
+        best = row.number in snapshot.best
+        first = f"{row.number} (best)" if best else str(row.number)
+        title = f"Trial {row.number}, the best" if best else f"Trial {row.number}"
+        lines.append(Line(figures.id_of(row), first, title, snapshot.story(row), best, cells))
+    return Lines("trial", head, lines)
 
 
 def _facts(
