@@ -75,7 +75,6 @@ Trust = Annotated[
 ]
 
 
-
 def returns_table(scores: dict[str, Any]) -> Table:
     """A line for each summary of returns, by the names of `ROWS` where they have one.
 

@@ -9,7 +9,8 @@ import typer
 
 from sdw_core.console import line
 from sdw_core.files import read_json
-from study.api import STUDIES, Study, WorkFailed
+from study.api import STUDIES, Study, WorkFailed, open_either
+from study.cli import completion
 from study.cli.common import (
     Address,
     AsJson,
@@ -232,6 +233,40 @@ def export(
             out.print(str(path))
 
 
+def report(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY|COMPARISON",
+            help="A study's or a comparison's name under the storage, or its path.",
+            autocompletion=completion.studies,
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(help="A new file; default: report.html in its folder.", metavar="FILE"),
+    ] = None,
+    storage: Storage = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Write a study or a comparison as one HTML page.
+
+    The page loads nothing else: send it to anybody. It says the answer first, then shows what
+    leads to it; of a study that runs, what there is so far.
+
+    Examples:
+        sdw report mine
+        sdw report compare-quick --to for-a-colleague.html
+    """
+    found = open_either(reference, storage)
+    with log.working("writing the report"):
+        written = found.report(to)
+    if as_json:
+        print_json({"report": str(written)})
+    else:
+        out.print(f"report in {written}")
+
+
 def dashboard(
     study: StudyName,
     storage: Storage = STUDIES,
@@ -278,6 +313,8 @@ def _print_run(study: Study, document: dict[str, Any]) -> None:
         out.print(returns_table(scores))
     for path in exports:
         out.print(f"exported to {path}")
+    if document["report"]:
+        out.print(f"report in {document['report']}")
     if exports:
         out.print(f"  evaluate again   sdw evaluate {quote(exports[0])}")
         out.print(f"  look at trials   sdw dashboard {study.folder.called}")

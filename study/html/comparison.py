@@ -44,7 +44,7 @@ def comparison_page(comparison: "Comparison") -> str:
 
 
 def _gains(standings: Standings) -> list[tuple[str, Estimate, int]]:
-    """Of our method over each of the others, on the datasets that both have, and how many those are.
+    """Of our method over each other, on the datasets that both have, and how many those are.
 
     Paired by seed: distillation seeds of one number share their random numbers.
     """
@@ -84,19 +84,15 @@ def _answer(standings: Standings) -> Answer:
         lead, over = improvement["gain"], standings.title(improvement["over"])
         chance = improvement["probability"]
         sentences.append(
-            f"Over {over}: {lead.value:+.1f}{interval_text(lead, '+.1f', ', 95 % interval ')}, with a "
-            f"probability of {chance.value:.2f} that a run of it is better."
+            f"Over {over}: {lead.value:+.1f}{interval_text(lead, '+.1f', ', 95 % interval ')}, "
+            f"with a probability of {chance.value:.2f} that a run of it is better."
         )
-    alike = [standings.title(m) for m, g, _ in gains if g.low is not None and g.low <= 0 <= (g.high or 0)]
+    alike = [
+        standings.title(m) for m, g, _ in gains if g.low is not None and g.low <= 0 <= (g.high or 0)
+    ]
     if alike:
         sentences.append(f"It cannot be told from {', '.join(alike)}.")
-    table = Table(
-        f"Gain of {standings.title(ours)} over each method: mean difference, paired by distillation "
-        "seed, with a 95 % interval by the bootstrap stratified by dataset",
-        ["over", "gain", "95 % interval", "datasets"],
-        [[standings.title(m), f"{g.value:+.1f}", interval_text(g, "+.1f"), str(n)] for m, g, n in gains],
-    )
-    return Answer(score, of, sentences, [], [table] if gains else [])
+    return Answer(score, of, sentences, [], [])
 
 
 def _table(standings: Standings) -> Table:
@@ -104,7 +100,11 @@ def _table(standings: Standings) -> Table:
     rows = []
     for method in standings.spec.methods:
         found = standings.aggregate(method)
-        mean = [f"{found['mean'].value:.1f}", interval_text(found["mean"], ".1f")] if found else ["", ""]
+        mean = (
+            [f"{found['mean'].value:.1f}", interval_text(found["mean"], ".1f")]
+            if found
+            else ["", ""]
+        )
         cells = [standings.cell(method, dataset) for dataset in datasets]
         rows.append([standings.title(method), *mean, *cells])
     return Table(
@@ -134,13 +134,19 @@ def _overview(standings: Standings, style: dict[str, Look]) -> list[Figure]:
     if gains:
         ours = standings.title(spec.comparison.ours)
         sure = sum(e.low is not None and e.low > 0 for _, e in gains)
-        said = f"The whole interval is above 0 for {sure} of {len(gains)} methods."
+        said = (
+            f"The whole interval is above 0 for {sure} of {len(gains)} methods. Mean differences, "
+            "paired by distillation seed, with 95 % intervals by the bootstrap stratified by "
+            "dataset."
+        )
         layout = axes(f"gain of {ours}", "")
         layout["shapes"] = [
             {"type": "line", "yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1,
              "line": {"dash": "dash", "width": 1, "color": "--ink"}}
         ]  # fmt: skip
-        cells = [[standings.title(m), f"{e.value:+.1f}", interval_text(e, "+.1f")] for m, e in gains]
+        cells = [
+            [standings.title(m), f"{e.value:+.1f}", interval_text(e, "+.1f")] for m, e in gains
+        ]
         table = Table(f"Gain of {ours}", ["over", "gain", "95 %"], cells)
         title = f"Gain of {ours} over each method"
         figures.append(
@@ -181,7 +187,7 @@ def _intervals(
 
 
 def _of_dataset(standings: Standings, dataset: str, style: dict[str, Look]) -> list[Figure]:
-    """Each method's distillation seeds and their mean; and returns on the way, where there are any."""
+    """Each method's distillation seeds and their mean; and returns on the way, if there are any."""
     methods = [m for m in standings.spec.methods if len(standings.scores(m, dataset))]
     if not methods:
         return []
@@ -190,7 +196,10 @@ def _of_dataset(standings: Standings, dataset: str, style: dict[str, Look]) -> l
         scores, name = standings.scores(method, dataset), plain(standings.title(method))
         points = {"mode": "markers", "showlegend": False}
         shown = _marker(style[method], 7) | {"opacity": 0.6}
-        bar = _marker(style[method], 18) | {"symbol": "line-ns", "line": {"width": 3, "color": themed(style[method].colour)}}
+        bar = _marker(style[method], 18) | {
+            "symbol": "line-ns",
+            "line": {"width": 3, "color": themed(style[method].colour)},
+        }
         link = _id(standings, method, dataset)
         data.append(
             points
@@ -198,13 +207,13 @@ def _of_dataset(standings: Standings, dataset: str, style: dict[str, Look]) -> l
                "customdata": [link] * len(scores), "marker": shown}
         )  # fmt: skip
         data.append(
-            points | {"x": [short(float(scores.mean()))], "y": [name], "customdata": [link], "marker": bar}
+            points
+            | {"x": [short(float(scores.mean()))], "y": [name], "customdata": [link], "marker": bar}
         )
     best = max(methods, key=lambda m: float(standings.scores(m, dataset).mean()))
     said = (
-        f"{standings.title(best)} has the highest mean: "
-        f"{standings.scores(best, dataset).mean():.1f}. A point is a distillation seed, a bar their "
-        "mean."
+        f"{standings.title(best)} has the highest mean, {standings.cell(best, dataset)}. A point "
+        "is a distillation seed, a bar their mean."
     )
     cells = [
         [standings.title(m), f"{s.mean():.1f}", *(f"{v:.1f}" for v in (s.min(), s.max()))]
@@ -246,7 +255,7 @@ def _curves(
     if not data:
         return []
     table = Table(f"Returns on the way on {dataset}", ["method", "outer steps", "mean"], cells)
-    said = "Mean over distillation seeds, by outer steps, of the methods that were evaluated on the way."
+    said = "Mean over distillation seeds, of the methods that were evaluated on the way."
     layout = axes("outer steps", "normalised return")
     return [Figure(f"{dataset}, on the way", said, data, layout, table, 380)]
 
@@ -274,12 +283,21 @@ def _cells(standings: Standings) -> Lines:
                 reason or "",
                 " ".join(standings.warnings.get(key, [])),
             ]
-            lines.append(Line(_id(standings, method, dataset), title, f"{title}, {dataset}", said, False, cells))
+            lines.append(
+                Line(
+                    _id(standings, method, dataset),
+                    title,
+                    f"{title}, {dataset}",
+                    said,
+                    False,
+                    cells,
+                )
+            )
     return Lines("method", [(each, each) for each in head], lines)
 
 
 def _facts(standings: Standings) -> dict[str, str]:
-    settings, pipeline = standings.spec.comparison, standings.spec.pipeline
+    settings = standings.spec.comparison
     need = settings.resources
     return {
         "seeds": f"{settings.seed}; searches {settings.search_seed}",
@@ -301,4 +319,3 @@ def _marker(look: Look, size: int) -> dict[str, Any]:
 
 def _height(rows: list[Any]) -> int:
     return 90 + 26 * len(rows)
-

@@ -8,9 +8,9 @@ from typing import Any
 
 from sdw_core.config import STAGES
 from sdw_core.labels import named
-from sdw_core.style import BLUE, COLOURS, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from sdw_core.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from search_spaces import Choice, Distribution
-from study.book import ENSEMBLE, TrialRow
+from study.book import TrialRow
 from study.html.page import BEST, LEVELS, Figure, Table, axes, document_of, plain, short
 from study.outcomes import COMPLETE, FAILED, PRUNED
 from study.snapshot import RETURNS, Snapshot, minutes
@@ -106,9 +106,7 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
     layout = axes("trial", name) | line_across(expert, "expert")
     jumps = [
         (row, value)
-        for row, value, best, before in zip(
-            rows, values, so_far, [math.nan, *so_far], strict=False
-        )
+        for row, value, best, before in zip(rows, values, so_far, [math.nan, *so_far], strict=False)
         if best != before
     ]
     table = Table(
@@ -273,9 +271,14 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
     tops = fifths[-1] or ranked
     spans = [[path, *span_of(search[path], [row.params[path] for row in tops])] for path in search]
     table = Table(
-        f"Settings of the {len(tops)} best trials by {name}", ["setting", "lowest", "highest"], spans
+        f"Settings of the {len(tops)} best trials by {name}",
+        ["setting", "lowest", "highest"],
+        spans,
     )
-    said = f"A line a trial, from setting to setting to its {name}; the darker or, on a dark page, the lighter the line, the better."
+    said = (
+        f"A line a COMPLETE trial, from setting to setting to its {name}, coloured by the fifth of "
+        "the trials that it is in."
+    )
     return Figure("All settings together", said, lines, layout, table, 420)
 
 
@@ -303,8 +306,8 @@ def pareto(snapshot: Snapshot) -> Figure:
     cells = [[str(r.number), *(f"{value_of(r, i):.4g}" for i in (0, 1))] for r in front]
     table = Table("The Pareto front", ["trial", *names], cells)
     said = (
-        f"{len(front)} of {len(rows)} COMPLETE trials are on the front: no other trial is better in "
-        "one objective and no worse in the other."
+        f"{len(front)} of {len(rows)} COMPLETE trials are on the front: no other trial is better "
+        "in one objective and no worse in the other."
     )
     return Figure("Pareto front", said, data, axes(names[1], names[0]), table)
 
@@ -433,7 +436,9 @@ def axis_of(distribution: Distribution) -> dict[str, Any]:
                 "range": [-0.5, len(choices) - 0.5]}  # fmt: skip
     if not distribution.log:
         return {}
-    decades = range(math.floor(math.log10(distribution.low)), 1 + round(math.log10(distribution.high)))
+    decades = range(
+        math.floor(math.log10(distribution.low)), 1 + round(math.log10(distribution.high))
+    )
     ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
@@ -465,7 +470,10 @@ def grouped(
     size = math.ceil(len(ordered) / BINS)
     parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     return [
-        (" to ".join(dict.fromkeys(span_of(distribution, [row.params[path] for row in part]))), part)
+        (
+            " to ".join(dict.fromkeys(span_of(distribution, [row.params[path] for row in part]))),
+            part,
+        )
         for part in parts
     ]
 
@@ -478,8 +486,9 @@ def line_across(value: float | None, name: str) -> dict[str, Any]:
     if value is None:
         return {}
     where = {"xref": "paper", "y0": value, "y1": value, "x0": 0, "x1": 1}
+    line = {"dash": "dash", "color": "--ink", "width": 1}
     return {
-        "shapes": [{"type": "line", **where, "line": {"dash": "dash", "color": "--ink", "width": 1}}],
+        "shapes": [{"type": "line", **where, "line": line}],
         "annotations": [
             {"xref": "paper", "x": 1, "y": value, "text": f"{name} {value:.1f}", "showarrow": False,
              "xanchor": "right", "yanchor": "bottom"}

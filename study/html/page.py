@@ -7,6 +7,7 @@ A colour that begins with `--` is a variable of page.css. Text of others goes in
 
 import gzip
 import json
+import os
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,16 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdw_core import __version__
-from sdw_core.files import write_text
+from sdw_core.errors import InputError
+from sdw_core.files import created_file
 from sdw_core.style import INK, PALE
+from study.preflight import check_writable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 LEVELS = tuple(f"--level-{level}" for level in range(5))
 """A colour for each fifth, from the lowest to the highest."""
@@ -139,6 +145,13 @@ def themed(colour: str) -> str:
 
 def render(template: str, **content: Any) -> str:
     """A page of one of this folder's templates."""
+    made = datetime.now().astimezone()
+    given = {"plotly": _plotly, "made": made, "version": __version__} | content
+    return _templates().get_template(template).render(given)
+
+
+@cache
+def _templates() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -149,14 +162,43 @@ def render(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    made = datetime.now().astimezone()
-    given = {"plotly": _plotly, "made": made, "version": __version__} | content
-    return environment.get_template(template).render(given)
+    return environment
 
 
-def write(page: str, path: Path) -> None:
-    """Put a page in its place, whole or not at all."""
-    write_text(path, page)
+def require_new(to: Path) -> None:
+    """Refuse a file that a page cannot become.
+
+    Raises:
+        InputError: the file exists, or its folder does not, or cannot be written.
+    """
+    if not to.parent.is_dir():
+        raise InputError(
+            f"A report is written into a folder that exists, and {str(to.parent)!r} is none; make "
+            "it, or choose another `to`."
+        )
+    _refuse_existing(to)
+    check_writable(to.parent, "to")
+
+
+def write_new(page: str, to: Path) -> None:
+    """Write a page, whole or not at all, and never over a file that is there.
+
+    Raises:
+        InputError: the file exists by now.
+    """
+    try:
+        with created_file(to) as scratch:
+            scratch.write_text(page, encoding="utf-8")
+    except FileExistsError:
+        _refuse_existing(to)
+        raise
+
+
+def _refuse_existing(to: Path) -> None:
+    if os.path.lexists(to):
+        raise InputError(
+            f"A report never overwrites, and {str(to)!r} exists: remove it, or choose another file."
+        ) from None
 
 
 @cache

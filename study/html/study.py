@@ -82,7 +82,9 @@ def _heading(snapshot: Snapshot) -> str:
     """What it is, in a line."""
     counts = ", ".join(f"{count} {outcome}" for outcome, count in snapshot.outcomes.items())
     source = snapshot.spec.pipeline.source
-    said = f"Study on {source}, {snapshot.state}: {len(snapshot.settled)} of {snapshot.total} trials"
+    said = (
+        f"Study on {source}, {snapshot.state}: {len(snapshot.settled)} of {snapshot.total} trials"
+    )
     return f"{said} ({counts})." if counts else f"{said}."
 
 
@@ -159,10 +161,7 @@ def _front(snapshot: Snapshot) -> Answer:
         )
     fresh_seeds = "return on fresh seeds (95 %)"
     table = Table("The Pareto front", ["trial", *names, fresh_seeds, *search], cells)
-    ends = [
-        f"trial {row.number} ({', '.join(f'{name} {number(v)}' for name, v in zip(names, row.values or [], strict=True))})"
-        for row in ([rows[0], rows[-1]] if len(rows) > 1 else rows)
-    ]
+    ends = [f"trial {row.number} ({snapshot.objectives(row)})" for row in (rows[0], rows[-1])]
     said = f"They go from {' to '.join(ends)}." if len(rows) > 1 else f"It is {ends[0]}."
     of = f"trial{'s' * (len(rows) > 1)} on the Pareto front"
     return Answer(str(len(rows)), of, [said], [], [table])
@@ -193,9 +192,7 @@ def _rivals(
     """Whether the winner can be told from the next ones, and by what."""
     best, *others = ranked[: RIVALS + 1]
     leads = [
-        (row, lead)
-        for row in others
-        if (lead := _lead(results[best.number], results[row.number]))
+        (row, lead) for row in others if (lead := _lead(results[best.number], results[row.number]))
     ]
     if not leads:
         return "There is no other trial to tell it from.", None
@@ -360,8 +357,8 @@ def _facts(
             f"(95 % interval {low:.1f} to {high:.1f})"
         )
     if result and result.sources:
-        versions = ", ".join(f"{stage} {v}" for stage, v in result.sources.method.items())
-        facts["method, versions of the stages"] = versions
+        stages = (f"{stage} {version}" for stage, version in result.sources.method.items())
+        facts["method, versions of the stages"] = ", ".join(stages)
     nodes = Counter(row.node for row in snapshot.trials if row.node)
     if nodes:
         facts["trials on"] = ", ".join(f"{node} ({count})" for node, count in nodes.items())
