@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sdw_core import html
 from sdw_core.errors import InputError
 from sdw_core.labels import named
+from sdw_core.plots import drawn
+from sdw_core.style import SOURCE, SYNTHETIC, looks
 from sdw_core.validation import shown
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
@@ -70,7 +71,7 @@ seeds that the search never used).{ensembles}
 |---|---|---|---|
 {table}
 
-![Source and synthetic states on the source's first two principal components, and the return of each evaluated policy](card.png)
+![Source and synthetic states on the source's first two principal components, and the return of each policy and of each of the expert's episodes](card.png)
 
 0 is a random policy's return ({random:.1f}) and 100 an expert's ({expert:.1f}){reference_source}.
 
@@ -297,29 +298,39 @@ def _picture(
     source_states: NDArray[np.float32] | None,
 ) -> bytes:
     """The rows on two principal components, and what their policies return, as PNG."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
     shown = states if source_states is None else source_states
     centre = shown.mean(axis=0)
-    axes = np.linalg.svd(shown - centre, full_matrices=False)[2][:2].T
-    rows = (states - centre) @ axes
-    if source_states is not None:
-        points = (source_states - centre) @ axes
-        left.scatter(*points.T, s=2, color="#b8c4d0", linewidths=0, label="source states")
-    left.scatter(*rows.T, s=14, color="#c2410c", label="synthetic states")
-    left.set(xlabel="first principal component", ylabel="second", title="States, normalised")
-    left.legend(loc="upper right", markerscale=2)
-    labels = []
-    for place, key in enumerate(key for key in NAMES if key in scores):
-        values = scores[key]["per_policy"]
-        jitter = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else [0.0]
-        right.scatter(place + np.asarray(jitter), values, s=14, color="#2b6cb0")
-        right.hlines(scores[key]["mean"], place - 0.25, place + 0.25, color="#c2410c")
-        labels.append(named(NAMES[key], scores[key].get("ensemble", 1)))
-    if len(labels) > 3:  # as many as have room side by side
-        labels = [fill(name, 11) for name in labels]
-    right.set_xticks(range(len(labels)), labels)
-    right.set(ylabel="normalised return", title="Each policy (dot) and their mean (line)")
+    components = np.linalg.svd(shown - centre, full_matrices=False)[2][:2].T
+    rows = (states - centre) @ components
+    judged = {key: scores[key] for key in NAMES if key in scores}
+    names = [named(NAMES[key], score.get("ensemble", 1)) for key, score in judged.items()]
+    wide = 24 if len(names) <= 3 else 11  # as many letters as have room side by side
     content = io.BytesIO()
-    figure.savefig(content, dpi=120)
+    with drawn(content, 10, 4) as figure:
+        left, right = figure.subplots(1, 2)
+        if source_states is not None:
+            points = (source_states - centre) @ components
+            left.scatter(*points.T, s=2, color=SOURCE, linewidths=0)
+        left.scatter(*rows.T, s=14, color=SYNTHETIC)
+        among = "" if source_states is None else " among the source's (grey)"
+        left.set(xlabel="first principal component, normalised units", ylabel="second")
+        left.set_title(f"Synthetic states{among}")
+        labels = []
+        for place, (key, name) in enumerate(zip(judged, names, strict=True)):
+            values, mean = judged[key]["per_policy"], judged[key]["mean"]
+            colour = looks(names)[name].colour
+            jitter = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else [0.0]
+            right.scatter(place + np.asarray(jitter), values, s=14, color=colour, alpha=0.7)
+            right.hlines(mean, place - 0.25, place + 0.25, color=colour)
+            right.annotate(
+                f"{mean:.1f}", (place + 0.25, mean), (3, 0), "data", "offset points",
+                color=colour, va="center",
+            )  # fmt: skip
+            what = "episodes" if key == "expert" else "policies"
+            labels.append(f"{fill(name, wide)}\n{len(values)} {what}")
+        right.set_xticks(range(len(labels)), labels)
+        right.set(
+            ylabel="normalised return", title="Each policy, each episode of the expert: a dot"
+        )
+        right.set_xlim(-0.5, len(labels) - 0.4)
     return content.getvalue()

@@ -223,7 +223,13 @@ class PercentBCConfig(Config):
     )
     layers: Layers = Field(4, description="linear layers of the policy and of the value")
     width: Width = Field(256, description="hidden units a layer")
-    steps: TrainingSteps = Field(2000, description="gradient steps of the policy")
+    ensemble: Copies = Field(
+        1,
+        json_schema_extra=added(1),
+        description="networks of the policy, cloned independently; the expert acts by the mean of "
+        "their actions, which changes less from state to state",
+    )
+    steps: TrainingSteps = Field(2000, description="gradient steps of each network of the policy")
     value_steps: TrainingSteps = Field(2000, description="gradient steps of the action value")
     batch_size: Batch = Field(256, description="transitions a gradient step")
     learning_rate: LearningRate = Field(3e-4, description="Adam's")

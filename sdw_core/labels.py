@@ -43,3 +43,12 @@ def named(name: str, *networks: int) -> str:
     kinds = sorted({*networks})
     said = f"ensembles of {' or '.join(map(str, kinds))}"
     return name if kinds in ([], [1]) or said in name else f"{name}, {said}"
+
+
+def short_name(dataset: str) -> str:
+    """The last part of a dataset's name.
+
+    >>> short_name("sdw/hopper-medium-v0")
+    'hopper-medium-v0'
+    """
+    return dataset.rsplit("/", 1)[-1]

@@ -49,25 +49,26 @@ def logarithmic(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]], gap: float) -> None:
+def label_ends(axes: Axes, ends: Mapping[str, tuple[float | None, float, str]], gap: float) -> None:
     """Names to the right of the axes, each at the height where its line ends, and none on another.
 
     Args:
         axes: their limits are final.
-        ends: name -> x and y of the line's end, and its colour.
+        ends: name -> x and y of the line's end, and its colour; x None: the axes' right edge.
         gap: between two names, a fraction of the axes' height.
     """
+    leader = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.5, "relpos": (0, 0.5)}
     low, high = axes.get_ylim()
-    places = apart([(y - low) / (high - low) for _, y, _ in ends.values()], gap)
+    places = apart([(y - low) / (high - low) for _, y, _ in ends.values()], gap, (0, 1))
     for (name, (x, y, colour)), place in zip(ends.items(), places, strict=True):
         axes.annotate(
             name,
-            (x, y),
+            (axes.get_xlim()[1] if x is None else x, y),
             (1.04, place),
             textcoords="axes fraction",
             fontsize=7,
             color=colour,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5},
+            arrowprops=leader | {"color": colour},
             annotation_clip=False,
         )

@@ -10,6 +10,7 @@ the same colour with another hatch, marker and dash. No figure library is needed
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 ORANGE, SKY, GREY, INK = "#e69f00", "#56b4e9", "#666666", "#2f3b4c"
@@ -32,8 +33,11 @@ METHODS = {
     "SDW-OBD": VERMILION,
     "BC on all data": ORANGE,
     "expert": INK,
+    "these rows": VERMILION,
+    "random rows": GREY,
+    "the expert": INK,
 }
-"""The colours of the methods of the shipped comparisons."""
+"""The colours of the methods of the shipped comparisons, and of what an export is judged beside."""
 
 HATCHES = ("", "/", ".", "x", "\\", "+", "-", "|")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -106,8 +110,15 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     return found
 
 
-def apart(places: Iterable[float], gap: float) -> list[float]:
+def apart(
+    places: Iterable[float], gap: float, within: tuple[float, float] = (-inf, inf)
+) -> list[float]:
     """The places moved as little as labels need that are to lie `gap` apart, in their own order.
+
+    Args:
+        places: of the labels.
+        gap: the least distance of two labels; their number times this has room in `within`.
+        within: the lowest and the highest place.
 
     >>> apart([5.0, 1.0, 1.5], 1.0)
     [5.0, 0.75, 1.75]
@@ -116,11 +127,18 @@ def apart(places: Iterable[float], gap: float) -> list[float]:
     order = sorted(range(len(places)), key=places.__getitem__)
     groups: list[tuple[float, int]] = []  # centre and size of those that touch, from below
     for index in order:
-        groups.append((places[index], 1))
+        groups.append(_held(places[index], 1, gap, within))
         while len(groups) > 1:
             (low, few), (high, more) = groups[-2:]
             if high - low >= gap * (few + more) / 2:
                 break
-            groups[-2:] = [((low * few + high * more) / (few + more), few + more)]
+            centre = (low * few + high * more) / (few + more)
+            groups[-2:] = [_held(centre, few + more, gap, within)]
     moved = [centre + gap * (k - (size - 1) / 2) for centre, size in groups for k in range(size)]
     return [place for _, place in sorted(zip(order, moved, strict=True))]
+
+
+def _held(centre: float, size: int, gap: float, within: tuple[float, float]) -> tuple[float, int]:
+    """A group of labels, its centre moved so that all of the group lies within."""
+    half = gap * (size - 1) / 2
+    return max(within[0] + half, min(within[1] - half, centre)), size

@@ -558,6 +558,7 @@ class Comparison:
             run_comparison,
             write_spec,
         )
+        from study.figures import draw
 
         given = {"comparison.name": name} if name is not None else {}
         loaded = load_comparison(spec, settings_of(overrides) | given)
@@ -572,6 +573,7 @@ class Comparison:
             return comparison
         write_spec(folder.path, loaded)  # a spec that shrank has no cell to run
         comparison.standings.write(folder.path)
+        draw(comparison.standings, folder.path)
         _reported(comparison, progress)
         if comparison.frame().empty:
             reasons = sorted(set(comparison.standings.failed.values()))
@@ -624,7 +626,13 @@ class Comparison:
         """
         from study.html.comparison import comparison_page
 
-        return _written(lambda: comparison_page(self), self.folder.report, to)
+        state = "finished"
+        if not self.finished:
+            state = f"not finished: {len(self.results)} of {self.spec.size} cells ended"
+        path = self.folder.path
+        return _written(
+            lambda: comparison_page(self.standings, path, state), self.folder.report, to
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What `sdw compare --json` prints."""

@@ -1,16 +1,16 @@
-"""From the results of a comparison to its table, its statistics and its figures."""
+"""From the results of a comparison to its table and its statistics."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from sdw_core.files import replaced_atomically, write_json, write_text
-from sdw_core.labels import label, named
+from sdw_core.labels import named, short_name
 from sdw_core.statistics import (
     Estimate,
     gain,
@@ -22,9 +22,6 @@ from sdw_core.statistics import (
 from search_spaces import ComparisonSpec
 from study.comparison import Results, final_cell
 from study.outcomes import COMPLETE, TrialResult, config_hash
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLUMNS = [
     *("method", "dataset", "seed", "policy"),
@@ -166,7 +163,7 @@ class Standings:
         }
 
     def write(self, folder: Path) -> None:
-        """Write the results as tables, what they were made with and of, table.md and figures."""
+        """Write the results as tables, and what they were made with and of."""
         with replaced_atomically(folder / "results.csv") as scratch:
             self.frame.to_csv(scratch, index=False)
         with replaced_atomically(folder / "results.parquet") as scratch:
@@ -176,9 +173,6 @@ class Standings:
         write_json(folder / "configs.json", self.configs)
         write_json(folder / "identities.json", self.identities)
         write_text(folder / "table.md", self.markdown())
-        for name, figure in (("returns.png", _returns_figure), ("curves.png", _curves_figure)):
-            with replaced_atomically(folder / name) as scratch:
-                figure(self, scratch)
 
     def to_json(self) -> dict[str, Any]:
         """What `sdw compare --json` prints."""
@@ -220,7 +214,7 @@ class Standings:
 
     def _lines(self) -> Iterator[str]:
         datasets = list(self.spec.datasets)
-        names = [_short(dataset) for dataset in datasets]
+        names = [short_name(dataset) for dataset in datasets]
         yield "Normalised return: mean +- standard deviation over distillation seeds."
         for which, title in (("last", "After the last outer step"), ("best", "Best evaluation")):
             yield f"\n{title}:\n"
@@ -317,11 +311,6 @@ def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-def _short(dataset: str) -> str:
-    """The last part of a dataset's name."""
-    return dataset.rsplit("/", 1)[-1]
-
-
 def flat(settings: dict[str, Any], prefix: str = "") -> str:
     """Nested settings in a line, a path each."""
     parts = [
@@ -329,75 +318,3 @@ def flat(settings: dict[str, Any], prefix: str = "") -> str:
         for key, value in settings.items()
     ]
     return ", ".join(parts)
-
-
-def _colours(methods: int) -> list[Any]:
-    """One a method; they repeat after twenty."""
-    from matplotlib import colormaps
-
-    palette: Any = colormaps["tab10" if methods <= 10 else "tab20"]
-    return [palette(m % palette.N) for m in range(methods)]
-
-
-def _returns_figure(standings: Standings, path: Path) -> None:
-    """Bars: a group a dataset, a bar a method, a dot a distillation seed."""
-    from matplotlib.figure import Figure
-
-    methods, datasets = list(standings.spec.methods), list(standings.spec.datasets)
-    figure = Figure(figsize=(4.2 + 1.9 * len(datasets), 4.2), layout="constrained")
-    axes = figure.subplots()
-    width = 0.85 / len(methods)
-    colours = _colours(len(methods))
-    for m, method in enumerate(methods):
-        where = np.arange(len(datasets)) + (m - (len(methods) - 1) / 2) * width
-        scores = [standings.scores(method, dataset) for dataset in datasets]
-        heights = [float(s.mean()) if len(s) else 0.0 for s in scores]
-        name = label(standings.title(method))
-        axes.bar(where, heights, 0.9 * width, label=name, color=colours[m], alpha=0.75)
-        for x, values in zip(where, scores, strict=True):
-            axes.plot(np.full(len(values), x), values, ".", color="black", markersize=3)
-    axes.set_xticks(np.arange(len(datasets)), [label(_short(d)) for d in datasets], fontsize=8)
-    axes.set_ylabel("normalised return")
-    axes.spines[["top", "right"]].set_visible(False)
-    _legend(figure)
-    figure.savefig(path, dpi=130, format="png")
-
-
-def _curves_figure(standings: Standings, path: Path) -> None:
-    """Return against outer steps, a panel a dataset, a line a method that distils."""
-    from matplotlib.figure import Figure
-
-    datasets = list(standings.spec.datasets)
-    columns = min(3, len(datasets))
-    lines = -(-len(datasets) // columns)
-    colours = _colours(len(standings.spec.methods))
-    figure = Figure(figsize=(3.4 * columns + 2.2, 2.6 * lines + 0.6), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flat
-    for dataset, axes in zip(datasets, panels, strict=False):
-        for colour, method in zip(colours, standings.spec.methods, strict=True):
-            rows = standings.frame
-            rows = rows[(rows.method == method) & (rows.dataset == dataset)]
-            by_step = rows.pivot_table("normalized_return", "outer_steps", "seed", "mean")
-            if by_step.empty:
-                continue
-            name = label(standings.title(method))
-            mean, spread = by_step.mean(axis=1), by_step.std(axis=1).fillna(0)
-            if len(by_step) == 1 and by_step.index[0] == 0:
-                axes.axhline(float(mean.iloc[0]), color=colour, linestyle=":", label=name)
-                continue
-            style = {"color": colour, "marker": "o", "markersize": 3, "label": name}
-            axes.errorbar(by_step.index, mean, spread, **style)
-        axes.set_title(label(_short(dataset)), fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in list(panels)[len(datasets) :]:
-        axes.set_visible(False)
-    figure.supxlabel("outer steps", fontsize=9)
-    figure.supylabel("normalised return", fontsize=9)
-    _legend(figure)
-    figure.savefig(path, dpi=130, format="png")
-
-
-def _legend(figure: "Figure") -> None:
-    """A line a method beside the panels, so that no number of either cuts a name off."""
-    entries = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*entries, loc="outside right upper", frameon=False, fontsize=8)

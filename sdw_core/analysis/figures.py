@@ -5,20 +5,19 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from sdw_core.analysis.coverage import Coverage, Source
 from sdw_core.analysis.errors import Choice, PolicyErrors
 from sdw_core.analysis.misalignment import ByLoss, Course, Role
 from sdw_core.labels import label
+from sdw_core.plots import drawn, logarithmic
+from sdw_core.style import BLUE, GREEN, GREY, INK, ORANGE, SOURCE, VERMILION, looks
 
-DIVERSE, NARROW, INK = "#2b6cb0", "#c2410c", "#334155"
+DIVERSE, NARROW = BLUE, VERMILION
 CHOICES: dict[Choice, tuple[str, str]] = {
-    "random": (DIVERSE, "o"),
-    "weighted": ("#15803d", "^"),
-    "best": (NARROW, "s"),
+    "random": (GREY, "o"),
+    "weighted": (GREEN, "^"),
+    "best": (ORANGE, "s"),
 }
 RETURN = "normalised return"
 
@@ -40,111 +39,112 @@ def misalignment_figure(
         rows: name and source of each set of synthetic rows, and its policies.
         path: the file.
     """
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    edges = by_loss.edges
-    centres = np.sqrt(edges[1:] * edges[:-1])
-    for course, means, name, colour in (
-        (diverse, by_loss.diverse, f"diverse: {label(names[0])}", DIVERSE),
-        (narrow, by_loss.narrow, f"narrow: {label(names[1])}", NARROW),
-    ):
-        left.scatter(course.losses, course.returns, s=10, color=colour, alpha=0.35, linewidths=0)
-        left.plot(centres, means, color=colour, marker="o", markersize=5, label=name)
-    for (name, role, course), marker in zip(rows, cycle("*PXD"), strict=False):
-        colour = DIVERSE if role == "diverse" else NARROW
-        style = {"marker": marker, "facecolors": "none", "edgecolors": colour, "linewidths": 0.9}
-        style |= {"label": f"rows: {label(name)}", "zorder": 3}
-        left.scatter(course.losses, course.returns, s=60, **style)
-    left.set(ylabel=RETURN, title="A dot: a policy at one point of its training")
-    left.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, fontsize=8)
-    right.axhline(0, color=INK, linewidth=0.8)
-    right.fill_between(centres, by_loss.low, by_loss.high, color=NARROW, alpha=0.15, linewidth=0)
-    right.plot(centres, by_loss.difference, color=NARROW, marker="o", markersize=5)
-    title = "At equal loss"
-    if by_loss.crossings is not None:
-        crossed = ", ".join(f"{loss:.3g}" for loss in by_loss.crossings)
-        title += f"; dotted: changes sign at {crossed}" if crossed else ": no change of sign"
-        for loss in by_loss.crossings:
+    with drawn(path, 10, 4.2) as figure:
+        left, right = figure.subplots(1, 2)
+        edges = by_loss.edges
+        centres = np.sqrt(edges[1:] * edges[:-1])
+        for course, means, name, colour in (
+            (diverse, by_loss.diverse, f"diverse: {label(names[0])}", DIVERSE),
+            (narrow, by_loss.narrow, f"narrow: {label(names[1])}", NARROW),
+        ):
+            left.scatter(
+                course.losses, course.returns, s=10, color=colour, alpha=0.35, linewidths=0
+            )
+            left.plot(centres, means, color=colour, marker="o", markersize=5, label=name)
+        for (name, role, course), marker in zip(rows, cycle("*PXD"), strict=False):
+            colour = DIVERSE if role == "diverse" else NARROW
+            style = {
+                "marker": marker,
+                "facecolors": "none",
+                "edgecolors": colour,
+                "linewidths": 0.9,
+            }
+            style |= {"label": f"rows: {label(name)}", "zorder": 3}
+            left.scatter(course.losses, course.returns, s=60, **style)
+        left.set(ylabel=RETURN, title="A dot: a policy at one point of its training")
+        left.legend(loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False, fontsize=8)
+        right.axhline(0, color=INK, linewidth=0.8)
+        known = np.isfinite(by_loss.low)
+        interval = np.abs(by_loss.difference - [by_loss.low, by_loss.high])[:, known]
+        style = {"fmt": "none", "ecolor": INK, "elinewidth": 1, "capsize": 3}
+        right.errorbar(centres[known], by_loss.difference[known], interval, **style)
+        right.plot(centres, by_loss.difference, color=INK, marker="o", markersize=5)
+        hollow = {"s": 25, "facecolors": "white", "edgecolors": INK, "zorder": 3}
+        right.scatter(centres[~known], by_loss.difference[~known], **hollow)
+        title = "At equal loss, with 95 % intervals" + (
+            "; hollow: too few policies" if any(~known) else ""
+        )
+        for loss in by_loss.crossings or ():
             right.axvline(loss, color=INK, linestyle=":", linewidth=1)
-    right.set(ylabel="return, narrow - diverse", title=title)
-    for axes in (left, right):
-        axes.set(xscale="log", xlabel="training loss (mean square); training goes to the right")
-        axes.invert_xaxis()
-        _plain(axes)
-    _save(figure, path)
+            at = {"xycoords": right.get_xaxis_transform(), "textcoords": "offset points"}
+            right.annotate(f"{loss:.3g}", (loss, 1), xytext=(2, -9), fontsize=8, **at)
+        if by_loss.crossings == []:
+            title += "; no change of sign"
+        right.set(ylabel="return, narrow - diverse", title=title)
+        for axes in (left, right):
+            axes.set_xlabel("training loss (mean square); training goes to the right")
+            logarithmic(axes)
+            axes.invert_xaxis()
 
 
 def errors_figure(measured: Sequence[PolicyErrors], path: Path) -> None:
     """Return against each error, a dot a policy."""
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    panels = figure.subplots(1, 3, sharey=True)
     titles = {
         "pivotal_error": "On the expert's states",
         "surrounding_error": "On the policy's own states off the support",
         "pooled_surrounding_error": "On all policies' states off the support",
     }
-    for axes, (name, title) in zip(panels, titles.items(), strict=True):
-        for choice, (colour, marker) in CHOICES.items():
-            chosen = [each for each in measured if each.choice == choice]
-            if chosen:
-                errors = [getattr(each, name) for each in chosen]
-                returns = [each.normalized_return for each in chosen]
-                style = {"marker": marker, "color": colour, "alpha": 0.7, "linewidths": 0}
-                axes.scatter(errors, returns, s=22, label=f"{choice} rows", **style)
-        axes.set(xscale="log", xlabel=f"{name.replace('_', ' ')} (mean square)", title=title)
-        _plain(axes)
-    panels[0].set_ylabel(RETURN)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    with drawn(path, 11, 3.9) as figure:
+        panels = figure.subplots(1, 3, sharey=True)
+        for axes, (name, title) in zip(panels, titles.items(), strict=True):
+            for choice, (colour, marker) in CHOICES.items():
+                chosen = [each for each in measured if each.choice == choice]
+                if chosen:
+                    errors = [getattr(each, name) for each in chosen]
+                    returns = [each.normalized_return for each in chosen]
+                    style = {"marker": marker, "color": colour, "alpha": 0.7, "linewidths": 0}
+                    axes.scatter(errors, returns, s=22, label=f"{choice} rows", **style)
+            axes.set(xlabel=f"{name.replace('_', ' ')} (mean square)", title=title)
+            logarithmic(axes)
+        panels[0].set_ylabel(RETURN)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
 
 
 def coverage_figure(source: Source, covered: Sequence[Coverage], path: Path) -> None:
-    """Histograms of the log density, and diversity relative to as many states of the source."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(2.2, 1, 1))
-    left.stairs(source.histogram, source.edges, fill=True, color="#b8c4d0", label="source")
-    for index, each in enumerate(covered):
-        style = {"color": f"C{index}", "linewidth": 1.6, "label": label(each.name)}
-        left.stairs(each.histogram, source.edges, **style)
-    left.set(
-        xlabel="log density under the source's flow (nats); the ends hold what lies beyond",
-        ylabel="share of the states",
-        title="States by their density in the source",
-    )
-    figure.legend(
-        *left.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=min(4, len(covered) + 1),
-        frameon=False,
-        fontsize=8,
-    )
-    for axes, name, title in (
-        (middle, "distance", "Mean pairwise distance\n(normalised units)"),
-        (right, "entropy", "Nearest-neighbour entropy\n(nats)"),
-    ):
-        for place, each in enumerate(covered):
-            mean, low, high = getattr(each, f"source_{name}")
-            bars = [[mean - low], [high - mean]]
-            axes.errorbar(place, mean, bars, color="#94a3b8", marker="_", markersize=16, capsize=4)
-            value = getattr(each, name)
-            axes.scatter(place, value, color=f"C{place}", s=36, zorder=3)
-        axes.set(title=title, xlim=(-0.6, len(covered) - 0.4))
-        axes.set_xticks([])
-        axes.set_xlabel("grey: as many random\nstates of the source", fontsize=8)
-        _plain(axes)
-    _plain(left)
-    _save(figure, path)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.title.set_fontsize(10)
-    if axes.get_xscale() == "log":  # 0.02 and not 2 x 10^-2
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-        axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, format="png")
+    """A line a set: histogram of the log density; diversity beside as many states of the source."""
+    found = looks(each.name for each in covered)
+    with drawn(path, 11, 1.0 * len(covered) + 1.0) as figure:
+        grid = figure.subplots(
+            len(covered), 3, squeeze=False, sharex="col", width_ratios=(2.2, 1, 1)
+        )
+        for each, (left, *others) in zip(covered, grid, strict=True):
+            colour = found[each.name].colour
+            left.stairs(source.histogram, source.edges, fill=True, color=SOURCE)
+            left.stairs(each.histogram, source.edges, color=colour, linewidth=1.6)
+            left.set_title(f"{label(each.name)}, {each.states} states", fontsize=9, color=colour)
+            for axes, name in zip(others, ("distance", "entropy"), strict=True):
+                mean, low, high = getattr(each, f"source_{name}")
+                axes.plot([low, high], [0, 0], color=SOURCE, linewidth=7, solid_capstyle="butt")
+                axes.plot(mean, 0, "|", color=INK, markersize=9)
+                value = getattr(each, name)
+                axes.plot(value, 0, "o", color=colour, markersize=7)
+                axes.annotate(
+                    f"{value:.2f}", (value, 0), (0, 7), "data", "offset points",
+                    fontsize=8, color=colour, ha="center",
+                )  # fmt: skip
+                axes.set(ylim=(-1, 1), yticks=[])
+                axes.spines["left"].set_visible(False)
+        grid[0, 1].set_title("Mean pairwise distance")
+        grid[0, 2].set_title("Nearest-neighbour entropy")
+        grid[-1, 0].set_xlabel(
+            "log density under the source's flow (nats); the ends hold what lies beyond"
+        )
+        grid[-1, 1].set_xlabel("normalised units")
+        grid[-1, 2].set_xlabel("nats")
+        figure.supylabel("share of the states", fontsize=9)
+        figure.supxlabel(
+            "grey: the source; to the right the mean and the range of as many of its states, drawn "
+            "at random",
+            fontsize=8,
+        )

@@ -30,7 +30,8 @@ class PercentBC:
     """A cloned policy and a fitted action value.
 
     Attributes:
-        policy, value: the networks' parameters, packs of one.
+        policy: the parameters of a pack of networks, which act by the mean of their actions.
+        value: a pack of one.
         value_scale: what the value network's output is multiplied by, in units of reward.
     """
 
@@ -40,7 +41,7 @@ class PercentBC:
     @torch.no_grad()
     def actions(self, states: Tensor) -> Tensor:
         """See `Expert.actions`."""
-        return outputs(self.policy, states, squash=True)[0]
+        return outputs(self.policy, states, squash=True).mean(0)
 
     @torch.no_grad()
     def values(self, states: Tensor, actions: Tensor) -> Tensor:
@@ -141,10 +142,12 @@ def fit_percent_bc(
     value = MLP.build(observations + width, 1, config.layers, config.width, squash=False)
     scale = returns_to_go.square().mean().sqrt().clamp_min(1e-6)
     both = torch.cat([states, actions], -1)
+    fitting = torch_generator(seed, "expert", 1)
+    cloning = [torch_generator(seed, "expert", 0, member) for member in range(config.ensemble)]
     learner = _Regressions(
-        _Regression(policy, states[selected], actions[selected], config.steps, config, seed, 0),
+        _Regression(policy, states[selected], actions[selected], config.steps, config, cloning),
         _Regression(
-            value, both, (returns_to_go / scale)[:, None], config.value_steps, config, seed, 1
+            value, both, (returns_to_go / scale)[:, None], config.value_steps, config, [fitting]
         ),
     )
     train(learner, config.steps + config.value_steps, training)
@@ -154,8 +157,9 @@ def fit_percent_bc(
 class _Regression:
     """Least squares by Adam on random mini-batches, and a moving average of the parameters.
 
-    The policy of a single last iterate may fall where those of its neighbours walk; the policy of
-    the average does not.
+    A network a generator, each with an initialisation and mini-batches of its own. The policy of a
+    single last iterate may fall where those of its neighbours walk; the policy of the average does
+    not.
     """
 
     def __init__(
@@ -165,14 +169,13 @@ class _Regression:
         targets: Tensor,
         steps: int,
         config: PercentBCConfig,
-        seed: int,
-        stream: int,
+        generators: list[torch.Generator],
     ) -> None:
         self._network, self._inputs, self._targets = network, inputs, targets
         self._batch_size = config.batch_size
-        self._generator = torch_generator(seed, "expert", stream)
+        self._generators = generators
         self._drawn = 0
-        initial = network.initial_parameters([self._generator])
+        initial = network.initial_parameters(generators)
         self.parameters = [p.to(inputs.device).requires_grad_() for p in initial]
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.Adam(self.parameters)
@@ -181,20 +184,21 @@ class _Regression:
 
     def update(self, step: int) -> None:
         picks = self._picks(step).to(self._inputs.device)
-        error = self._network(self.parameters, self._inputs[picks][None])[0] - self._targets[picks]
+        error = self._network(self.parameters, self._inputs[picks]) - self._targets[picks]
         self.optimizer.param_groups[0]["lr"] = self._rates[step]
         self.optimizer.zero_grad()
-        error.square().mean().backward()  # type: ignore[no-untyped-call]
+        error.square().mean((1, 2)).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         for mean, p in zip(self.average, self.parameters, strict=True):
             mean.lerp_(p.detach(), max(1 - AVERAGING, 1 / (step + 1)))
 
     def _picks(self, step: int) -> Tensor:
-        """The rows of a step, drawn in sequence: a resumed training draws past those of before."""
+        """Rows of a step [P, B], drawn in sequence: a resumed training draws past those before."""
         while self._drawn <= step:
-            picks = torch.randint(len(self._inputs), (self._batch_size,), generator=self._generator)
+            rows, size = len(self._inputs), (self._batch_size,)
+            picks = [torch.randint(rows, size, generator=g) for g in self._generators]
             self._drawn += 1
-        return picks
+        return torch.stack(picks)
 
 
 class _Regressions:

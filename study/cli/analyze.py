@@ -183,7 +183,7 @@ def coverage(
     artifacts = _artifacts(folders, trust)
     with _telling() as tell:
         found = report.coverage(config, artifacts, bins, cache, tell)
-    headings = ("distance", "source's", "entropy", "source's")
+    headings = ("distance", "source's distance", "entropy", "source's entropy")
     table = Table("set", "states", "return", "rare %", *headings)
     for each in found.findings["sets"]:
         table.add_row(

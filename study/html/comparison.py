@@ -1,27 +1,28 @@
 """The page of a comparison: who leads, by how much, and on which datasets."""
 
 import platform
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from sdw_core.artifact import versions
+from sdw_core.labels import short_name
 from sdw_core.statistics import Estimate, gain, with_interval
 from sdw_core.style import Look, looks
 from study.html.page import Answer, Figure, Line, Lines, Table, axes, plain, render, short, themed
 from study.standings import Standings, flat, interval_text
 
-if TYPE_CHECKING:
-    from study.api import Comparison
 
+def comparison_page(standings: Standings, folder: Path, state: str) -> str:
+    """A comparison's page, of the cells that have ended.
 
-def comparison_page(comparison: "Comparison") -> str:
-    """A comparison's page, of the cells that have ended."""
-    standings = comparison.standings
-    spec = standings.spec
-    ended, size = len(comparison.results), spec.size
-    state = "finished" if comparison.finished else f"not finished: {ended} of {size} cells ended"
-    style = looks(spec.methods)
+    Args:
+        standings: their results.
+        folder: the comparison's.
+        state: whether it is finished, in words.
+    """
+    spec, style = standings.spec, looks(standings.spec.methods)
     overview = _overview(standings, style)
     return render(
         "comparison.html",
@@ -37,7 +38,7 @@ def comparison_page(comparison: "Comparison") -> str:
         standings=standings,
         chosen=[(m, d, flat(settings)) for (m, d), settings in standings.chosen.items()],
         cells=_cells(standings),
-        folder=comparison.folder.path,
+        folder=folder,
         facts=_facts(standings),
         spec=yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
@@ -110,7 +111,7 @@ def _table(standings: Standings) -> Table:
     return Table(
         "Normalised return after the last outer step: mean +- standard deviation over distillation "
         "seeds",
-        ["method", "mean", "95 %", *(dataset.rsplit("/", 1)[-1] for dataset in datasets)],
+        ["method", "mean", "95 %", *map(short_name, datasets)],
         rows,
     )
 

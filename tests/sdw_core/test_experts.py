@@ -104,12 +104,13 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Expert]:
     own = units(MEAN.numpy(), STD.numpy())
     return {
         "percent_bc": percent_bc(),
+        "percent_bc, ensemble": percent_bc(ensemble=3),
         "cal_ql": conservative,
         "checkpoint": read_checkpoint(str(path)).expert(own, "cpu"),
     }
 
 
-@pytest.fixture(params=EXPERTS.builtin, scope="module")
+@pytest.fixture(params=[*EXPERTS.builtin, "percent_bc, ensemble"], scope="module")
 def expert(request: pytest.FixtureRequest, experts: dict[str, Expert]) -> Expert:
     return experts[request.param]
 
@@ -181,6 +182,22 @@ def test_it_acts_as_the_good_episodes_do(expert: Expert) -> None:
     assert error < 0.3 * behaviour
 
 
+def test_an_ensemble_acts_by_the_mean_of_networks_that_are_cloned_alone() -> None:
+    short = {"steps": 70, "value_steps": 1}
+    alone, ensemble = percent_bc(**short), percent_bc(ensemble=3, **short)
+    for of_one, of_three in zip(alone.policy, ensemble.policy, strict=True):
+        assert of_three.shape == (3, *of_one.shape[1:])
+        torch.testing.assert_close(of_three[:1], of_one, rtol=1e-4, atol=1e-5)
+    states = fresh_states(20)
+    members = [
+        PercentBC([p[i : i + 1] for p in ensemble.policy], ensemble.value, ensemble.value_scale)
+        for i in range(3)
+    ]
+    actions = torch.stack([member.actions(states) for member in members])
+    assert actions.std(0).min() > 0  # they differ
+    torch.testing.assert_close(ensemble.actions(states), actions.mean(0))
+
+
 def test_its_value_is_in_units_of_reward(expert: Expert) -> None:
     values = expert.values(PROBLEM.states, PROBLEM.actions)
     residual = (values - PROBLEM.rewards).square().mean()
@@ -190,12 +207,14 @@ def test_its_value_is_in_units_of_reward(expert: Expert) -> None:
 # What every training must do
 
 
-@pytest.fixture(params=[percent_bc, cal_ql])
+@pytest.fixture(params=["percent_bc", "percent_bc, ensemble", "cal_ql"])
 def fit(request: pytest.FixtureRequest) -> Fit:
     """Short: 120 steps in all, so that a test may train often."""
-    if request.param is percent_bc:
-        return lambda *a, **k: percent_bc(*a, **({"steps": 70, "value_steps": 50} | k))
-    return lambda *a, **k: cal_ql(*a, **({"steps": 120} | k))
+    if request.param == "cal_ql":
+        return lambda *a, **k: cal_ql(*a, **({"steps": 120} | k))
+    ensemble = 3 if "ensemble" in request.param else 1
+    short = {"steps": 70, "value_steps": 50, "ensemble": ensemble}
+    return lambda *a, **k: percent_bc(*a, **(short | k))
 
 
 def assert_same(one: Expert, other: Expert) -> None:
@@ -857,7 +876,7 @@ def test_a_pipeline_that_is_stopped_in_its_expert_goes_on_there(
         lambda stage, fraction: told.append(fraction) if stage == "expert" else None,
     ).prepare()
     assert [path.suffix for path in tmp_path.glob("expert-*[!k]")] == [".safetensors"]
-    assert told[1:] == [50 / 120, 100 / 120, 1]
+    assert told[1:] == [50 / 120, 100 / 120, 1, 1]  # the training, then the stage
     assert torch.equal(resumed.task.targets, whole.task.targets)
     assert torch.equal(resumed.task.weights, whole.task.weights)
     np.testing.assert_array_equal(resumed.expert_returns, whole.expert_returns)

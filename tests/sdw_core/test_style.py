@@ -81,3 +81,5 @@ def test_labels_that_would_touch_are_moved_apart_and_no_others() -> None:
     assert np.diff(moved).min() == pytest.approx(2.0)
     assert np.mean(moved[1:4]) == pytest.approx(np.mean(places[1:4]))
     assert apart([], 1.0) == []
+    assert apart([0.0, 0.0, 9.9], 1.0, (0.0, 10.0)) == pytest.approx([0.0, 1.0, 9.9])
+    assert apart([9.9, 10.0, 8.8], 1.0, (0.0, 10.0)) == pytest.approx([9.0, 10.0, 8.0])

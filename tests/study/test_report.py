@@ -5,14 +5,16 @@ import logging
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sdw_core.statistics import ReturnSummary
+from search_spaces import ComparisonSpec
 from study import Comparison, Study
 from study.api import _reported
-from study.comparison import ComparisonFolder
+from study.comparison import ComparisonFolder, Results
 from study.export import export
 from study.folder import StudyFolder
 from study.html.comparison import comparison_page
@@ -22,10 +24,11 @@ from study.html.study import _lead, study_page
 from study.outcomes import TrialResult, read_result
 from study.search import StudySearch
 from study.snapshot import Snapshot
+from study.standings import Standings
 from tests.study.commands import sdw
+from tests.study.comparisons import all_results, small_comparison
 from tests.study.conftest import small_spec
 from tests.study.reports import report, run_trials
-from tests.study.test_standings import results, spec  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -96,6 +99,15 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     return folder
 
 
+@pytest.fixture
+def spec(tmp_path: Path) -> ComparisonSpec:
+    return small_comparison(tmp_path)
+
+
+def page_of(spec: ComparisonSpec, results: Results) -> Page:
+    return Page(comparison_page(Standings.of(spec, results), Path("there"), "finished"))
+
+
 @pytest.fixture(scope="module")
 def page(ran: StudyFolder) -> Page:
     return Page(study_page(ran))
@@ -147,7 +159,7 @@ def test_landmarks_and_headings_are_there_for_a_screen_reader(page: Page):
 
 
 @pytest.mark.slow
-def test_figures_are_plotlys(page: Page, pareto: StudyFolder, tmp_path, spec, results):  # noqa: F811
+def test_figures_are_plotlys(page: Page, pareto: StudyFolder, spec: ComparisonSpec):
     validate(page.figures)
     search = StudySearch(pareto.book())
     for index in range(12):
@@ -156,7 +168,7 @@ def test_figures_are_plotlys(page: Page, pareto: StudyFolder, tmp_path, spec, re
     of_two = Page(study_page(pareto)).figures
     assert len(of_two) > 6
     validate(of_two)
-    validate(Page(comparison_page(Comparison(ComparisonFolder(tmp_path), spec, results))).figures)
+    validate(page_of(spec, all_results(spec)).figures)
 
 
 def test_without_the_studys_density_states_are_coloured_by_a_gaussian(ran: StudyFolder):
@@ -249,8 +261,8 @@ def test_a_name_is_no_markup_in_a_figure():
 # Comparisons
 
 
-def test_a_comparison_says_who_leads_and_by_how_much(tmp_path, spec, results):  # noqa: F811
-    page = Page(comparison_page(Comparison(ComparisonFolder(tmp_path), spec, results)))
+def test_a_comparison_says_who_leads_and_by_how_much(spec: ComparisonSpec):
+    page = page_of(spec, all_results(spec))
     assert "SDW: mean normalised return over 2 dataset(s)" in page.said
     assert "Higher: expert (90.0)." in page.said
     assert "Over Av-PBC: +12.5" in page.said
@@ -260,13 +272,13 @@ def test_a_comparison_says_who_leads_and_by_how_much(tmp_path, spec, results):  
     assert all(link.startswith("#") for link in page.links)
 
 
-def test_a_comparison_that_has_not_begun_or_failed_says_so(tmp_path, spec):  # noqa: F811
-    empty = Page(comparison_page(Comparison(ComparisonFolder(tmp_path), spec, {})))
+def test_a_comparison_that_has_not_begun_or_failed_says_so(spec: ComparisonSpec):
+    empty = page_of(spec, {})
     assert "No cell has completed yet." in empty.said
     assert empty.figures == []
     failure = TrialResult(outcome="FAILED", reason="divergence: <b>too</b> far")
     failed = {spec.cell("Av-PBC", "a/one-v0"): failure}
-    page = Page(comparison_page(Comparison(ComparisonFolder(tmp_path), spec, failed)))
+    page = page_of(spec, failed)
     assert "Av-PBC, a/one-v0: divergence: <b>too</b> far" in page.said
 
 
@@ -317,8 +329,8 @@ def test_a_study_does_not_fail_because_its_page_does(folder: StudyFolder, caplog
     assert not list(folder.path.glob(".report.html*"))
 
 
-def test_python_takes_a_path_for_a_comparison_too(tmp_path, spec, results):  # noqa: F811
+def test_python_writes_a_comparisons_page_as_well(tmp_path, spec: ComparisonSpec):
     folder = ComparisonFolder(tmp_path)
-    written = Comparison(folder, spec, results).report()
+    written = Comparison(folder, spec, all_results(spec)).report()
     assert written == folder.report == tmp_path / "report.html"
     assert "SDW" in written.read_text()
