@@ -7,11 +7,14 @@ cut off: a terminal folds what is too long, and a file or a pipe gets whole line
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import rich.console
 import rich.table
 from rich.console import ConsoleDimensions
+from rich.measure import Measurement
 from rich.text import Text
 
 UNBOUNDED = 10_000
@@ -37,14 +40,47 @@ def line(*parts: str | tuple[str, str]) -> Text:
 
 
 class Table(rich.table.Table):
-    """A table without lines, whose cells fold where the terminal is too narrow."""
+    """A table without lines.
+
+    Where the terminal is too narrow, columns that can be spared are left out; then cells fold.
+    """
 
     def __init__(self, *headings: str, **options: Any) -> None:
-        super().__init__(*headings, box=None, **options)
+        self._spare: dict[int, rich.table.Column] = {}
+        super().__init__(*headings, box=None, pad_edge=False, **options)
 
-    def add_column(self, header: str = "", **options: Any) -> None:  # type: ignore[override]
-        """A column whose heading may have lines."""
+    def add_column(  # type: ignore[override]
+        self, header: str = "", spare: int = 0, **options: Any
+    ) -> None:
+        """A column whose heading may have lines.
+
+        Args:
+            header: the heading.
+            spare: its place among the columns that can be left out, 1 the first; 0: it stays.
+            options: rich's.
+        """
         super().add_column(Text(header), overflow="fold", **options)
+        if spare:
+            self._spare[spare] = self.columns[-1]
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> rich.console.RenderResult:
+        """The table as wide as the terminal lets it be."""
+        table, left_out = self, []
+        for _, column in sorted(self._spare.items()):
+            wanted = Measurement.get(console, options.update(max_width=UNBOUNDED), table).maximum
+            if wanted <= options.max_width:
+                break
+            left_out.append(column)
+            table = self._without(left_out)
+        yield from super(Table, table).__rich_console__(console, options)
+
+    def _without(self, left_out: list[rich.table.Column]) -> "Table":
+        table = copy(self)
+        kept = [each for each in self.columns if not any(each is column for column in left_out)]
+        table.columns = [replace(column, _index=index) for index, column in enumerate(kept)]
+        return table
 
 
 class Console(rich.console.Console):

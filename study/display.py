@@ -3,7 +3,6 @@
 import threading
 from time import monotonic
 from types import TracebackType
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -11,11 +10,9 @@ from rich.progress_bar import ProgressBar
 
 from sdw_core.console import Console, Table, line
 from sdw_core.labels import named
-from search_spaces import StudySpec
-from study.book import ENSEMBLE, TrialRow
 from study.folder import StudyFolder
 from study.outcomes import FINAL
-from study.snapshot import RETURNS, Failures, Snapshot, minutes, settings, stage
+from study.snapshot import Failures, Snapshot, minutes, settings, stage
 
 REFRESH = 1.0
 """Seconds between looks at the trials' folders."""
@@ -146,35 +143,3 @@ def best(snapshot: Snapshot) -> str:
     interval = "{:.1f} to {:.1f}, ".format(*row.interval) if row.interval else ""
     value = row.values[0] if row.values else float("nan")
     return f"best {value:.1f} ({interval}{named(f'trial {row.number}', row.ensemble)})"
-
-
-def trial_table(spec: StudySpec, rows: list[TrialRow], best: list[int]) -> Table:
-    """One row a trial: its settings, its objectives, seconds and outcome; the best in bold."""
-    searched = {path: path.rpartition(".")[2] for path in spec.search}
-    metrics = {
-        index: objective.metric
-        for index, objective in enumerate(spec.study.objectives)
-        if objective.metric not in searched.values()
-    }
-    table = Table(padding=(0, 1), header_style="dim")
-    kinds = () if ENSEMBLE in searched else {row.ensemble for row in rows}  # else a column says it
-    found = [named(metric, *kinds) if metric in RETURNS else metric for metric in metrics.values()]
-    headings = ["trial", *searched.values(), *found, "95 %_interval", "trial_seconds"]
-    for heading in headings:
-        table.add_column(heading.replace("_", "\n").replace(", ", ",\n"), justify="right")
-    table.add_column("outcome")
-    for row in rows:
-        table.add_row(
-            str(row.number),
-            *[_cell(row.params.get(path)) for path in searched],
-            *[_cell(row.values[index] if row.values else None) for index in metrics],
-            f"{row.interval[0]:.1f} to {row.interval[1]:.1f}" if row.interval else "",
-            f"{row.seconds:.0f}" if row.seconds is not None else "",
-            row.outcome if not row.reason else f"{row.outcome} ({row.reason})",
-            style="bold" if row.number in best else None,
-        )
-    return table
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

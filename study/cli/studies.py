@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from shlex import quote
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdw_core.console import line
-from sdw_core.files import read_json
+from sdw_core.labels import counted
 from study.api import STUDIES, Study, WorkFailed, open_either
 from study.cli import completion
 from study.cli.common import (
@@ -23,6 +22,12 @@ from study.cli.common import (
 )
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
+
+if TYPE_CHECKING:
+    from study.snapshot import Snapshot
+
+SHOWN = 10
+"""Most trials that are named with a reason they failed for."""
 
 Name = Annotated[
     str | None, typer.Option(help="Name of the study; default: the spec's.", metavar="NAME")
@@ -186,16 +191,18 @@ def status(
         sdw status mine
         sdw status mine --json
     """
+    from study.display import summary
+
     found = Study.open(study, storage)
     rebuilt = {"rebuilt": found.rebuild()} if rebuild else {}
-    document = found.status() | rebuilt
+    snapshot = found.snapshot()
     if as_json:
-        print_json(document)
+        print_json(snapshot.to_json() | rebuilt)
         return
-    driver = document["driver"]
-    where = f" (process {driver['pid']} on {driver['host']})" if driver else ""
-    out.print(f"{found.name}: {document['state']}{where}")
-    _print_trials(found, document)
+    driver = snapshot.driver
+    where = f" (process {driver.get('pid')} on {driver.get('host')})" if driver else ""
+    out.print(f"{found.name}: {snapshot.state}{where}, {summary(snapshot)}")
+    _print_study(snapshot)
 
 
 def export(
@@ -293,46 +300,63 @@ def _run(work: Callable[[], Study], as_json: bool) -> None:
         study = work()
     except WorkFailed as error:
         failed, study = error, error.ran
-    document = study.status()
+    snapshot = study.snapshot()
     if as_json:
-        print_json(document)
-    elif document["state"] != "running":  # else by another process, whose trials these are
-        _print_run(study, document)
+        print_json(snapshot.to_json())
+    elif snapshot.state != "running":  # else by another process, whose trials these are
+        _print_study(snapshot)
     if failed:
         raise failed
 
 
-def _print_run(study: Study, document: dict[str, Any]) -> None:
-    """The trials, the winner on fresh seeds, and how to go on."""
-    _print_trials(study, document)
-    best, exports = document["best"], document["exports"]
-    if len(best) == 1 and exports:
-        out.print(f"trial {best[0]} on fresh seeds, beside what it has to beat:")
-        scores = read_json(Path(exports[0]) / "manifest.json")["scores"]
-        del scores["search"]
-        out.print(returns_table(scores))
-    for path in exports:
-        out.print(f"exported to {path}")
-    if document["report"]:
-        out.print(f"report in {document['report']}")
-    if exports:
-        out.print(f"  evaluate again   sdw evaluate {quote(exports[0])}")
-        out.print(f"  look at trials   sdw dashboard {study.folder.called}")
-    if len(best) == 1 and exports:
-        out.print(f"  export more      sdw export {study.folder.called} --top 3 --to DIR")
+def _print_study(snapshot: "Snapshot") -> None:
+    """The trials, why some failed, the winner on fresh seeds, what lies where, and how to go on."""
+    from study.tables import trial_table
 
-
-def _print_trials(study: Study, document: dict[str, Any]) -> None:
-    """The table of trials, what early stopping saved, and what trials were warned of."""
-    from study.book import TrialRow
-    from study.display import trial_table
-
-    rows = [TrialRow(**trial) for trial in document["trials"]]
-    out.print(trial_table(study.spec, rows, document["best"]))
-    if saved := document["early_stopping"]:
+    out.print(trial_table(snapshot))
+    for group in snapshot.failures:
+        trials = ", ".join(map(str, group.trials[:SHOWN])) + ", ..." * (len(group.trials) > SHOWN)
+        out.print(f"{counted(len(group.trials), 'trial')} FAILED ({trials}): {group.reason}")
+    if saved := snapshot.early_stopping:
         out.print(
-            f"early stopping ended {saved['pruned']} trials and saved "
-            f"{saved['outer_steps_saved']} outer steps, {saved['percent']:.0f} % of them",
+            f"early stopping ended {counted(saved['pruned'], 'trial')} and saved "
+            f"{saved['outer_steps_saved']:,} outer steps, {saved['percent']:.0f} % of them",
         )
-    for each in document["warnings"]:
-        log.print(f"warning, {each['trials']} trial(s): {each['warning']}")
+    for sentence, count in snapshot.warnings.items():
+        log.print(f"warning, {counted(count, 'trial')}: {sentence}")
+    if snapshot.best:
+        _print_best(snapshot)
+    for what, path in _made(snapshot).items():
+        if path.exists():
+            out.print(f"  {what:<17}{path}")
+    for what, command in snapshot.next_commands[:3]:
+        out.print(f"  {what:<17}{command}")
+
+
+def _print_best(snapshot: "Snapshot") -> None:
+    """What won, on fresh seeds once it was exported."""
+    from study.snapshot import settings
+    from study.tables import fresh_scores, front_table
+
+    exports = snapshot.exports
+    if len(snapshot.spec.study.objectives) > 1:
+        out.print(f"Pareto front: {counted(len(snapshot.best), 'trial')}")
+        if exports:
+            out.print(front_table(snapshot))
+    else:
+        row = snapshot.row(snapshot.best[0])
+        said = f"{snapshot.objectives(row)}; {settings(row.params)}".rstrip("; ")
+        out.print(f"best: trial {row.number}, {said}")
+        if exports:
+            out.print("on fresh seeds, beside what it has to beat:")
+            out.print(returns_table(fresh_scores(exports[0])))
+
+
+def _made(snapshot: "Snapshot") -> dict[str, Path]:
+    """Where the rows, the page and the film of a study lie, once they are there."""
+    folder, exports = snapshot.folder, snapshot.exports
+    return {
+        "rows": exports[0] if len(exports) == 1 else folder.exports,
+        "report": folder.report,
+        "film": folder.path / "film.mp4",
+    }

@@ -805,7 +805,7 @@ def test_status_says_once_what_trials_were_warned_of(capsys, tmp_path):
             ["The return is -1.5."], [], ["The return is 2."],
         ]  # fmt: skip
     _, _, err = sdw(capsys, "status", folder.name)
-    assert err == "warning, 2 trial(s): The return is -1.5.\n"
+    assert err == "warning, 2 trials: The return is -1.5.\n"
 
 
 def test_a_rebuild_says_what_it_did(capsys, tmp_path):

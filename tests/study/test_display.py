@@ -1,4 +1,4 @@
-"""What a person sees of a study: its running trials, the best, the time left, and the table."""
+"""What a person sees of a study: its running trials, the best, the time left."""
 
 import io
 import re
@@ -9,11 +9,11 @@ import pytest
 from sdw_core.console import Console
 from sdw_core.files import write_json
 from study.api import Study
-from study.display import Display, trial_table, view
+from study.display import Display, view
 from study.folder import StudyFolder
-from study.outcomes import TrialResult
 from study.search import StudySearch
 from study.snapshot import Snapshot, minutes, settings
+from study.tables import trial_table
 from tests.study.conftest import small_spec
 from tests.study.reports import report
 
@@ -88,49 +88,6 @@ def test_without_a_console_nothing_is_followed(folder):
         pass
 
 
-def test_the_table_is_legible_in_80_columns(study):
-    book = study.book()
-    narrow = console(terminal=True)
-    narrow.print(trial_table(book.spec, book.rows(), book.best()))
-    above, below, *rows = shown(narrow).rstrip().splitlines()
-    assert (above.split(), below.split()) == (
-        ["synthetic", "normalized", "95", "%", "trial"],
-        ["trial", "temperature", "size", "return", "interval", "seconds", "outcome"],
-    )
-    assert [row.split()[0] for row in rows] == ["0", "1", "2", "3"]
-    assert rows[0].split()[3:] == ["41.26", "2", "COMPLETE"]
-    assert rows[1].split()[3:] == ["2", "FAILED", "(why)"]
-    assert "nan" not in shown(narrow)
-
-
-def test_an_objective_that_is_searched_has_one_column(pareto):
-    search = StudySearch(pareto.book())
-    size = search.suggest("a")["params"]["distill.synthetic_size"]
-    search.on_trial_complete("a", report(normalized_return=3.5, synthetic_size=size))
-    narrow = console(terminal=True)
-    narrow.print(trial_table(pareto.spec(), pareto.book().rows(), [0]))
-    *_, row = shown(narrow).rstrip().splitlines()
-    assert row.split().count(str(size)) == 1
-
-
-def test_a_searched_ensemble_has_a_column(tmp_path):
-    choices = "search.evaluation.ensemble={type: categorical, choices: [1, 10]}"
-    searched = StudyFolder.create(small_spec(choices), tmp_path)
-    search = StudySearch(searched.book())
-    ensembles = [search.suggest(name)["params"]["evaluation.ensemble"] for name in "abcdef"]
-    assert set(ensembles) == {1, 10}
-    search.on_trial_complete("a", report(normalized_return=3.5))
-    wide = console(terminal=True, width=120)
-    rows = searched.book().rows()
-    wide.print(trial_table(searched.spec(), rows, [0]))
-    _, headings, *lines = shown(wide).rstrip().splitlines()
-    assert "ensemble" in headings.split()
-    assert "ensembles" not in shown(wide)
-    column = headings.split().index("ensemble")
-    assert [line.split()[column] for line in lines] == [str(n) for n in ensembles]
-    assert [row.ensemble for row in rows] == ensembles
-
-
 def test_a_fixed_ensemble_is_named_wherever_its_returns_are_shown(tmp_path):
     fixed = StudyFolder.create(small_spec("pipeline.evaluation.ensemble=10"), tmp_path)
     search = StudySearch(fixed.book())
@@ -141,27 +98,11 @@ def test_a_fixed_ensemble_is_named_wherever_its_returns_are_shown(tmp_path):
     assert shown(pipe).splitlines()[1:] == ["trial 0: COMPLETE 41.26, ensembles of 10"]
     assert "best 41.3 (trial 0, ensembles of 10)" in seen(fixed)
     narrow = console(terminal=True)
-    narrow.print(trial_table(fixed.spec(), fixed.book().rows(), [0]))
+    narrow.print(trial_table(Snapshot.of(fixed)))
     assert "ensembles of 10" in shown(narrow)
     (row,) = Study(fixed).status()["trials"]
     assert row["ensemble"] == 10
     assert "stopped, ensembles of 10" in Study(fixed)._repr_html_()
-
-
-def test_a_long_reason_leaves_the_other_columns_as_they_are(folder):
-    book = folder.book()
-    search = StudySearch(book)
-    search.suggest("a")
-    reason = "divergence: " + "the hypergradient became non-finite at outer step 40; " * 3
-    book.record(
-        search._ot_trials["a"]._trial_id, TrialResult(outcome="FAILED", reason=reason.strip())
-    )
-    narrow = console(terminal=True)
-    narrow.print(trial_table(book.spec, book.rows(), []))
-    lines = shown(narrow).splitlines()
-    assert "temperature" in lines[1]
-    assert "non-finite" in shown(narrow)
-    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from sdw_core.artifact import read_artifact
 from sdw_core.files import read_json
 from search_spaces import load_spec
 from study import Study
-from study.display import trial_table
 from study.export import export
 from study.folder import StudyFolder
 from study.outcomes import config_hash, finished_result
 from study.search import StudySearch
+from study.snapshot import Snapshot
+from study.tables import trial_table
 from tests.study.commands import sdw
 from tests.study.conftest import SMALL
 from tests.study.reports import report, run_trials
@@ -73,7 +74,7 @@ def test_its_text_is_shown_and_printed(
     assert [trial["params"]["expert.episodes"] for trial in json.loads(out)["trials"]] == said
     assert Study(finished).frame()["expert.episodes"].tolist() == said
     page = Console(file=io.StringIO(), width=160)
-    page.print(trial_table(finished.spec(), finished.book().rows(), [0]))
+    page.print(trial_table(Snapshot.of(finished)))
     lines = page.file.getvalue().rstrip().splitlines()[-2:]
     assert all(text in line for text, line in zip(said, lines, strict=True))
 

@@ -1,0 +1,97 @@
+"""Tables of a study: its trials, and a Pareto front on fresh seeds."""
+
+from pathlib import Path
+from typing import Any
+
+from sdw_core.console import Table
+from sdw_core.files import read_json
+from sdw_core.labels import named
+from study.book import ENSEMBLE, TrialRow
+from study.outcomes import FAILED, PRUNED
+from study.snapshot import RETURNS, Snapshot, kind, number
+
+
+def trial_table(snapshot: Snapshot) -> Table:
+    """A row a trial: its settings, its objectives, seconds and outcome; the best say so."""
+    spec, rows = snapshot.spec, snapshot.trials
+    searched = {path: path.rpartition(".")[2] for path in spec.search}
+    metrics = {
+        index: objective.metric
+        for index, objective in enumerate(spec.study.objectives)
+        if objective.metric not in searched.values()
+    }
+    table = Table(padding=(0, 1), header_style="dim")
+    kinds = () if ENSEMBLE in searched else {row.ensemble for row in rows}  # else a column says it
+    found = [named(metric, *kinds) if metric in RETURNS else metric for metric in metrics.values()]
+    for heading in ("trial", *searched.values(), *found):
+        table.add_column(_in_lines(heading), justify="right")
+    table.add_column("95 %\ninterval", justify="right", spare=1)
+    table.add_column("trial\nseconds", justify="right", spare=2)
+    table.add_column("outcome", no_wrap=True)
+    for row in rows:
+        best = row.number in snapshot.best
+        table.add_row(
+            str(row.number),
+            *[_cell(row.params.get(path)) for path in searched],
+            *[_value(metric, row.values[i]) if row.values else "" for i, metric in metrics.items()],
+            "{:.1f} to {:.1f}".format(*row.interval) if row.interval else "",
+            f"{row.seconds:.0f}" if row.seconds is not None else "",
+            _outcome(row, best, len(spec.study.objectives) > 1),
+            style="bold" if best else None,
+        )
+    return table
+
+
+def front_table(snapshot: Snapshot) -> Table:
+    """The trials of a Pareto front as they were exported: judged on fresh seeds, by their rows."""
+    objectives = [each.metric for each in snapshot.spec.study.objectives]
+    others = {i: metric for i, metric in enumerate(objectives) if metric not in RETURNS}
+    table = Table(padding=(0, 1), header_style="dim")
+    headings = ["trial", *map(_in_lines, others.values()), "fresh seeds:\nreturn", "95 %\ninterval"]
+    for heading in (*headings, "random\nrows", "expert"):
+        table.add_column(heading, justify="right", spare=1 if heading == "expert" else 0)
+    front = sorted(
+        (snapshot.row(number) for number in snapshot.best),
+        key=lambda row: [(row.values or [0.0])[i] for i in others],
+    )
+    for row in front:
+        folder = snapshot.folder.exports / f"trial-{row.number}"
+        if not folder.is_dir():
+            continue
+        scores = fresh_scores(folder)
+        rows = scores.get("synthetic_ensemble") or scores["synthetic"]
+        random = scores.get("random_subset_ensemble") or scores["random_subset"]
+        table.add_row(
+            str(row.number),
+            *[_value(metric, row.values[i]) for i, metric in others.items() if row.values],
+            f"{rows['mean']:.1f}",
+            f"{rows['low']:.1f} to {rows['high']:.1f}",
+            f"{random['mean']:.1f}",
+            f"{scores['expert']['mean']:.1f}",
+        )
+    return table
+
+
+def fresh_scores(export: Path) -> dict[str, Any]:
+    """What an export states of its rows and of what they have to beat, on fresh seeds."""
+    scores: dict[str, Any] = read_json(export / "manifest.json")["scores"]
+    return {name: score for name, score in scores.items() if name != "search"}
+
+
+def _outcome(row: TrialRow, best: bool, several: bool) -> str:
+    """`COMPLETE best`, `FAILED divergence`, `PRUNED rung 80`."""
+    if best:
+        return f"{row.outcome} {'front' if several else 'best'}"
+    return f"{row.outcome} {kind(row)}" if row.outcome in (FAILED, PRUNED) else row.outcome
+
+
+def _value(metric: str, value: float) -> str:
+    return f"{value:.1f}" if metric in RETURNS else number(value)
+
+
+def _in_lines(heading: str) -> str:
+    return heading.replace("_", "\n").replace(", ", ",\n")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
