@@ -29,6 +29,7 @@ from study.cli.studies import (
     export,
     extend,
     launch,
+    report,
     resume,
     retry_failed,
     status,
@@ -42,7 +43,7 @@ from study.startup import make_ready
 
 COMMANDS = {
     "Studies": (launch, resume, extend, retry_failed, stop, validate),
-    "What a study found": (status, watch, dashboard, export),
+    "What a study found": (status, watch, report, dashboard, export),
     "Synthetic rows": (distill, train, evaluate),
     "Comparisons": (compare,),
 }

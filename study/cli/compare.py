@@ -57,5 +57,7 @@ def compare(
         for each in comparison.standings.markdown().split("\n"):
             out.print(each)
         out.print(f"table, results and figures are in {comparison.folder.path}")
+        if comparison.folder.report.is_file():
+            out.print(f"report in {comparison.folder.report}")
     if failed:
         raise failed
