@@ -6,10 +6,9 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from optuna_dashboard import wsgi
-
 from sdw_core.console import Console
 from sdw_core.errors import InputError
+from study.exhibit import Exhibit, refused
 from study.folder import StudyFolder
 from study.signals import Ended, ending
 
@@ -32,7 +31,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(folder: StudyFolder, port: int, console: Console) -> None:
-    """Serve until interrupted. Loopback only: optuna-dashboard's page can delete studies.
+    """Serve until interrupted, on loopback only; nothing of the study can be changed by it.
 
     Args:
         folder: the study.
@@ -41,10 +40,11 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
 
     Raises:
         InputError: the port is taken.
+        SDWError: the study's database cannot be read.
     """
-    storage = folder.book().study._storage
+    app = _guarded(Exhibit(folder))
     try:
-        server = make_server(HOST, port, _for_own_host(wsgi(storage)), _Server, _Quiet)
+        server = make_server(HOST, port, app, _Server, _Quiet)
     except OSError as error:
         raise InputError(
             f"Port {port} on {HOST} cannot be used ({error.strerror}); choose another `--port`."
@@ -64,13 +64,24 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
         server.serve_forever()
 
 
-def _for_own_host(app: "WSGIApplication") -> "WSGIApplication":
-    """Refuse requests that name another host: a page elsewhere whose name was bound to loopback."""
+def _guarded(app: "WSGIApplication") -> "WSGIApplication":
+    """Refuse requests that name another host, or that would change something.
+
+    A page elsewhere whose name was bound to loopback names another host. The page's own buttons
+    that change or delete something are no reading.
+    """
 
     def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
         if environ.get("HTTP_HOST", "").partition(":")[0] not in (HOST, "localhost"):
-            start_response("403 Forbidden", [("Content-Type", "text/plain")])
-            return [b"This dashboard answers on loopback only.\n"]
+            return refused(
+                start_response, "403 Forbidden", "This dashboard answers on loopback only."
+            )
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return refused(
+                start_response,
+                "405 Method Not Allowed",
+                "This dashboard shows and changes nothing.",
+            )
         return app(environ, start_response)
 
     return guarded

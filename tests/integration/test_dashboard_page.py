@@ -38,7 +38,7 @@ def test_the_page_shows_the_study_and_its_trials(tmp_path):
     with dashboard(folder, "--port", "0") as (_, said):
         home = addresses(said)[0]
         assert "seen-in-a-browser" in page(f"{home}dashboard", tmp_path / "one")
-        trial = page(f"{home}dashboard/studies/1/trials", tmp_path / "two")
+        trial = page(f"{home}dashboard/studies/0/trials", tmp_path / "two")
     assert "Complete" in trial
     assert "41.25" in trial
     assert "weighting.temperature" in trial

@@ -1,11 +1,14 @@
 """What a searcher is told of trials, without Ray."""
 
 import json
+from pathlib import Path
 
+from sdw_core.statistics import ReturnSummary
 from study.folder import StudyFolder
-from study.outcomes import WORKER_DEATHS
+from study.outcomes import WORKER_DEATHS, TrialResult
 from study.runner import _outcome
 from study.search import StudySearch
+from tests.study.conftest import small_spec
 
 
 def report(outcome: str = "COMPLETE", **metrics: object) -> dict[str, object]:
@@ -32,3 +35,37 @@ def run_trials(folder: StudyFolder, count: int = 1) -> StudySearch:
         result = _outcome(folder, asked["number"], asked["params"], lambda step, value: None)
         search.on_trial_complete(f"t{index}", {"document": json.dumps(result.to_json())})
     return search
+
+
+def thousand_trials(storage: Path) -> StudyFolder:
+    """A finished study of a thousand trials, each better than the one before it."""
+    settings = ("study.trials=1000", "study.database=journal", "study.name=thousand")
+    folder = StudyFolder.create(small_spec(*settings), storage)
+    for number in range(1000):
+        value = number / 10
+        summary = ReturnSummary(value, value, value - 1, value + 1, (value,))
+        result = TrialResult(
+            number=number,
+            outcome="COMPLETE",
+            node="one",
+            seconds=1.5,
+            stages={"distill": 1.0, "evaluate": 0.5},
+            metrics={"normalized_return": value},
+            normalized_return=summary,
+            expert=summary,
+            effective_sample_size_percent=50.0,
+            curve={"6": [value]},
+        )
+        size, temperature = 16 + number % 9, (0, 0.03, 0.1, 0.3)[number % 4]
+        record = result.to_json() | {
+            "number": number,
+            "params": {"weighting.temperature": temperature, "distill.synthetic_size": size},
+            "interval": [value - 1, value + 1],
+            "values": [value],
+        }
+        trial = folder.trial(number)
+        trial.mkdir(parents=True)
+        (trial / "record.json").write_text(json.dumps(record))
+        (trial / "result.json").write_text(json.dumps(result.to_json()))
+    folder.rebuild()
+    return folder

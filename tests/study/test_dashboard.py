@@ -101,14 +101,14 @@ def test_a_study_in_a_folder_of_an_odd_name_is_served(tmp_path):
     folder = StudyFolder.create(small_spec(), tmp_path / "re?al#ly 50% [old]")
     StudySearch(folder.book()).suggest("a")
     with dashboard(folder, "--port", "0") as (_, said):
-        assert "weighting.temperature" in read(f"{addresses(said)[0]}api/studies/1")
+        assert "weighting.temperature" in read(f"{addresses(said)[0]}api/studies/0")
 
 
 def test_requests_are_answered_side_by_side(folder):
     StudySearch(folder.book()).suggest("a")
     with dashboard(folder, "--port", "0") as (_, said):
         answers: list[str] = []
-        address = f"{addresses(said)[0]}api/studies/1"
+        address = f"{addresses(said)[0]}api/studies/0"
         threads = [threading.Thread(target=lambda: answers.append(read(address))) for _ in range(8)]
         for thread in threads:
             thread.start()
