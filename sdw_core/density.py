@@ -38,7 +38,12 @@ class DensityModel(nn.Module, ABC):
 
     It is made with what it asks for among `features` (F), `config` and its options; that decides
     the shapes in its `state_dict`, which is all there is to save.
+
+    Attributes:
+        held_out_curve: mean log density of the held-out states by step, if the fit goes by steps.
     """
+
+    held_out_curve: Mapping[int, float] | None = None
 
     @abstractmethod
     def fit(self, training: Tensor, held_out: Tensor, seed: int, progress: Progress) -> None:
@@ -111,6 +116,7 @@ class Flow(DensityModel):
         schedule = CosineAnnealingLR(optimizer, config.steps)
         interval = max(1, config.steps // SCORINGS)
         best, best_step, best_weights = -torch.inf, 0, self.state_dict()
+        self.held_out_curve = curve = dict[int, float]()
         batches = _batches(len(training), min(config.batch_size, len(training)), seed)
         for step, batch in zip(range(1, config.steps + 1), batches, strict=False):
             loss = -self.log_prob(training[batch.to(training.device)]).mean()
@@ -120,7 +126,7 @@ class Flow(DensityModel):
             schedule.step()
             progress(step / config.steps)
             if step % interval == 0 or step == config.steps:
-                score = _mean_log_prob(self, held_out)
+                score = curve[step] = _mean_log_prob(self, held_out)
                 if score > best:
                     best, best_step, best_weights = score, step, deepcopy(self.state_dict())
                 elif step - best_step >= config.patience * interval:

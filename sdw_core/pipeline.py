@@ -40,7 +40,7 @@ from sdw_core.expert.training import Training
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import Sources, code_of
-from sdw_core.progress import Progress, StageProgress
+from sdw_core.progress import Measured, Points, Progress, StageProgress, unheard
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import DENSITIES, EXPERTS
 from sdw_core.result import PipelineResult
@@ -120,6 +120,8 @@ class Pipeline:
         rungs: where the run is judged on its way; None: nowhere.
         waiting: told while the run waits for another process, which its stages' seconds leave out.
         sources: what the run must be made of, as far as that is known.
+        measured: told the curves: `density/held_out_log_likelihood` and `expert/...` by the steps
+            of their fits; `distill/...`, `return/mean` and `return/rung` by outer step.
 
     Attributes:
         sources: what it is made of, once the dataset is loaded.
@@ -135,6 +137,7 @@ class Pipeline:
         rungs: Rungs | None = None,
         waiting: Waiting = patiently,
         sources: Sources = Sources(),  # noqa: B008 (frozen)
+        measured: Measured = unheard,
     ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
@@ -147,6 +150,7 @@ class Pipeline:
         self._rungs = rungs
         self._waiting = waiting
         self._waited = 0.0
+        self._measured = measured
 
     def run(self, progress: "bool | Console" = False) -> PipelineResult:
         """Run every stage.
@@ -205,12 +209,18 @@ class Pipeline:
                 found = self._evaluated(rows, arena, self._go_on)
             if self._rungs and step in rungs_at:
                 value = self._rung_value(rows, arena, self._rungs)
+                self._measured("return/rung", {step: value})
                 self._rungs.judge(step, value, self._wait)
             visiting += self._own_seconds() - start
             return torch.from_numpy(found)
 
+        def returned(step: int, found: Tensor) -> None:
+            if len(found):  # at a rung, none is kept
+                self._measured("return/mean", {step: float(found.nanmean())})
+
         depends_on = [self.sources.identity(config), _size_of(self._rungs)]
-        visits = Visits(frozenset({*curve_at, *rungs_at}), visit, sha256_of_json(depends_on))
+        visited = frozenset({*curve_at, *rungs_at})
+        visits = Visits(visited, visit, sha256_of_json(depends_on), returned)
         with self._stage("distill"):
             distilled = distill(
                 prepared.task,
@@ -220,6 +230,7 @@ class Pipeline:
                 self._checkpoint,
                 self._should_stop,
                 visits,
+                self._measured,
             )
         self.seconds["distill"] -= visiting
         self.seconds["evaluate"] = visiting
@@ -231,6 +242,7 @@ class Pipeline:
                 distilled, arena, lambda fraction: self._progress("evaluate", fraction)
             )
         policies = _policies_of(sound, config.evaluation.policies)
+        returned(config.distill.outer_steps, torch.from_numpy(returns))
         curve = {step: distilled.visited[step].numpy()[policies] for step in curve_at}
         return PipelineResult(
             config=config,
@@ -385,7 +397,11 @@ class Pipeline:
 
     def _density(self, dataset: OfflineDataset, states: NDArray[np.float32]) -> StageResult:
         key = self._density_key(dataset)
-        return self._cache.result("density", key, lambda: self._fit_density(states))
+        found = self._cache.result("density", key, lambda: self._fit_density(states))
+        score = found.document["held_out_log_likelihood"]
+        points = dict(found.document.get("held_out_curve") or [[0, score]])
+        self._measured("density/held_out_log_likelihood", points)
+        return found
 
     def _density_is_fitted_elsewhere(self, dataset: OfflineDataset) -> bool:
         return needs_density(self.config) and self._cache.computed_elsewhere(
@@ -407,7 +423,10 @@ class Pipeline:
             tensors = {"log_density": density.log_prob(states), **density.state()}
         return StageResult(
             {name: torch.as_tensor(value) for name, value in tensors.items()},
-            {"held_out_log_likelihood": density.held_out_log_likelihood},
+            {
+                "held_out_log_likelihood": density.held_out_log_likelihood,
+                "held_out_curve": list((density.model.held_out_curve or {}).items()),
+            },
         )
 
     def _expert(
@@ -420,11 +439,18 @@ class Pipeline:
         checkpoint = self._expert_file
         sha256 = checkpoint.sha256 if checkpoint else None
         key = expert_key(self.config, dataset.content_hash, sha256, code_of(self.config))
+        curves: dict[str, dict[int, float]] = {}
+
+        def measured(curve: str, points: Points) -> None:
+            curves.setdefault(curve, {}).update(points)
+            self._measured(curve, points)
+
         training = Training(
             lambda fraction: self._progress("expert", fraction),
             self._cache.checkpoint("expert", key),
             key,
             self._should_stop,
+            measured,
         )
 
         def compute() -> StageResult:
@@ -443,9 +469,15 @@ class Pipeline:
             )
             tensors = tensors_of(method, expert, fresh, dataset)
             returns = self._returns_of(expert, arena, EXPERT_EPISODES, "expert")
-            return StageResult({**tensors, "returns": torch.from_numpy(returns.T.copy())})
+            return StageResult(
+                {**tensors, "returns": torch.from_numpy(returns.T.copy())},
+                {"curves": {name: list(points.items()) for name, points in curves.items()}},
+            )
 
-        return self._cache.result("expert", key, compute)
+        found = self._cache.result("expert", key, compute)
+        for curve, points in found.document.get("curves", {}).items():
+            self._measured(curve, dict(points))
+        return found
 
     @cached_property
     def _expert_file(self) -> Checkpoint | None:

@@ -93,5 +93,5 @@ def _tensorboard(folder: StudyFolder) -> str:
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     board = program.TensorBoard(default.get_plugins())
-    board.configure(logdir=str(folder.tune), host=HOST, port=0, load_fast="false")
+    board.configure(logdir=str(folder.trials), host=HOST, port=0, load_fast="false")
     return str(board.launch())

@@ -9,8 +9,8 @@ edit.lock          held for a moment by who changes what the driver does
 stop               present while the study is asked to stop; may say why
 rebuilding         present while the database is rebuilt
 cache/             stage results that trials share
-trials/N/          record, progress, checkpoint, rows and result of trial N
-tune/              Ray Tune's own records, for TensorBoard
+trials/N/          record, progress, curves, checkpoint, rows and result of trial N
+tune/              Ray Tune's own records
 exports/           exported synthetic datasets
 """
 
@@ -156,7 +156,7 @@ class StudyFolder:
         database = self.spec().study.database
         try:
             with self.edit_lock(), self.seat.lock().acquire(timeout=0):
-                if self.seat.heard_of() or (self.path / "trials").exists():
+                if self.seat.heard_of() or self.trials.exists():
                     return
                 if not lies_in_folder(database):
                     storage = open_storage(database, self.path)
@@ -207,9 +207,9 @@ class StudyFolder:
         return self.path / "exports"
 
     @property
-    def tune(self) -> Path:
-        """Ray Tune's records."""
-        return self.path / "tune"
+    def trials(self) -> Path:
+        """The folder of the trials' folders, and of the runs that TensorBoard shows."""
+        return self.path / "trials"
 
     @property
     def stop_flag(self) -> Path:
@@ -218,7 +218,7 @@ class StudyFolder:
 
     def trial(self, number: int) -> Path:
         """The folder of a trial."""
-        return self.path / "trials" / str(number)
+        return self.trials / str(number)
 
     def spec(self) -> StudySpec:
         """The resolved spec.
@@ -362,7 +362,7 @@ class StudyFolder:
                 f"The trials of {self.name!r} were made with another spec than its study.yaml now "
                 "holds; put the old one back, or launch the new one under another `name`."
             )
-        book = TrialBook(spec, study, storage, self.path / "trials", self.inventory)
+        book = TrialBook(spec, study, storage, self.trials, self.inventory)
         book.trials()
         return book
 
@@ -402,7 +402,7 @@ class StudyFolder:
         with self.driving():
             spec = self.spec()
             database = spec.study.database
-            trials = recorded_trials(spec, self.path / "trials")
+            trials = recorded_trials(spec, self.trials)
             name = None
             if not lies_in_folder(database):
                 storage = open_storage(database, self.path)

@@ -182,7 +182,7 @@ def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Need:
     engine = _engine_bytes(config, dataset)
     at_a_time = min(_trials_at_a_time(spec), max(todo, 1))
     per_trial = row_bytes + losses + RECORDS
-    checkpoint = 2 * (4 * row_bytes + losses)  # rows, averages and moments; the old and the new
+    checkpoint = 2 * (4 * row_bytes + 2 * losses)  # rows, averages, moments, norms; old and new
     stages = 4 * len(dataset) * (actions.shape[1] + 2)
     fitted_anew = any(path.startswith(("density.", "expert.", "seed")) for path in spec.search)
     on_gpu = bool(spec.study.resources.gpu)

@@ -19,6 +19,7 @@ from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from study.book import TrialBook
+from study.curves import HParams
 from study.display import Display
 from study.driver import Heartbeat, Replaced
 from study.early_stopping import rungs_of
@@ -74,6 +75,7 @@ def _outcome(
         spec.study.trial_timeout,
         rungs_of(spec, study.trial(number), at_rung),
         study.inventory().sources(config),
+        hparams=HParams(spec, number, params),
     )
 
 
@@ -336,6 +338,7 @@ def _connection(address: str | None) -> Iterator[Any]:
     settle_environment()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # trials write their own curves
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     path = module_path()

@@ -1,9 +1,9 @@
 """One trial: the whole pipeline in a Ray worker, on the settings that the search proposed.
 
-A trial leaves everything in its own folder and reports only scalars: `progress.json` while it runs,
-`checkpoint.safetensors` while it distils, then `rows.safetensors` and, last, `result.json`. The
-result is written before it is reported, so a worker that dies in between loses nothing: the next
-attempt finds the result and returns it.
+A trial leaves everything in its own folder and reports only scalars: `progress.json` and its curves
+while it runs, `checkpoint.safetensors` while it distils, then `rows.safetensors` and, last,
+`result.json`. The result is written before it is reported, so a worker that dies in between loses
+nothing: the next attempt finds the result and returns it.
 """
 
 import errno
@@ -37,6 +37,7 @@ from sdw_core.pipeline import Pipeline, Rungs
 from sdw_core.result import PipelineResult
 from sdw_core.waiting import GoOn, Waiting, holding
 from study.clock import TrialClock
+from study.curves import HParams, followed
 from study.early_stopping import TrialPruned
 from study.outcomes import (
     COMPLETE,
@@ -108,6 +109,7 @@ def run_trial(
     rungs: Rungs | None = None,
     sources: Sources = Sources(),  # noqa: B008 (frozen)
     work: Work = distil_rows,
+    hparams: HParams | None = None,
 ) -> TrialResult:
     """Run a trial to an outcome.
 
@@ -128,6 +130,7 @@ def run_trial(
         rungs: where the trial is judged on its way.
         sources: what the trial must be made of, as far as that is known.
         work: what is done with the pipeline.
+        hparams: what TensorBoard's HParams tab shows of the trial.
 
     Returns:
         What `result.json` keeps; a STOPPED trial keeps none.
@@ -152,6 +155,7 @@ def run_trial(
         clock = TrialClock(folder, timeout)
         stopping = throttled(lambda: stop_flag.exists() or clock.over())
         progress = _ProgressFile(folder, stopping, clock)
+        curves = held.enter_context(followed(folder, stopped.config_hash, hparams))
         pipeline: Pipeline | None = None
         try:
             with clock:
@@ -164,6 +168,7 @@ def run_trial(
                     rungs,
                     progress.waiting,
                     sources,
+                    curves,
                 )
                 result = work(pipeline, folder, progress)
             if not math.isfinite(result.metrics["normalized_return"]):
@@ -196,6 +201,7 @@ def run_trial(
             sources=made_of,
             identity=made_of.identity(config),
         )
+        curves.end(result)
         write_json(folder / "result.json", result.to_json())
         checkpoint.unlink(missing_ok=True)
         return result

@@ -11,20 +11,18 @@ from torch import Tensor
 
 from sdw_core.config import DistillConfig, identifying
 from sdw_core.distill.capture import Captured
+from sdw_core.distill.curves import DistillCurves
 from sdw_core.distill.engine import Rows
 from sdw_core.distill.fused import Program, Shape, memory_bytes
-from sdw_core.distill.state import Distilled, State
+from sdw_core.distill.state import LOOK_EVERY, Distilled, State
 from sdw_core.distill.task import Task, state_noise
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.files import sha256_of_json
 from sdw_core.identity import METHOD
 from sdw_core.policy import MLP
-from sdw_core.progress import Progress
+from sdw_core.progress import Measured, Progress, unheard
 from sdw_core.resources import available_memory
 from sdw_core.seeds import derive_seed, torch_generator
-
-CHECK_EVERY = 50
-"""Outer steps between looks at the device: for divergence, and to write a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,13 @@ class Visits:
             kept in the checkpoint, so that no visit is made twice.
         key: a hash of all that what is found depends on beside the rows; a checkpoint of another
             key, or of other steps, is not used.
+        found: told what was found at a visit: also, once more, what the checkpoint holds.
     """
 
     steps: frozenset[int]
     find: Callable[[int, Distilled], Tensor]
     key: str = ""
+    found: Callable[[int, Tensor], None] = lambda step, found: None
 
 
 @torch.inference_mode(False)
@@ -54,6 +54,7 @@ def distill(
     checkpoint: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     visits: Visits | None = None,
+    measured: Measured = unheard,
 ) -> Distilled:
     """Optimise `config.seeds` independent sets of synthetic rows in one batched run.
 
@@ -66,10 +67,11 @@ def distill(
         config: objective-independent settings.
         seed: root seed.
         progress: told the fraction done after every outer step.
-        checkpoint: a file that is written every `CHECK_EVERY` steps and resumed from if it is
+        checkpoint: a file that is written every `LOOK_EVERY` steps and resumed from if it is
             there.
         should_stop: asked after every outer step; True writes the checkpoint and raises.
         visits: looks at the rows on the way.
+        measured: told the curves of `sdw_core/distill/curves.py`, where the device is looked at.
 
     Raises:
         DivergenceError: every distillation seed became non-finite.
@@ -83,6 +85,11 @@ def distill(
         return state.distilled()
     key = _key(task, config, seed, visits) if checkpoint else ""
     first = state.restore(checkpoint, key)
+    curves = DistillCurves(state, config, measured)
+    curves.told_up_to(first)
+    if visits:
+        for at, found in sorted(state.visited.items()):
+            visits.found(at, found)
 
     with closing(_OuterStep(task, config, seed, policy, state)) as outer_step:
         for step in range(first, config.outer_steps):
@@ -90,9 +97,12 @@ def distill(
             done = step + 1
             if visits and done in visits.steps:
                 state.require_sound(config)
-                state.visited[done] = visits.find(done, state.distilled())
+                with curves.pausing():
+                    state.visited[done] = visits.find(done, state.distilled())
+                visits.found(done, state.visited[done])
             stopping = should_stop()
-            if done % CHECK_EVERY == 0 or done == config.outer_steps or stopping:
+            if done % LOOK_EVERY == 0 or done == config.outer_steps or stopping:
+                curves.look(done)
                 state.require_sound(config)
                 if checkpoint:
                     state.save(checkpoint, key, done)

@@ -40,7 +40,7 @@ def smoothed(losses: Tensor) -> NDArray[np.float64]:
     and are left out.
     """
     seeds, steps = losses.shape
-    length = _length(steps)
+    length = stretch(steps)
     count = steps // length
     whole = losses[:, steps - count * length :].double().reshape(seeds, count, length)
     means: NDArray[np.float64] = whole.mean(2).cpu().numpy()
@@ -53,7 +53,7 @@ def rises(losses: Tensor) -> list[Rise]:
     lowest = np.minimum.accumulate(means, axis=1)
     usable = np.isfinite(lowest) & (lowest > 0)
     ratios = np.divide(means, lowest, out=np.full_like(means, np.nan), where=usable)
-    ends = steps - _length(steps) * np.arange(means.shape[1])[::-1]
+    ends = steps - stretch(steps) * np.arange(means.shape[1])[::-1]
     return [
         Rise(float(ratio.max()), float(ratio[-1]), int(ends[mean.argmin()]))
         for ratio, mean in zip(ratios, means, strict=True)
@@ -87,5 +87,6 @@ def risen(config: DistillConfig, losses: Tensor, seeds: Sequence[int]) -> str | 
     )
 
 
-def _length(steps: int) -> int:
+def stretch(steps: int) -> int:
+    """Steps over which the meta-losses of a distillation of so many are smoothed."""
     return max(LEAST, steps // STRETCHES)

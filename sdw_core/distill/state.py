@@ -1,7 +1,7 @@
 """What an outer step changes: rows, learning rates, their averages and moments; its checkpoint."""
 
 from dataclasses import dataclass, field
-from math import log, pi
+from math import ceil, log, nan, pi
 from pathlib import Path
 
 import torch
@@ -13,6 +13,8 @@ from sdw_core.distill.engine import Hypergradient
 from sdw_core.distill.task import Task, initial_rows
 from sdw_core.errors import DivergenceError
 
+LOOK_EVERY = 50
+"""Outer steps between looks at the device: for divergence, for a checkpoint, for the curves."""
 LOWEST = 0.03
 """What is left of the outer learning rates at the end of `outer_schedule: cosine`."""
 HISTORY = 0.05
@@ -20,7 +22,7 @@ HISTORY = 0.05
 _TENSORS = (
     *("observations", "actions", "log_rates"),
     *("mean_observations", "mean_actions", "mean_log_rates"),
-    *("losses", "diverged_at", "lost_loss", "usual_norms"),
+    *("losses", "norms", "diverged_at", "lost_loss", "usual_norms", "looks"),
 )
 
 
@@ -56,9 +58,12 @@ class State:
         log_rates: logarithm of the inner learning rates [S, L].
         mean_observations, mean_actions, mean_log_rates: moving averages over the steps.
         losses: [S, steps].
+        norms: of the hypergradients of the rows [S, steps]; nan where none is known.
         diverged_at: [S] the step at which a problem became non-finite; 0: it is sound.
         lost_loss: [S] whether its loss was not finite then, or only its gradient was not.
         usual_norms: [S] moving average of the hypergradient's norm, for `max_gradient_ratio`.
+        looks: on the host, of every look at the device [looks, 1 + L]: outer steps a second since
+            the look before, and the inner learning rates; nan where there was none.
         optimizer, rate_optimizer: of the rows and of the log rates; element by element, so
             problems stay apart.
         visited: see `Distilled`.
@@ -72,9 +77,11 @@ class State:
     mean_actions: Tensor
     mean_log_rates: Tensor
     losses: Tensor
+    norms: Tensor
     diverged_at: Tensor
     lost_loss: Tensor
     usual_norms: Tensor
+    looks: Tensor
     optimizer: torch.optim.Optimizer
     rate_optimizer: torch.optim.Optimizer
     visited: dict[int, Tensor] = field(default_factory=dict)
@@ -102,19 +109,22 @@ class State:
             actions.clone(),
             log_rates.clone(),
             losses,
+            torch.full_like(losses, nan),
             diverged_at,
             diverged_at.to(torch.bool),
             losses.new_zeros(config.seeds),
+            torch.full((ceil(config.outer_steps / LOOK_EVERY), 1 + config.layers), nan),
             optimizer,
             _adam([log_rates], config.rate_lr),
         )
 
     def update(self, gradient: Hypergradient, config: DistillConfig) -> None:
         """Follow the hypergradient; a problem that is not finite ends here, the others go on."""
-        self.losses.index_copy_(1, self.done, gradient.loss[:, None])
-        self.done.add_(1)
         norms = gradient.observations.square().sum((1, 2)) + gradient.actions.square().sum((1, 2))
         norms = norms.sqrt()
+        self.losses.index_copy_(1, self.done, gradient.loss[:, None])
+        self.norms.index_copy_(1, self.done, norms[:, None])
+        self.done.add_(1)
         finite_loss = torch.isfinite(gradient.loss)
         ended = ~(finite_loss & torch.isfinite(norms)) & (self.diverged_at == 0)
         self.diverged_at.copy_(torch.where(ended, self.done, self.diverged_at))

@@ -244,7 +244,7 @@ class _CalQL:
             "log_alpha": networks.log_alpha,
         }
 
-    def update(self, step: int) -> None:
+    def update(self, step: int) -> dict[str, Tensor]:
         config, networks, data = self._config, self.networks, self._transitions
         device = data.states.device
         generator = torch_generator(self._seed, "expert", STEPS, step, device)
@@ -266,3 +266,5 @@ class _CalQL:
         with torch.no_grad():
             for target, critic in zip(networks.targets, networks.critics, strict=True):
                 target.lerp_(critic, config.target_rate)
+        actor_loss, critic_loss, _ = losses
+        return {"actor_loss": actor_loss.detach(), "critic_loss": critic_loss.detach()}

@@ -182,15 +182,17 @@ class _Regression:
         self._rates = cosine_rates(config.learning_rate, steps)
         self.steps = steps
 
-    def update(self, step: int) -> None:
+    def update(self, step: int) -> Tensor:
         picks = self._picks(step).to(self._inputs.device)
         error = self._network(self.parameters, self._inputs[picks]) - self._targets[picks]
         self.optimizer.param_groups[0]["lr"] = self._rates[step]
         self.optimizer.zero_grad()
-        error.square().mean((1, 2)).sum().backward()  # type: ignore[no-untyped-call]
+        losses = error.square().mean((1, 2))
+        losses.sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         for mean, p in zip(self.average, self.parameters, strict=True):
             mean.lerp_(p.detach(), max(1 - AVERAGING, 1 / (step + 1)))
+        return losses.detach().mean()
 
     def _picks(self, step: int) -> Tensor:
         """Rows of a step [P, B], drawn in sequence: a resumed training draws past those before."""
@@ -216,11 +218,10 @@ class _Regressions:
             **named("value_average", self.value.average),
         }
 
-    def update(self, step: int) -> None:
+    def update(self, step: int) -> dict[str, Tensor]:
         if step < self.policy.steps:
-            self.policy.update(step)
-        else:
-            self.value.update(step - self.policy.steps)
+            return {"policy_loss": self.policy.update(step)}
+        return {"value_loss": self.value.update(step - self.policy.steps)}
 
 
 def cosine_rates(rate: float, steps: int) -> list[float]:

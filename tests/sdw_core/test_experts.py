@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -34,6 +35,7 @@ from sdw_core.registry import EXPERTS
 from sdw_core.units import Units
 from tests.sdw_core.checkpoints import ACTIONS, MEAN, STATES, STD, networks_of, tensors_of
 from tests.sdw_core.processes import ROOT, kill, run, start
+from tests.sdw_core.told import Told
 
 SHARED = ROOT.parent / "shared" / "data"
 BUNDLED = "sdw/hopper-replay-mini-v0"
@@ -900,3 +902,25 @@ def test_the_papers_checkpoints_reach_their_known_returns(
     states = torch.from_numpy(dataset.states)
     values = expert.values(states, expert.actions(states)).numpy()
     assert np.corrcoef(values, dataset.returns_to_go(0.99))[0, 1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("fit", "names"),
+    [
+        (partial(percent_bc, steps=8, value_steps=8), ["expert/policy_loss", "expert/value_loss"]),
+        (partial(cal_ql, steps=8), ["expert/actor_loss", "expert/critic_loss"]),
+    ],
+)
+def test_a_training_that_goes_on_tells_the_losses_of_an_uninterrupted_one(
+    fit, names, tmp_path
+) -> None:
+    whole, first, second = Told(), Told(), Told()
+    fit(0, Training(measured=whole))
+    assert list(whole.curves) == names
+    kept = {"checkpoint": tmp_path / "c", "key": "k"}
+    answers = iter([False] * 4 + [True])
+    with pytest.raises(StopRequested):
+        fit(0, Training(**kept, should_stop=lambda: next(answers), measured=first))
+    assert set(first.curves[names[0]]) == {1, 2, 3, 4, 5}
+    fit(0, Training(**kept, measured=second))
+    assert second.curves == whole.curves

@@ -34,6 +34,7 @@ from sdw_core.statistics import summarize
 from sdw_core.validation import parse
 from sdw_core.waiting import GoOn, Waiting
 from tests.sdw_core.processes import ROOT, run
+from tests.sdw_core.told import Told
 
 BUNDLED = "sdw/hopper-replay-mini-v0"
 TINY = {
@@ -760,3 +761,30 @@ def test_an_identity_is_of_what_paths_name_and_not_of_their_names() -> None:
     ]
     assert len({each.identity(config) for each in (sources, *others)}) == 5
     assert sources.identity(tiny()) != sources.identity(tiny(seed=1))
+
+
+def test_a_pipeline_tells_the_curves_of_its_stages_and_again_from_cache_and_checkpoint(
+    tmp_path: Path,
+) -> None:
+    """The second run finds density and expert in the cache, and is stopped; the third goes on."""
+    config = tiny(evaluation=EVALUATION | {"curve": 3})
+    mean = float
+    rungs = Rungs((3,), 2, 1, 0, lambda returns: mean(returns.mean()), lambda *judged: None)
+    answers = iter([False] * 4 + [True])
+    told = Told(), Told(), Told()
+    result = Pipeline(config, tmp_path, rungs=rungs, measured=told[0]).run()
+    with pytest.raises(StopRequested):
+        Pipeline(config, tmp_path, rungs=rungs, measured=told[1], checkpoint=tmp_path / "c",
+                 should_stop=lambda: next(answers)).run()  # fmt: skip
+    Pipeline(config, tmp_path, rungs=rungs, measured=told[2], checkpoint=tmp_path / "c").run()
+    first, stopped, resumed = (each.curves for each in told)
+    assert {name.partition("/")[0] for name in first} == {"density", "expert", "distill", "return"}
+    assert first["return/mean"] == {
+        step: pytest.approx(returns.mean()) for step, returns in result.curve.items()
+    }
+    assert len(first["density/held_out_log_likelihood"]) > 1
+    for name in ("density/held_out_log_likelihood", "expert/policy_loss", "expert/value_loss"):
+        assert first[name] == stopped[name] == resumed[name]
+    assert first["return/mean"] == resumed["return/mean"]
+    assert first["distill/meta_loss"] == resumed["distill/meta_loss"]
+    assert list(first["return/rung"]) == [3]

@@ -12,14 +12,18 @@ from time import monotonic, sleep
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdw_core.cache import entry_name
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.stage_keys import density_key
+from study.curves import read_curves
 from study.outcomes import TrialResult
 from study.trial import Work, config_hash, distil_rows, run_trial
 from tests.study.conftest import small_spec
+
+ROOT = Path(__file__).parents[2]
 
 
 def small() -> PipelineConfig:
@@ -150,6 +154,72 @@ def test_a_stopped_trial_goes_on_to_the_rows_of_an_uninterrupted_one(tmp_path):
         assert torch.equal(rows[0][name], rows[1][name])
 
 
+# Curves
+
+
+def test_a_trial_keeps_its_curves_and_what_it_found_in_the_end(tmp_path):
+    document = run(tmp_path)
+    curves = read_curves(tmp_path / "trials" / "4")
+    assert {name.partition("/")[0] for name in curves} == {
+        "density", "expert", "distill", "return", "trial",
+    }  # fmt: skip
+    assert curves["distill/meta_loss"].steps == [1, 2, 3, 4, 5, 6]
+    mean = pytest.approx(document.normalized_return.mean, rel=1e-5)
+    assert curves["return/mean"] == ([6], [mean])
+    assert curves["trial/normalized_return"] == ([0], [mean])
+
+
+@pytest.mark.parametrize(("distill", "outcome"), [({}, "COMPLETE"), ({"inner_lr": 1e30}, "FAILED")])
+def test_a_trial_that_was_stopped_ends_with_the_curves_of_an_uninterrupted_one(
+    tmp_path, distill, outcome
+):
+    config = changed(**distill)
+    assert run(tmp_path / "a", config, stop=True).outcome == "STOPPED"
+    found = [run(tmp_path / name, config).outcome for name in "ab"]
+    assert found == [outcome, outcome]
+    one, other = (read_curves(tmp_path / name / "trials" / "4") for name in "ab")
+    own_time = {"distill/outer_steps_per_second", "trial/seconds"}
+    assert {n: c for n, c in one.items() if n not in own_time} == {
+        n: c for n, c in other.items() if n not in own_time
+    }
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from sdw_core.distill import curves, loop, state
+from study import curves as written
+from tests.study.test_trial import changed, run
+curves.LOOK_EVERY = loop.LOOK_EVERY = state.LOOK_EVERY = 5
+written.WRITE_EVERY = 0.0
+if sys.argv[2] == "kill":
+    save = state.State.save
+    def last(self, path, key, step):  # what is told by then is past what the checkpoint holds
+        if step == 15:
+            os.kill(os.getpid(), 9)
+        save(self, path, key, step)
+    state.State.save = last
+print(run(Path(sys.argv[1]), changed(outer_steps=22)).outcome)
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_killed_leaves_no_gap_and_no_point_twice(tmp_path):
+    def attempt(root: Path, how: str) -> str:
+        command = [sys.executable, "-c", KILLED, str(root), how]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+
+    folder = tmp_path / "a" / "trials" / "4"
+    assert attempt(tmp_path / "a", "kill") == ""
+    assert read_curves(folder)["distill/meta_loss"].steps[-1] == 15
+    assert attempt(tmp_path / "a", "go on") == attempt(tmp_path / "b", "go on") == "COMPLETE\n"
+    one, other = (read_curves(tmp_path / n / "trials" / "4") for n in "ab")
+    for name in ("distill/meta_loss", "distill/hypergradient_norm", "return/mean"):
+        assert one[name] == other[name]
+        seen = EventAccumulator(str(folder)).Reload().Scalars(name)
+        assert [event.step for event in seen] == one[name].steps
+
+
 # Time
 
 
@@ -252,6 +322,7 @@ import json, sys
 from pathlib import Path
 from sdw_core.dataset import load
 from study import clock
+from study.curves import read_curves
 from study.outcomes import TrialResult
 from tests.study.test_trial import run
 clock.GRACE = 0.1
