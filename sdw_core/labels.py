@@ -1,5 +1,17 @@
 """Names and numbers in sentences, tables and figures."""
 
+ROWS = {
+    "normalized_return": "synthetic rows",
+    "synthetic": "synthetic rows",
+    "synthetic_ensemble": "synthetic rows",
+    "confirmed": "the exported rows, fresh seeds",
+    "confirmed_ensemble": "the exported rows, fresh seeds",
+    "random_subset": "random rows, as many",
+    "random_subset_ensemble": "random rows, as many",
+    "expert": "expert",
+}
+"""What a summary of returns is of, by its key in a document."""
+
 
 def label(name: str) -> str:
     r"""A name that matplotlib shows as it is: no mathematics, and not left out of a legend.

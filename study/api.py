@@ -16,7 +16,7 @@ What is slow to import (torch, ray, optuna, pandas) is imported by the methods t
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,8 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from sdw_core.config import Count
-from sdw_core.errors import InputError, SDWError
+from sdw_core.console import Console
+from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.labels import named
 from sdw_core.validation import checked
 from search_spaces import (
@@ -243,12 +244,7 @@ class Study:
             InputError: no process runs the study.
         """
         self._require_writable()
-        with self.folder.edit_lock():
-            if not self.folder.driven():
-                raise InputError(
-                    f"The study {self.name!r} is not running; there is nothing to stop."
-                )
-            self.folder.stop_flag.touch()
+        self.folder.ask_to_stop()
         with going_on_with(f"the study stops all the same; see `sdw status {self.folder.called}`"):
             while self.folder.driven():
                 sleep(0.5)
@@ -407,6 +403,22 @@ class Study:
         numbers = self.folder.book().best(1 if top is None else checked(top, Count, "top"))
         return export(self.folder, numbers, checked(to, Path, "to") if to else None, license)
 
+    def report(self, to: Path | str | None = None) -> Path:
+        """Write the study as one HTML page that loads nothing else, the answer first.
+
+        Args:
+            to: a new file; None: report.html in the study's folder, which is written anew.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: the file exists, or cannot be written.
+        """
+        from study.html.study import study_page
+
+        return _written(lambda: study_page(self.folder), self.folder.report, to)
+
     # Look after
 
     def cache(self) -> "list[CacheEntry]":
@@ -466,12 +478,13 @@ class Study:
 
         folder, way_on = self.folder, f"go on with `sdw resume {self.folder.called}`"
         with going_on_with(way_on):
-            given_up = drive(folder, address, Display(folder, log if progress else None))
+            given_up = drive(folder, address, Display(folder, _shown(progress)))
             book = folder.book()
             winners, remaining = book.best(), book.remaining()
             if winners and not remaining:
-                with (log if progress else quiet).working("re-evaluating on fresh seeds"):
+                with _shown(progress).working("re-evaluating on fresh seeds"):
                     export(folder, winners)
+            _reported(self, progress)
         if given_up and remaining:
             called, count = folder.called, book.spec.study.max_identical_failures
             raise WorkFailed(
@@ -547,7 +560,7 @@ class Comparison:
         loaded = load_comparison(spec, settings_of(overrides) | given)
         inventory, datasets = check_comparison(loaded)
         warned(datasets.values())
-        console = log if progress else quiet
+        console = _shown(progress)
         with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)
         comparison = cls(folder, loaded, results)
@@ -557,6 +570,7 @@ class Comparison:
         write_spec(folder.path, loaded)  # a spec that shrank has no cell to run
         comparison.standings.write(folder.path)
         draw(comparison.standings, folder.path)
+        _reported(comparison, progress)
         if comparison.frame().empty:
             reasons = sorted(set(comparison.standings.failed.values()))
             raise WorkFailed(f"No cell completed: {'; '.join(reasons)}", comparison)
@@ -594,6 +608,28 @@ class Comparison:
         """One row a policy and evaluation: method, dataset, seed, policy, return, outer steps."""
         return self.standings.frame
 
+    def report(self, to: Path | str | None = None) -> Path:
+        """Write the comparison as one HTML page that loads nothing else, the answer first.
+
+        Args:
+            to: a new file; None: report.html in the comparison's folder, which is written anew.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: the file exists, or cannot be written.
+        """
+        from study.html.comparison import comparison_page
+
+        state = "finished"
+        if not self.finished:
+            state = f"not finished: {len(self.results)} of {self.spec.size} cells ended"
+        path = self.folder.path
+        return _written(
+            lambda: comparison_page(self.standings, path, state), self.folder.report, to
+        )
+
     def to_json(self) -> dict[str, Any]:
         """What `sdw compare --json` prints."""
         where = {"finished": self.finished, "folder": str(self.folder.path)}
@@ -605,6 +641,48 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.standings.markdown())}</pre>"
+
+
+def _shown(progress: bool) -> Console:
+    """Where work shows how far it is, if it does."""
+    return log if progress and log.progress else quiet
+
+
+def open_either(reference: Path | str, storage: Path | str | None = None) -> "Study | Comparison":
+    """The study or the comparison of a name under the storage folder, or of a path.
+
+    Raises:
+        InputError: there is neither, or a dataset of the comparison is gone.
+    """
+    from study.folder import found
+
+    path = found(str(reference), storage_folder(storage), "study", "comparison")
+    return Study.open(path) if (path / "study.yaml").is_file() else Comparison.open(path)
+
+
+def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> Path:
+    """Make a page once it is known that its place can be written, and put it there."""
+    from sdw_core.files import write_text
+    from study.html.page import require_new, write_new
+    from study.preflight import check_writable
+
+    if to is None:
+        check_writable(own.parent, "to")
+        write_text(own, page())
+        return own
+    new: Path = checked(to, Path, "to")
+    require_new(new)
+    write_new(page(), new)
+    return new
+
+
+def _reported(ran: "Study | Comparison", progress: bool) -> None:
+    """Write the page of what has just run, which fails for no page's sake."""
+    try:
+        with _shown(progress).working("writing the report"):
+            ran.report()
+    except Exception as error:
+        logger.warning(f"the report was not written: {type(error).__name__}: {first_line(error)}")
 
 
 def read_study(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from sdw_core.console import Table
-from sdw_core.labels import named
+from sdw_core.labels import ROWS, named
 from study.cli import completion
 from study.cli.help import OUTPUT, WHERE
 
@@ -73,18 +73,6 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Let a set name modules to import, and any arguments."),
 ]
-
-
-ROWS = {
-    "normalized_return": "synthetic rows",
-    "synthetic": "synthetic rows",
-    "synthetic_ensemble": "synthetic rows",
-    "confirmed": "the exported rows, fresh seeds",
-    "confirmed_ensemble": "the exported rows, fresh seeds",
-    "random_subset": "random rows, as many",
-    "random_subset_ensemble": "random rows, as many",
-    "expert": "expert",
-}
 
 
 def returns_table(scores: dict[str, Any]) -> Table:

@@ -60,6 +60,8 @@ def compare(
     elif comparison.finished:
         print_standings(comparison.standings)
         out.print(f"table, results and figures are in {comparison.folder.path}")
+        if comparison.folder.report.is_file():
+            out.print(f"report in {comparison.folder.report}")
     if failed:
         raise failed
 

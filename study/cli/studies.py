@@ -9,7 +9,8 @@ import typer
 
 from sdw_core.console import Table, line
 from sdw_core.labels import counted
-from study.api import STUDIES, Study, WorkFailed
+from study.api import STUDIES, Study, WorkFailed, open_either
+from study.cli import completion
 from study.cli.common import (
     Address,
     AsJson,
@@ -267,6 +268,40 @@ def export(
             out.print(str(path))
 
 
+def report(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY|COMPARISON",
+            help="A study's or a comparison's name under the storage, or its path.",
+            autocompletion=completion.studies,
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(help="A new file; default: report.html in its folder.", metavar="FILE"),
+    ] = None,
+    storage: Storage = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Write a study or a comparison as one HTML page.
+
+    The page loads nothing else: send it to anybody. It says the answer first, then shows what
+    leads to it; of a study that runs, what there is so far.
+
+    Examples:
+        sdw report mine
+        sdw report compare-quick --to for-a-colleague.html
+    """
+    found = open_either(reference, storage)
+    with log.working("writing the report"):
+        written = found.report(to)
+    if as_json:
+        print_json({"report": str(written)})
+    else:
+        out.print(f"report in {written}")
+
+
 def dashboard(
     study: StudyName,
     storage: Storage = STUDIES,
@@ -319,12 +354,15 @@ def _print_study(snapshot: "Snapshot") -> None:
         log.print(f"warning, {counted(count, 'trial')}: {sentence}")
     if snapshot.best:
         _print_best(snapshot)
+    for what, path in _made(snapshot).items():
+        if path.exists():
+            out.print(f"  {what:<17}{path}")
     for what, command in snapshot.next_commands[:3]:
         out.print(f"  {what:<17}{command}")
 
 
 def _print_best(snapshot: "Snapshot") -> None:
-    """What won, on fresh seeds once it was exported, and where its rows and pictures lie."""
+    """What won, on fresh seeds once it was exported."""
     from study.snapshot import settings
     from study.tables import fresh_scores, front_table
 
@@ -340,11 +378,13 @@ def _print_best(snapshot: "Snapshot") -> None:
         if exports:
             out.print("on fresh seeds, beside what it has to beat:")
             out.print(returns_table(fresh_scores(exports[0])))
-    made = {
-        "rows": exports[0] if len(exports) == 1 else snapshot.folder.exports,
-        "report": snapshot.folder.path / "report.html",
-        "film": snapshot.folder.path / "film.mp4",
+
+
+def _made(snapshot: "Snapshot") -> dict[str, Path]:
+    """Where the rows, the page and the film of a study lie, once they are there."""
+    folder, exports = snapshot.folder, snapshot.exports
+    return {
+        "rows": exports[0] if len(exports) == 1 else folder.exports,
+        "report": folder.report,
+        "film": folder.path / "film.mp4",
     }
-    for what, path in made.items():
-        if path.exists():
-            out.print(f"  {what:<17}{path}")
