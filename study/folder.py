@@ -299,6 +299,19 @@ class StudyFolder:
             _write_spec(self.path, parse_spec(spec.model_dump(mode="json") | {"study": study}))
         return total
 
+    def ask_to_stop(self) -> None:
+        """Ask the process that runs the study to stop in order.
+
+        Raises:
+            InputError: no process runs the study.
+        """
+        with self.edit_lock():
+            if not self.driven():
+                raise InputError(
+                    f"The study {self.name!r} is not running; there is nothing to stop."
+                )
+            self.stop_flag.touch()
+
     def edit_lock(self) -> FileLock:
         """The lock for whoever asks something of a driver, and for a driver that comes or leaves.
 

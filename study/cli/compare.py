@@ -6,10 +6,11 @@ import typer
 
 from study.api import STUDIES, Comparison, WorkFailed
 from study.cli import completion
-from study.cli.common import Address, AsJson, Storage
+from study.cli.common import Address, AsJson, Storage, shows_progress
 from study.console import out, print_json
 
 
+@shows_progress
 def compare(
     spec: Annotated[
         str,
