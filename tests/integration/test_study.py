@@ -51,7 +51,7 @@ def folder(world: World, launched: dict[str, Any]) -> StudyFolder:
 
 
 def test_stdout_is_one_document_of_complete_trials(launched: dict[str, Any]) -> None:
-    assert set(launched) == {*KEYS, "report"}
+    assert set(launched) == KEYS
     assert (launched["study"], launched["state"]) == ("one", "finished")
     trials = by_number(launched)
     assert set(trials) == {0, 1, 2}
