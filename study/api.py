@@ -17,7 +17,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -117,14 +117,15 @@ class Study:
             WorkFailed: no trial completed, or too many failed for one reason.
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
-        from sdw_core.identity import Inventory
-        from study.folder import StudyFolder
-        from study.preflight import require_launchable
+        with _checking(progress):
+            from sdw_core.identity import Inventory
+            from study.folder import StudyFolder
+            from study.preflight import require_launchable
 
-        loaded, storage = read_study(spec, overrides, name, trials), storage_folder(storage)
-        datasets, _ = require_launchable(loaded, storage, address)
-        warned(datasets.values())
-        inventory = Inventory.of(loaded.reaching(), datasets)
+            loaded, storage = read_study(spec, overrides, name, trials), storage_folder(storage)
+            datasets, _ = require_launchable(loaded, storage, address)
+            warned(datasets.values())
+            inventory = Inventory.of(loaded.reaching(), datasets)
         with StudyFolder.launched(loaded, storage, inventory) as folder:
             return cls(folder)._run(address, progress)
 
@@ -187,10 +188,11 @@ class Study:
             InputError: the study could not go on.
             WorkFailed: no trial completed, or too many failed for one reason.
         """
-        from study.preflight import require_runnable
+        with _checking(progress):
+            from study.preflight import require_runnable
 
-        self._require_writable()
-        require_runnable(self.folder, address)
+            self._require_writable()
+            require_runnable(self.folder, address)
         return self._run(address, progress)
 
     def extend(self, trials: int, address: str | None = None, progress: bool = False) -> "Study":
@@ -206,8 +208,9 @@ class Study:
             WorkFailed: no trial completed, or too many failed for one reason.
         """
         trials = checked(trials, Count, "trials")
-        self._require_writable()
-        self._require_room_for(trials, address)
+        with _checking(progress):
+            self._require_writable()
+            self._require_room_for(trials, address)
         total = self.folder.extend(trials)
         logger.info(f"{self.name} now has {total} trials")
         return self._run_unless_driven(address, progress)
@@ -230,7 +233,8 @@ class Study:
                 f"The study {self.name!r} has no FAILED trial that was not asked again; see `sdw "
                 f"status {self.folder.called}`."
             )
-        self._require_room_for(failed, address)
+        with _checking(progress):
+            self._require_room_for(failed, address)
         with self.folder.edit_lock():
             retries = self.folder.book(to_write=True).retry_failed()
         for number, new in retries.items():
@@ -248,6 +252,7 @@ class Study:
         with going_on_with(f"the study stops all the same; see `sdw status {self.folder.called}`"):
             while self.folder.driven():
                 sleep(0.5)
+        logger.info(f"stopped; go on with `sdw resume {self.folder.called}`")
 
     def rebuild(self) -> dict[str, Any]:
         """Make the study's database anew from its trials' folders; what there was is kept.
@@ -548,18 +553,19 @@ class Comparison:
             WorkFailed: no cell completed.
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
-        from study.comparison import (
-            ComparisonFolder,
-            check_comparison,
-            run_comparison,
-            write_spec,
-        )
-        from study.figures import draw
+        with _checking(progress):
+            from study.comparison import (
+                ComparisonFolder,
+                check_comparison,
+                run_comparison,
+                write_spec,
+            )
+            from study.figures import draw
 
-        given = {"comparison.name": name} if name is not None else {}
-        loaded = load_comparison(spec, settings_of(overrides) | given)
-        inventory, datasets = check_comparison(loaded)
-        warned(datasets.values())
+            given = {"comparison.name": name} if name is not None else {}
+            loaded = load_comparison(spec, settings_of(overrides) | given)
+            inventory, datasets = check_comparison(loaded)
+            warned(datasets.values())
         console = _shown(progress)
         with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)
@@ -646,6 +652,11 @@ class Comparison:
 def _shown(progress: bool) -> Console:
     """Where work shows how far it is, if it does."""
     return log if progress and log.progress else quiet
+
+
+def _checking(progress: bool) -> AbstractContextManager[object]:
+    """What is done before any work, importing what the work needs included."""
+    return _shown(progress).working("checking the settings and the data")
 
 
 def open_either(reference: Path | str, storage: Path | str | None = None) -> "Study | Comparison":

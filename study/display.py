@@ -45,6 +45,7 @@ class Display:
     def __init__(self, folder: StudyFolder, console: Console) -> None:
         self._folder = folder
         self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
         self._doing = ""
         self._unsaid: list[str] = []
         self._ended = threading.Event()
@@ -55,6 +56,9 @@ class Display:
             self._book = self._folder.book()
             self._told = {row.number for row in self._book.rows() if row.outcome in FINAL}
             self._unsaid = [f"study {self._folder.name} in {self._folder.path}"]
+            if self._console.is_terminal:
+                self._console.print(self._unsaid[0])
+                self._live.start()
             self._thread.start()
         return self
 
@@ -67,6 +71,7 @@ class Display:
         self._ended.set()
         if not self._console.quiet:
             self._thread.join()
+            self._live.stop()
 
     def say(self, doing: str) -> None:
         """Say what is done while no trial runs yet.
@@ -81,15 +86,13 @@ class Display:
         (self._show if self._console.is_terminal else self._tell)()
 
     def _show(self) -> None:
-        self._console.print(self._unsaid[0])
-        with Live(console=self._console, auto_refresh=False, transient=True) as live:
-            while True:
-                now = Snapshot.of(self._folder, self._book)
-                begun = now.under_way or now.stopping or len(now.settled) > len(self._told)
-                doing = [] if begun or not self._doing else [line((self._doing, "dim"))]
-                live.update(Group(view(now), *doing), refresh=True)
-                if self._ended.wait(REFRESH):
-                    return
+        ended = False
+        while not ended:
+            now = Snapshot.of(self._folder, self._book)
+            begun = now.under_way or now.stopping or len(now.settled) > len(self._told)
+            doing = [] if begun or not self._doing else [line((self._doing, "dim"))]
+            self._live.update(Group(view(now), *doing), refresh=True)
+            ended = self._ended.wait(REFRESH)
 
     def _tell(self) -> None:
         said = monotonic()
@@ -235,7 +238,7 @@ def summary(snapshot: Snapshot) -> str:
         said.append(best(snapshot))
     if snapshot.trials_per_hour:
         said.append(f"{snapshot.trials_per_hour:.0f} trials an hour")
-    if snapshot.seconds_left is not None:
+    if snapshot.seconds_left:
         said.append(f"about {minutes(snapshot.seconds_left)} left")
     return ", ".join(said)
 

@@ -7,13 +7,14 @@ import typer
 from sdw_core.console import Table
 from study.api import STUDIES, Comparison, WorkFailed
 from study.cli import completion
-from study.cli.common import Address, AsJson, Storage
+from study.cli.common import Address, AsJson, Storage, shows_progress
 from study.console import out, print_json
 
 if TYPE_CHECKING:
     from study.standings import Standings
 
 
+@shows_progress
 def compare(
     spec: Annotated[
         str,

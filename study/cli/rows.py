@@ -19,6 +19,7 @@ from study.cli.common import (
     Spec,
     Trust,
     returns_table,
+    shows_progress,
 )
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
@@ -27,6 +28,7 @@ EPISODES, PROTOCOL = "Policies and episodes", "Another protocol than the rows' o
 """Groups of the options of `evaluate`."""
 
 
+@shows_progress
 def distill(
     spec: Spec,
     overrides: Set = None,
@@ -72,7 +74,9 @@ def distill(
     if to:
         check_writable(to.resolve().parent, "to")
     torch.set_num_threads(threads)
-    result = Pipeline(loaded.pipeline, cache).run(progress=log)
+    result = Pipeline(loaded.pipeline, cache).run(progress=log if log.progress else False)
+    for sentence in () if log.progress else result.warnings:
+        log.print(f"warning: {sentence}")
     document = result.to_json()
     with log.working("evaluating"):
         document["random_subset"] = result.random_summary.to_json()
@@ -91,6 +95,7 @@ def distill(
         out.print(f"exported to {to}")
 
 
+@shows_progress
 def train(
     folder: Exported,
     to: Annotated[
@@ -137,6 +142,7 @@ def train(
     out.print(f"  run it   torch.export.load({str(to)!r}).module()(observations)")
 
 
+@shows_progress
 def evaluate(
     folder: Exported,
     policies: Annotated[

@@ -20,6 +20,7 @@ from study.cli.common import (
     Storage,
     StudyName,
     returns_table,
+    shows_progress,
 )
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
@@ -38,6 +39,7 @@ Trials = Annotated[
 ]
 
 
+@shows_progress
 def launch(
     spec: Spec,
     name: Name = None,
@@ -57,6 +59,7 @@ def launch(
     _run(lambda: Study.launch(spec, *given, progress=True), as_json)
 
 
+@shows_progress
 def resume(
     study: StudyName,
     storage: Storage = STUDIES,
@@ -74,6 +77,7 @@ def resume(
     _run(lambda: found.resume(address, progress=True), as_json)
 
 
+@shows_progress
 def extend(
     study: StudyName,
     trials: Annotated[int, typer.Option(help="How many more trials.", min=1, metavar="N")],
@@ -92,6 +96,7 @@ def extend(
     _run(lambda: found.extend(trials, address, progress=True), as_json)
 
 
+@shows_progress
 def retry_failed(
     study: StudyName,
     storage: Storage = STUDIES,
@@ -109,6 +114,7 @@ def retry_failed(
     _run(lambda: found.retry_failed(address, progress=True), as_json)
 
 
+@shows_progress
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     """Ask a running study to stop.
 
@@ -120,7 +126,6 @@ def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     found = Study.open(study, storage)
     with log.working("stopping: running trials write a checkpoint"):
         found.stop()
-    log.print(f"stopped; go on with `sdw resume {found.folder.called}`")
 
 
 def validate(
@@ -233,6 +238,7 @@ def status(
     _print_study(snapshot)
 
 
+@shows_progress
 def export(
     study: StudyName,
     top: Annotated[
@@ -268,6 +274,7 @@ def export(
             out.print(str(path))
 
 
+@shows_progress
 def report(
     reference: Annotated[
         str,
