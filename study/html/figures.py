@@ -29,7 +29,7 @@ CURVES = (VERMILION, BLUE, GREEN, PURPLE, ORANGE)
 
 def metric_name(metric: str, *networks: int) -> str:
     """An objective in words; a return says so where its policies are ensembles."""
-    words = metric.replace("_", " ")
+    words = metric.replace("_", " ").replace("normalized", "normalised")
     return named(words, *networks) if metric in RETURNS else words
 
 
@@ -151,7 +151,6 @@ def against_value(snapshot: Snapshot, path: str, index: int) -> Figure:
         "marker": {
             "size": 8 if len(rows) <= WHISKERS else 5,
             "color": [BEST if row.number in snapshot.best else BLUE for row in rows],
-            "opacity": 0.8,
         },
     }
     layout = axes(path, name)

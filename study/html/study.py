@@ -179,12 +179,13 @@ def _confirmed(folder: StudyFolder, row: TrialRow) -> dict[str, Any] | None:
 
 
 def _returns(row: TrialRow, confirmed: dict[str, Any]) -> Table:
-    head = ["normalised return", "mean", "interquartile mean", "95 % interval"]
+    head = ["normalised return", "mean", "95 % interval", "interquartile mean"]
     cells = [
         [
             named(ROWS[key], summary.get("ensemble", 1)),
-            *(f"{summary[name]:.1f}" for name in ("mean", "iqm")),
+            f"{summary['mean']:.1f}",
             f"{summary['low']:.1f} to {summary['high']:.1f}",
+            f"{summary['iqm']:.1f}",
         ]
         for key, summary in confirmed.items()
     ]
