@@ -281,7 +281,7 @@ def report(
         typer.Argument(
             metavar="STUDY|COMPARISON",
             help="A study's or a comparison's name under the storage, or its path.",
-            autocompletion=completion.studies,
+            autocompletion=completion.studies_and_comparisons,
         ),
     ],
     to: Annotated[

@@ -11,7 +11,17 @@ from sdw_core.labels import named
 from sdw_core.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from search_spaces import Choice, Distribution
 from study.book import TrialRow
-from study.html.page import BEST, LEVELS, Figure, Table, axes, document_of, plain, short
+from study.html.page import (
+    BEST,
+    LEVELS,
+    Figure,
+    Table,
+    axes,
+    beside_names,
+    document_of,
+    plain,
+    short,
+)
 from study.outcomes import COMPLETE, FAILED, PRUNED
 from study.snapshot import RETURNS, Snapshot, minutes
 
@@ -29,7 +39,7 @@ CURVES = (VERMILION, BLUE, GREEN, PURPLE, ORANGE)
 
 def metric_name(metric: str, *networks: int) -> str:
     """An objective in words; a return says so where its policies are ensembles."""
-    words = metric.replace("_", " ")
+    words = metric.replace("_", " ").replace("normalized", "normalised")
     return named(words, *networks) if metric in RETURNS else words
 
 
@@ -151,7 +161,6 @@ def against_value(snapshot: Snapshot, path: str, index: int) -> Figure:
         "marker": {
             "size": 8 if len(rows) <= WHISKERS else 5,
             "color": [BEST if row.number in snapshot.best else BLUE for row in rows],
-            "opacity": 0.8,
         },
     }
     layout = axes(path, name)
@@ -191,7 +200,7 @@ def importances(snapshot: Snapshot, found: dict[str, float], share: float) -> Fi
         "hoverinfo": "skip",
         "texttemplate": "%{x:.0f} %",
     }
-    layout = axes("share, %", "")
+    layout = beside_names("share, %")
     cells = [[path, f"{value:.1%}"] for path, value in found.items()]
     table = Table("Importances", ["setting", "share"], cells)
     return Figure("Which settings matter", said, [bars], layout, table, 90 + 34 * len(paths))
@@ -403,7 +412,7 @@ def stage_times(snapshot: Snapshot) -> Figure:
         for stage, seconds in totals.items()
     ]
     table = Table("Stages", ["stage", "in all", "seconds a trial", "share"], cells)
-    return Figure("Where the time went", said, [bars], axes("seconds", ""), table,
+    return Figure("Where the time went", said, [bars], beside_names("seconds"), table,
                   90 + 34 * len(totals))  # fmt: skip
 
 
