@@ -11,12 +11,24 @@ from sdw_core.labels import named
 from sdw_core.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from search_spaces import Choice, Distribution
 from study.book import TrialRow
-from study.html.page import BEST, LEVELS, Figure, Table, axes, document_of, plain, short
+from study.html.page import (
+    BEST,
+    LEVELS,
+    Figure,
+    Table,
+    axes,
+    beside_names,
+    document_of,
+    plain,
+    short,
+)
 from study.outcomes import COMPLETE, FAILED, PRUNED
 from study.snapshot import RETURNS, Snapshot, minutes
 
 WHISKERS = 150
-"""Up to so many trials bear their intervals in a figure; more would hide one another."""
+"""Up to so many trials bear their intervals in a figure, and have large points."""
+LINES = 30
+"""Trials of each fifth in the parallel coordinates, at most, evenly spaced in it."""
 BINS = 4
 """Parts of a range in the table beside its figure."""
 LEAST = 10
@@ -27,7 +39,7 @@ CURVES = (VERMILION, BLUE, GREEN, PURPLE, ORANGE)
 
 def metric_name(metric: str, *networks: int) -> str:
     """An objective in words; a return says so where its policies are ensembles."""
-    words = metric.replace("_", " ")
+    words = metric.replace("_", " ").replace("normalized", "normalised")
     return named(words, *networks) if metric in RETURNS else words
 
 
@@ -67,7 +79,7 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
         "y": [short(value) for value in values],
         "customdata": [id_of(row) for row in rows],
         "marker": {
-            "size": 8,
+            "size": 8 if len(rows) <= WHISKERS else 5,
             "color": [BEST if row.number in snapshot.best else BLUE for row in rows],
         },
     }
@@ -147,9 +159,8 @@ def against_value(snapshot: Snapshot, path: str, index: int) -> Figure:
         "y": [short(value_of(row, index)) for row in rows],
         "customdata": [id_of(row) for row in rows],
         "marker": {
-            "size": 8,
+            "size": 8 if len(rows) <= WHISKERS else 5,
             "color": [BEST if row.number in snapshot.best else BLUE for row in rows],
-            "opacity": 0.8,
         },
     }
     layout = axes(path, name)
@@ -189,7 +200,7 @@ def importances(snapshot: Snapshot, found: dict[str, float], share: float) -> Fi
         "hoverinfo": "skip",
         "texttemplate": "%{x:.0f} %",
     }
-    layout = axes("share, %", "")
+    layout = beside_names("share, %")
     cells = [[path, f"{value:.1%}"] for path, value in found.items()]
     table = Table("Importances", ["setting", "share"], cells)
     return Figure("Which settings matter", said, [bars], layout, table, 90 + 34 * len(paths))
@@ -213,6 +224,7 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
         [r for place, r in enumerate(ranked) if 5 * place // len(ranked) == fifth]
         for fifth in range(5)
     ]
+    drawn = [group[:: math.ceil(len(group) / LINES) or 1] for group in fifths]
     names = ("lowest fifth", "second", "third", "fourth", "highest fifth")
     if sign < 0:
         names = names[::-1]
@@ -228,7 +240,7 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
             "marker": {"size": 4},
             "opacity": 0.8,
         }
-        for label, colour, group in zip(names, LEVELS, fifths, strict=True)
+        for label, colour, group in zip(names, LEVELS, drawn, strict=True)
         if group
     ]
     if len(snapshot.best) == 1:
@@ -279,6 +291,8 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
         f"A line a COMPLETE trial, from setting to setting to its {name}, coloured by the fifth of "
         "the trials that it is in."
     )
+    if (few := sum(map(len, drawn))) < len(rows):
+        said += f" {few} of the {len(rows)} trials are drawn, evenly spaced by that, and the best."
     return Figure("All settings together", said, lines, layout, table, 420)
 
 
@@ -398,7 +412,7 @@ def stage_times(snapshot: Snapshot) -> Figure:
         for stage, seconds in totals.items()
     ]
     table = Table("Stages", ["stage", "in all", "seconds a trial", "share"], cells)
-    return Figure("Where the time went", said, [bars], axes("seconds", ""), table,
+    return Figure("Where the time went", said, [bars], beside_names("seconds"), table,
                   90 + 34 * len(totals))  # fmt: skip
 
 
@@ -491,7 +505,7 @@ def line_across(value: float | None, name: str) -> dict[str, Any]:
         "shapes": [{"type": "line", **where, "line": line}],
         "annotations": [
             {"xref": "paper", "x": 1, "y": value, "text": f"{name} {value:.1f}", "showarrow": False,
-             "xanchor": "right", "yanchor": "bottom"}
+             "xanchor": "right", "yanchor": "bottom", "bgcolor": "--card"}
         ],
     }  # fmt: skip
 

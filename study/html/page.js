@@ -29,11 +29,17 @@ function shared() {
   });
 }
 
+// Text as plotly shows it: some tags are markup to it, and it breaks no lines.
+function plain(text) {
+  const escaped = text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  return escaped.replace(/(.{1,60})(?: |$)/g, "$1<br>");
+}
+
 function draw(plot, figure) {
   const {data, layout} = coloured(figure);
   for (const trace of data) {
     if (trace.customdata) {
-      trace.text = trace.customdata.map(id => document.getElementById(id)?.dataset.said ?? "");
+      trace.text = trace.customdata.map(id => plain(document.getElementById(id)?.dataset.said ?? ""));
       trace.hoverinfo = "text";
     }
   }
@@ -83,7 +89,11 @@ async function begin() {
   });
   document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
   const packed = document.getElementById("plotly");
-  if (!packed) return;
+  if (packed) await drawAll(packed);
+  document.documentElement.dataset.drawn = drawn.length;
+}
+
+async function drawAll(packed) {
   const script = document.createElement("script");
   script.textContent = await unpacked(packed);
   document.head.append(script);
@@ -96,6 +106,5 @@ async function begin() {
     await new Promise(requestAnimationFrame);
   }
   dark.addEventListener("change", () => drawn.forEach(([plot, figure]) => draw(plot, figure)));
-  document.documentElement.dataset.drawn = drawn.length;
 }
 begin();

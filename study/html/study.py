@@ -2,6 +2,7 @@
 
 import platform
 import warnings
+from base64 import b64encode
 from collections import Counter
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sdw_core.artifact import versions
-from sdw_core.distill.stability import LEAST, smoothed
+from sdw_core.distill.stability import smoothed, stretch
 from sdw_core.errors import SDWError
 from sdw_core.files import read_whole
 from sdw_core.labels import ROWS, named
@@ -29,6 +30,8 @@ RIVALS = 10
 """Trials next to the winner that are held against it."""
 CURVES = 5
 """Trials whose learning curves are shown."""
+LARGEST = 1_500_000
+"""Bytes of a picture that a page takes in."""
 AMONG_BEST = 5
 """Trials that importances need among the best, as PED-ANOVA's authors advise."""
 
@@ -48,6 +51,7 @@ def study_page(folder: StudyFolder) -> str:
     answer = _answer(snapshot, ranked, results)
     overview, settings, missing = _figures(book, snapshot, ranked, results)
     document = spec.model_dump(mode="json")
+    film = _film(snapshot)
     return render(
         "study.html",
         name=folder.name,
@@ -55,6 +59,7 @@ def study_page(folder: StudyFolder) -> str:
         heading=_heading(snapshot),
         drawn=bool(overview or settings),
         answer=answer,
+        film=film,
         overview=overview,
         settings=settings,
         missing=missing,
@@ -174,12 +179,13 @@ def _confirmed(folder: StudyFolder, row: TrialRow) -> dict[str, Any] | None:
 
 
 def _returns(row: TrialRow, confirmed: dict[str, Any]) -> Table:
-    head = ["normalised return", "mean", "interquartile mean", "95 % interval"]
+    head = ["normalised return", "mean", "95 % interval", "interquartile mean"]
     cells = [
         [
             named(ROWS[key], summary.get("ensemble", 1)),
-            *(f"{summary[name]:.1f}" for name in ("mean", "iqm")),
+            f"{summary['mean']:.1f}",
             f"{summary['low']:.1f} to {summary['high']:.1f}",
+            f"{summary['iqm']:.1f}",
         ]
         for key, summary in confirmed.items()
     ]
@@ -236,6 +242,19 @@ def _lead(ours: TrialResult | None, theirs: TrialResult | None) -> ReturnSummary
 
 
 # Figures
+
+
+def _film(snapshot: Snapshot) -> dict[str, str]:
+    """The moving picture and the still of the best trial's policies, as far as they were made."""
+    if len(snapshot.best) != 1 or not snapshot.exports:
+        return {}
+    found = {}
+    for kind in ("gif", "png"):
+        path = snapshot.exports[0] / f"film.{kind}"
+        if path.is_file() and path.stat().st_size <= LARGEST:
+            content = b64encode(path.read_bytes()).decode()
+            found[kind] = f"data:image/{kind};base64,{content}"
+    return found
 
 
 def _figures(
@@ -297,16 +316,17 @@ def _importances(book: TrialBook, share: float) -> dict[str, float]:
 
 
 def _losses(folder: StudyFolder, number: int) -> tuple[list[int], list[float]] | None:
-    """Ends of stretches, outer steps, and the meta-loss's means over those; of the best seed."""
+    """Ends of stretches of outer steps, and the meta-loss's means over these and the seeds."""
     try:
         losses = load_file(folder.trial(number) / "rows.safetensors")["losses"]
     except (FileNotFoundError, KeyError, SafetensorError):
         return None
-    if not losses.shape[1]:
+    steps = losses.shape[1]
+    if steps < stretch(steps):
         return None
-    means = smoothed(losses).mean(axis=0) if losses.shape[1] >= LEAST else losses.mean(0).numpy()
-    ends = np.linspace(0, losses.shape[1], len(means) + 1)[1:]
-    return [round(end) for end in ends], [float(value) for value in means]
+    means = smoothed(losses).mean(axis=0).tolist()
+    ends = range(steps % stretch(steps) + stretch(steps), steps + 1, stretch(steps))
+    return list(ends), means
 
 
 # Tables
