@@ -196,6 +196,8 @@ class MLflow:
         self._client.log_artifacts(run, str(folder))
 
 
+PACKAGES = {"wandb": "'sdw-obd[wandb]'", "mlflow": "'sdw-obd[mlflow]'", "trackio": "trackio"}
+"""What pip installs for each."""
 TRACKERS: dict[str, Callable[[str, Path], Tracker]] = {
     "wandb": Wandb,
     "mlflow": MLflow,
@@ -214,7 +216,7 @@ def require_trackers(spec: "StudySpec") -> None:
         if found is None or found.origin is None:  # None: some folder of that name
             raise InputError(
                 f"`study.trackers` names {name!r}, whose package is not installed; install it with "
-                f"`pip install 'sdw-obd[{name}]'`, or take it out."
+                f"`pip install {PACKAGES[name]}`, or take it out."
             )
 
 

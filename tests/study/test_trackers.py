@@ -123,7 +123,7 @@ def test_a_run_ends_as_its_trial_does_and_keeps_its_export(folder, memory, outco
 
 def test_a_tracker_that_is_unknown_or_not_installed_is_one_sentence() -> None:
     with pytest.raises(
-        InputError, match="`study.trackers.0` cannot be 'wanbd': did you mean `wandb`"
+        InputError, match=r"`study.trackers.0` cannot be 'wanbd': did you mean `wandb`"
     ):
         small_spec("study.trackers=[wanbd]")
     with pytest.raises(InputError, match=r"'trackio', whose package is not installed; install it"):
