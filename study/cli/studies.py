@@ -297,6 +297,7 @@ def _print_study(snapshot: "Snapshot") -> None:
 
 def _print_best(snapshot: "Snapshot") -> None:
     """What won, on fresh seeds once it was exported, and where its rows and pictures lie."""
+    from sdw_core.labels import FILM
     from study.snapshot import settings
     from study.tables import fresh_scores, front_table
 
@@ -315,7 +316,7 @@ def _print_best(snapshot: "Snapshot") -> None:
     made = {
         "rows": exports[0] if len(exports) == 1 else snapshot.folder.exports,
         "report": snapshot.folder.path / "report.html",
-        "film": snapshot.folder.path / "film.mp4",
+        "film": (exports or [snapshot.folder.exports])[0] / FILM,
     }
     for what, path in made.items():
         if path.exists():
