@@ -24,6 +24,7 @@ import torch
 
 from benchmarks import machine
 from search_spaces import StudySpec, parse_spec
+from study.console import quiet
 from study.display import Display
 from study.folder import StudyFolder
 from study.runner import drive
@@ -98,7 +99,7 @@ def tune(trials: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as storage:
             folder = StudyFolder.create(spec(count, "sqlite"), Path(storage))
             begun = perf_counter()
-            drive(folder, None, Display(folder, None), no_operation)
+            drive(folder, None, Display(folder, quiet), no_operation)
             seconds[count] = perf_counter() - begun
             complete = sum(row.outcome == "COMPLETE" for row in folder.book().rows())
             assert complete == count, f"{complete} of {count} trials completed"

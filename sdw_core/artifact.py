@@ -480,6 +480,10 @@ def _manifest(artifact: Artifact) -> dict[str, Any]:
         "actions_outside_bounds": artifact.actions_outside_bounds,
         "recipe": asdict(artifact.recipe),
         **artifact.evidence,
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on, here and now."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}

@@ -5,6 +5,7 @@ that cannot be seen (an escape sequence, a line's end) shows as Python would wri
 cut off: a terminal folds what is too long, and a file or a pipe gets whole lines.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -19,6 +20,8 @@ from rich.text import Text
 
 UNBOUNDED = 10_000
 """Columns of what is no terminal."""
+A_LINE = 60.0
+"""Seconds between two lines on how far some work is, where no terminal shows it."""
 
 
 def legible(text: str) -> str:
@@ -84,7 +87,14 @@ class Table(rich.table.Table):
 
 
 class Console(rich.console.Console):
-    """Prints strings, and strings in tables, as `legible` gives them."""
+    """Prints strings, and strings in tables, as `legible` gives them.
+
+    Attributes:
+        progress: whether work under way shows itself: as bars and spinners on a terminal, elsewhere
+            as lines, one a minute.
+    """
+
+    progress = True
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
@@ -100,6 +110,23 @@ class Console(rich.console.Console):
 
     @contextmanager
     def working(self, said: str = "") -> Iterator[Callable[[str], None]]:
-        """On a terminal, a spinner beside a line while the block runs; yields how to change it."""
-        with self.status(line(said)) as status:
-            yield lambda said: status.update(line(said))
+        """Say what the block does while it runs; yields how to say something else.
+
+        On a terminal it is a line with a spinner, which goes away at the end.
+        """
+        if self.is_terminal and self.progress:
+            with self.status(line(said)) as status:
+                yield lambda said: status.update(line(said))
+            return
+        doing, ended = [said], threading.Event()
+
+        def tell() -> None:
+            while not ended.wait(A_LINE):
+                if self.progress:
+                    self.print(doing[-1])
+
+        threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield doing.append
+        finally:
+            ended.set()

@@ -3,6 +3,18 @@
 FILM, POSTER, GIF = "film.mp4", "film.png", "film.gif"
 """A film of the rows' policies, its still and its short form: an export has all three or none."""
 
+ROWS = {
+    "normalized_return": "synthetic rows",
+    "synthetic": "synthetic rows",
+    "synthetic_ensemble": "synthetic rows",
+    "confirmed": "the exported rows, fresh seeds",
+    "confirmed_ensemble": "the exported rows, fresh seeds",
+    "random_subset": "random rows, as many",
+    "random_subset_ensemble": "random rows, as many",
+    "expert": "expert",
+}
+"""What a summary of returns is of, by its key in a document."""
+
 
 def label(name: str) -> str:
     r"""A name that matplotlib shows as it is: no mathematics, and not left out of a legend.

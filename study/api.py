@@ -16,8 +16,8 @@ What is slow to import (torch, ray, optuna, pandas) is imported by the methods t
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -26,7 +26,8 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from sdw_core.config import Count
-from sdw_core.errors import InputError, SDWError
+from sdw_core.console import Console
+from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.labels import named
 from sdw_core.validation import checked
 from search_spaces import (
@@ -116,14 +117,15 @@ class Study:
             WorkFailed: no trial completed, or too many failed for one reason.
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
-        from sdw_core.identity import Inventory
-        from study.folder import StudyFolder
-        from study.preflight import require_launchable
+        with _checking(progress):
+            from sdw_core.identity import Inventory
+            from study.folder import StudyFolder
+            from study.preflight import require_launchable
 
-        loaded, storage = read_study(spec, overrides, name, trials), storage_folder(storage)
-        datasets, _ = require_launchable(loaded, storage, address)
-        warned(datasets.values())
-        inventory = Inventory.of(loaded.reaching(), datasets)
+            loaded, storage = read_study(spec, overrides, name, trials), storage_folder(storage)
+            datasets, _ = require_launchable(loaded, storage, address)
+            warned(datasets.values())
+            inventory = Inventory.of(loaded.reaching(), datasets)
         with StudyFolder.launched(loaded, storage, inventory) as folder:
             return cls(folder)._run(address, progress)
 
@@ -186,10 +188,11 @@ class Study:
             InputError: the study could not go on.
             WorkFailed: no trial completed, or too many failed for one reason.
         """
-        from study.preflight import require_runnable
+        with _checking(progress):
+            from study.preflight import require_runnable
 
-        self._require_writable()
-        require_runnable(self.folder, address)
+            self._require_writable()
+            require_runnable(self.folder, address)
         return self._run(address, progress)
 
     def extend(self, trials: int, address: str | None = None, progress: bool = False) -> "Study":
@@ -205,8 +208,9 @@ class Study:
             WorkFailed: no trial completed, or too many failed for one reason.
         """
         trials = checked(trials, Count, "trials")
-        self._require_writable()
-        self._require_room_for(trials, address)
+        with _checking(progress):
+            self._require_writable()
+            self._require_room_for(trials, address)
         total = self.folder.extend(trials)
         logger.info(f"{self.name} now has {total} trials")
         return self._run_unless_driven(address, progress)
@@ -229,7 +233,8 @@ class Study:
                 f"The study {self.name!r} has no FAILED trial that was not asked again; see `sdw "
                 f"status {self.folder.called}`."
             )
-        self._require_room_for(failed, address)
+        with _checking(progress):
+            self._require_room_for(failed, address)
         with self.folder.edit_lock():
             retries = self.folder.book(to_write=True).retry_failed()
         for number, new in retries.items():
@@ -243,15 +248,11 @@ class Study:
             InputError: no process runs the study.
         """
         self._require_writable()
-        with self.folder.edit_lock():
-            if not self.folder.driven():
-                raise InputError(
-                    f"The study {self.name!r} is not running; there is nothing to stop."
-                )
-            self.folder.stop_flag.touch()
+        self.folder.ask_to_stop()
         with going_on_with(f"the study stops all the same; see `sdw status {self.folder.called}`"):
             while self.folder.driven():
                 sleep(0.5)
+        logger.info(f"stopped; go on with `sdw resume {self.folder.called}`")
 
     def rebuild(self) -> dict[str, Any]:
         """Make the study's database anew from its trials' folders; what there was is kept.
@@ -407,6 +408,22 @@ class Study:
         numbers = self.folder.book().best(1 if top is None else checked(top, Count, "top"))
         return export(self.folder, numbers, checked(to, Path, "to") if to else None, license)
 
+    def report(self, to: Path | str | None = None) -> Path:
+        """Write the study as one HTML page that loads nothing else, the answer first.
+
+        Args:
+            to: a new file; None: report.html in the study's folder, which is written anew.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: the file exists, or cannot be written.
+        """
+        from study.html.study import study_page
+
+        return _written(lambda: study_page(self.folder), self.folder.report, to)
+
     # Look after
 
     def cache(self) -> "list[CacheEntry]":
@@ -466,12 +483,13 @@ class Study:
 
         folder, way_on = self.folder, f"go on with `sdw resume {self.folder.called}`"
         with going_on_with(way_on):
-            given_up = drive(folder, address, Display(folder, log if progress else None))
+            given_up = drive(folder, address, Display(folder, _shown(progress)))
             book = folder.book()
             winners, remaining = book.best(), book.remaining()
             if winners and not remaining:
-                with (log if progress else quiet).working("re-evaluating on fresh seeds"):
+                with _shown(progress).working("re-evaluating on fresh seeds"):
                     export(folder, winners)
+            _reported(self, progress)
         if given_up and remaining:
             called, count = folder.called, book.spec.study.max_identical_failures
             raise WorkFailed(
@@ -535,19 +553,20 @@ class Comparison:
             WorkFailed: no cell completed.
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
-        from study.comparison import (
-            ComparisonFolder,
-            check_comparison,
-            run_comparison,
-            write_spec,
-        )
-        from study.figures import draw
+        with _checking(progress):
+            from study.comparison import (
+                ComparisonFolder,
+                check_comparison,
+                run_comparison,
+                write_spec,
+            )
+            from study.figures import draw
 
-        given = {"comparison.name": name} if name is not None else {}
-        loaded = load_comparison(spec, settings_of(overrides) | given)
-        inventory, datasets = check_comparison(loaded)
-        warned(datasets.values())
-        console = log if progress else quiet
+            given = {"comparison.name": name} if name is not None else {}
+            loaded = load_comparison(spec, settings_of(overrides) | given)
+            inventory, datasets = check_comparison(loaded)
+            warned(datasets.values())
+        console = _shown(progress)
         with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)
         comparison = cls(folder, loaded, results)
@@ -557,6 +576,7 @@ class Comparison:
         write_spec(folder.path, loaded)  # a spec that shrank has no cell to run
         comparison.standings.write(folder.path)
         draw(comparison.standings, folder.path)
+        _reported(comparison, progress)
         if comparison.frame().empty:
             reasons = sorted(set(comparison.standings.failed.values()))
             raise WorkFailed(f"No cell completed: {'; '.join(reasons)}", comparison)
@@ -594,6 +614,28 @@ class Comparison:
         """One row a policy and evaluation: method, dataset, seed, policy, return, outer steps."""
         return self.standings.frame
 
+    def report(self, to: Path | str | None = None) -> Path:
+        """Write the comparison as one HTML page that loads nothing else, the answer first.
+
+        Args:
+            to: a new file; None: report.html in the comparison's folder, which is written anew.
+
+        Returns:
+            The file.
+
+        Raises:
+            InputError: the file exists, or cannot be written.
+        """
+        from study.html.comparison import comparison_page
+
+        state = "finished"
+        if not self.finished:
+            state = f"not finished: {len(self.results)} of {self.spec.size} cells ended"
+        path = self.folder.path
+        return _written(
+            lambda: comparison_page(self.standings, path, state), self.folder.report, to
+        )
+
     def to_json(self) -> dict[str, Any]:
         """What `sdw compare --json` prints."""
         where = {"finished": self.finished, "folder": str(self.folder.path)}
@@ -605,6 +647,53 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.standings.markdown())}</pre>"
+
+
+def _shown(progress: bool) -> Console:
+    """Where work shows how far it is, if it does."""
+    return log if progress and log.progress else quiet
+
+
+def _checking(progress: bool) -> AbstractContextManager[object]:
+    """What is done before any work, importing what the work needs included."""
+    return _shown(progress).working("checking the settings and the data")
+
+
+def open_either(reference: Path | str, storage: Path | str | None = None) -> "Study | Comparison":
+    """The study or the comparison of a name under the storage folder, or of a path.
+
+    Raises:
+        InputError: there is neither, or a dataset of the comparison is gone.
+    """
+    from study.folder import found
+
+    path = found(str(reference), storage_folder(storage), "study", "comparison")
+    return Study.open(path) if (path / "study.yaml").is_file() else Comparison.open(path)
+
+
+def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> Path:
+    """Make a page once it is known that its place can be written, and put it there."""
+    from sdw_core.files import write_text
+    from study.html.page import require_new, write_new
+    from study.preflight import check_writable
+
+    if to is None:
+        check_writable(own.parent, "to")
+        write_text(own, page())
+        return own
+    new: Path = checked(to, Path, "to")
+    require_new(new)
+    write_new(page(), new)
+    return new
+
+
+def _reported(ran: "Study | Comparison", progress: bool) -> None:
+    """Write the page of what has just run, which fails for no page's sake."""
+    try:
+        with _shown(progress).working("writing the report"):
+            ran.report()
+    except Exception as error:
+        logger.warning(f"the report was not written: {type(error).__name__}: {first_line(error)}")
 
 
 def read_study(

@@ -6,7 +6,7 @@ cache/             stage results that cells share
 cells/             a folder a cell, as a study's trial has one, named by a hash of its settings, the
                    content of its data, and the versions of the method
 results.csv, results.parquet, searches.csv, configs.json, identities.json, table.md, returns.png,
-curves.png
+curves.png, report.html
 
 A cell that has its result is not run again, so that the same command goes on after an interruption,
 and a method or a dataset that is added to the spec costs only its own cells. After an edit of a
@@ -150,6 +150,11 @@ class ComparisonFolder:
     def cache(self) -> Path:
         """The stage cache that cells share."""
         return self.path / "cache"
+
+    @property
+    def report(self) -> Path:
+        """The comparison on one page, unless told otherwise."""
+        return self.path / "report.html"
 
     @property
     def stop_flag(self) -> Path:

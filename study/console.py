@@ -44,6 +44,12 @@ def logged() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+def show(progress: bool, messages: bool) -> None:
+    """What a command prints beside results, warnings and errors: how far it is, and what it did."""
+    log.progress = progress
+    logging.getLogger("study").setLevel(logging.INFO if messages else logging.WARNING)
+
+
 def print_json(document: Any) -> None:
     """The one document of `--json`, on stdout."""
     print(json.dumps(document, indent=2, allow_nan=False))

@@ -12,6 +12,7 @@ cache/             stage results that trials share
 trials/N/          record, progress, curves, checkpoint, rows and result of trial N
 tune/              Ray Tune's own records
 exports/           exported synthetic datasets
+report.html        the study on one page
 """
 
 from collections.abc import Iterator
@@ -207,6 +208,11 @@ class StudyFolder:
         return self.path / "exports"
 
     @property
+    def report(self) -> Path:
+        """The study on one page, as it was when it last ended, unless told otherwise."""
+        return self.path / "report.html"
+
+    @property
     def trials(self) -> Path:
         """The folder of the trials' folders, and of the runs that TensorBoard shows."""
         return self.path / "trials"
@@ -292,6 +298,19 @@ class StudyFolder:
             study = spec.study.model_dump(mode="json") | {"trials": total}
             _write_spec(self.path, parse_spec(spec.model_dump(mode="json") | {"study": study}))
         return total
+
+    def ask_to_stop(self) -> None:
+        """Ask the process that runs the study to stop in order.
+
+        Raises:
+            InputError: no process runs the study.
+        """
+        with self.edit_lock():
+            if not self.driven():
+                raise InputError(
+                    f"The study {self.name!r} is not running; there is nothing to stop."
+                )
+            self.stop_flag.touch()
 
     def edit_lock(self) -> FileLock:
         """The lock for whoever asks something of a driver, and for a driver that comes or leaves.
@@ -449,21 +468,22 @@ class StudyFolder:
         return self.seat.driver()
 
 
-def found(reference: str, storage: Path, what: str) -> Path:
+def found(reference: str, storage: Path, *kinds: str) -> Path:
     """The folder of a study, or a comparison, of a name under the storage folder, or of a path.
 
     Args:
         reference: the name or the path.
         storage: the folder of studies and comparisons.
-        what: `study` or `comparison`, whose folder holds a YAML file of that name.
+        kinds: `study` or `comparison`, whose folder holds a YAML file of that name, or both.
 
     Raises:
         InputError: there is no such folder; the message names the nearest.
     """
     for candidate in (storage / reference, Path(reference)):
-        if (candidate / f"{what}.yaml").is_file():
+        if any((candidate / f"{kind}.yaml").is_file() for kind in kinds):
             return candidate.resolve()
-    known = [path.parent.name for path in storage.glob(f"*/{what}.yaml")]
+    what = " or ".join(kinds)
+    known = [path.parent.name for kind in kinds for path in storage.glob(f"*/{kind}.yaml")]
     hint = nearest(reference, known) if known else f"{str(storage)!r} holds no {what} yet."
     raise InputError(f"There is no {what} {reference!r} in {str(storage)!r}: {hint}")
 

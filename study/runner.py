@@ -121,6 +121,8 @@ def drive(
                     held.close()
                     return given_up
             if not ray_runs:
+                held.enter_context(display)
+                display.say(f"connecting to {address}" if address else "starting Ray")
                 try:
                     context = held.enter_context(ray_session(address))
                 except RayNotStarted:
@@ -131,7 +133,7 @@ def drive(
                     require_shared_folder(folder.path)
                 heartbeat.tell(ray_dashboard=context.dashboard_url or None)
                 held.enter_context(_time_budget(folder, book.spec))
-                held.enter_context(display)
+                display.say("starting the first trials")
                 ray_runs = True
                 continue  # a stop may have been asked for meanwhile
             given_up = _tune(folder, book, trainable, heartbeat, grows=address is not None)

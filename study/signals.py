@@ -45,12 +45,12 @@ class Ended(BaseException):
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """A signal raises `Ended`; while that cleans up, only Ctrl-C ends the clean-up too."""
+    """A signal raises `Ended`; while that cleans up, only a third Ctrl-C ends the clean-up too."""
     ended: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT or not ended:
-            ended.append(number)
+        ended.append(number)
+        if len(ended) == 1 or ended.count(signal.SIGINT) > 2:
             raise Ended(number)
 
     with _handled(handle):
@@ -62,19 +62,25 @@ def stopping(stop_flag: Path) -> Iterator[None]:
     """A signal asks a study to stop in order; a second Ctrl-C ends the driver at once.
 
     A second one of another kind does not: a terminal that hangs up may say so twice, and a batch
-    system sends several.
+    system sends several. While Ray's processes are being ended, only a fourth Ctrl-C ends that too.
     """
-    interrupted: list[int] = []
+    interrupted = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            if interrupted:
-                raise Ended(number)
-            interrupted.append(number)
+        nonlocal interrupted
         stop_flag.touch()
+        if number == signal.SIGINT:
+            interrupted += 1
+            if interrupted == 2 or interrupted > 3:
+                raise Ended(number)
 
     with _handled(handle):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if interrupted < 2:
+                raise
+            raise Ended(signal.SIGINT) from error  # as what Ray's own code made of it
 
 
 @contextmanager

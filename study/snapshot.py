@@ -250,6 +250,11 @@ class Snapshot:
         folders = [self.folder.exports / f"trial-{number}" for number in self.best]
         return [path for path in folders if path.is_dir()]
 
+    @property
+    def report(self) -> Path | None:
+        """The study's page, if it was written."""
+        return self.folder.report if self.folder.report.is_file() else None
+
     def objectives(self, row: TrialRow) -> str:
         """What a COMPLETE trial reached: `normalized return 90.6 (95 % 87.0 to 93.5)`."""
         said = []
@@ -351,6 +356,7 @@ class Snapshot:
             "trials_per_hour": self.trials_per_hour,
             "seconds_left": self.seconds_left,
             "exports": [str(path) for path in self.exports],
+            "report": str(self.report) if self.report else None,
         }
 
 

@@ -224,25 +224,25 @@ class Standings:
             yield _line(header)
             yield _line(["---"] * len(header))
             for method in self.spec.methods:
-                cells = [self._cell(method, dataset, which) for dataset in datasets]
+                cells = [self.cell(method, dataset, which) for dataset in datasets]
                 yield _line([self.title(method), *cells, *self._aggregates(method, which)])
         if improvement := self.improvement():
             ours, over = self.title(improvement["ours"]), self.title(improvement["over"])
             difference, chance = improvement["gain"], improvement["probability"]
             percent = improvement["gain_percent"]
             share = [] if percent is None else [f"{percent:+.1f} %"]
-            gained = _bracketed(_interval(difference, "+.1f", "95 %: "), *share)
+            gained = _bracketed(interval_text(difference, "+.1f", "95 %: "), *share)
             yield (
                 f"\n{ours} over {over}, {len(improvement['datasets'])} dataset(s): gain "
                 f"{difference.value:+.1f}{gained}, probability of improvement "
-                f"{chance.value:.2f}{_bracketed(_interval(chance, '.2f'))}."
+                f"{chance.value:.2f}{_bracketed(interval_text(chance, '.2f'))}."
             )
             for dataset, each in improvement["by_dataset"].items():
-                yield f"- {dataset}: {each.value:+.1f}{_bracketed(_interval(each, '+.1f'))}"
+                yield f"- {dataset}: {each.value:+.1f}{_bracketed(interval_text(each, '+.1f'))}"
         if self.chosen:
             yield "\nChosen by search, on seeds that the tables do not use:\n"
             for (method, dataset), settings in self.chosen.items():
-                yield f"- {method}, {dataset}: {_flat(settings)}"
+                yield f"- {method}, {dataset}: {flat(settings)}"
         if self.warnings:
             yield "\nWarnings:\n"
             for (method, dataset), sentences in self.warnings.items():
@@ -252,7 +252,8 @@ class Standings:
             for (method, dataset), reason in self.failed.items():
                 yield f"- {method}, {dataset}: {reason}"
 
-    def _cell(self, method: str, dataset: str, which: str) -> str:
+    def cell(self, method: str, dataset: str, which: str = "last") -> str:
+        """A score in words: mean +- standard deviation over seeds, `failed`, or nothing yet."""
         scores = self.scores(method, dataset, which)
         if not len(scores):
             return "failed" if (method, dataset) in self.failed else ""
@@ -267,7 +268,7 @@ class Standings:
         matrix = self.matrix(method, datasets, which)
         statistics = (mean_score, iqm_score) if which == "last" else (mean_score,)
         estimates = [with_interval(statistic, matrix) for statistic in statistics]
-        return [t for each in estimates for t in (f"{each.value:.1f}", _interval(each, ".1f"))]
+        return [t for each in estimates for t in (f"{each.value:.1f}", interval_text(each, ".1f"))]
 
 
 def _rows(
@@ -287,12 +288,12 @@ def _searches(spec: ComparisonSpec, results: Results) -> Iterator[dict[str, Any]
             for cell in spec.search_cells(method, dataset):
                 found = results[cell].normalized_return if cell in results else None
                 returns = [found.mean, found.low, found.high] if found else [None] * 3
-                what = _flat(settings.candidates[cell.candidate or 0])
+                what = flat(settings.candidates[cell.candidate or 0])
                 row = (method, dataset, cell.candidate, what, *returns)
                 yield dict(zip(SEARCH_COLUMNS, row, strict=True))
 
 
-def _interval(found: Estimate, form: str, prefix: str = "") -> str:
+def interval_text(found: Estimate, form: str, prefix: str = "") -> str:
     """Empty where there is none."""
     if found.low is None or found.high is None:
         return ""
@@ -310,9 +311,10 @@ def _line(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> str:
+def flat(settings: dict[str, Any], prefix: str = "") -> str:
+    """Nested settings in a line, a path each."""
     parts = [
-        _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key} {value}"
+        flat(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key} {value}"
         for key, value in settings.items()
     ]
     return ", ".join(parts)

@@ -14,7 +14,7 @@ import typer
 from sdw_core.console import Table
 from search_spaces import load_spec
 from study.api import STUDIES
-from study.cli.common import AsJson, Cache, Set, Spec, Trust
+from study.cli.common import AsJson, Cache, Set, Spec, Trust, shows_progress
 from study.cli.help import OUTPUT, App
 from study.console import log, out, print_json
 
@@ -43,6 +43,7 @@ SIZES, STEPS = [16, 64, 256, 1024], [50, 200, 800]
 
 
 @analyze_app.command()
+@shows_progress
 def misalignment(
     spec: Spec,
     to: To,
@@ -112,6 +113,7 @@ def _rows(findings: dict[str, Any]) -> Iterator[str]:
 
 
 @analyze_app.command()
+@shows_progress
 def errors(
     spec: Spec,
     to: To,
@@ -160,6 +162,7 @@ def errors(
 
 
 @analyze_app.command()
+@shows_progress
 def coverage(
     spec: Spec,
     to: To,

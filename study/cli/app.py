@@ -29,19 +29,21 @@ from study.cli.studies import (
     export,
     extend,
     launch,
+    report,
     resume,
     retry_failed,
     status,
     stop,
     validate,
 )
+from study.cli.watch import list_studies, watch
 from study.console import log, logged, out
 from study.signals import Ended, ending
 from study.startup import make_ready
 
 COMMANDS = {
     "Studies": (launch, resume, extend, retry_failed, stop, validate),
-    "What a study found": (status, dashboard, export),
+    "What a study found": (status, watch, report, dashboard, export),
     "Synthetic rows": (distill, train, evaluate, render),
     "Comparisons": (compare,),
 }
@@ -52,6 +54,7 @@ app = App(name="sdw")
 for group, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=group)(command)
+app.command("list", rich_help_panel="What a study found")(list_studies)
 app.command(rich_help_panel=LOOK)(specs)
 app.add_typer(data_app, name="data", rich_help_panel=LOOK)
 app.add_typer(analyze_app, name="analyze", rich_help_panel=LOOK)

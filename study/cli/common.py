@@ -1,14 +1,18 @@
 """What commands share: their options, and how returns are printed."""
 
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sdw_core.console import Table
-from sdw_core.labels import named
+from sdw_core.labels import ROWS, named
 from study.cli import completion
 from study.cli.help import OUTPUT, WHERE
+from study.console import show
 
 Spec = Annotated[
     str,
@@ -25,6 +29,16 @@ StudyName = Annotated[
         help="A study's name under the storage, or its path.",
         autocompletion=completion.studies,
     ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", help="Print results, warnings and errors alone.", rich_help_panel=OUTPUT
+    ),
+]
+NoProgress = Annotated[
+    bool,
+    typer.Option("--no-progress", help="Do not show how far the work is.", rich_help_panel=OUTPUT),
 ]
 Exported = Annotated[Path, typer.Argument(metavar="DIR", help="An exported synthetic dataset.")]
 Storage = Annotated[
@@ -75,16 +89,25 @@ Trust = Annotated[
 ]
 
 
-ROWS = {
-    "normalized_return": "synthetic rows",
-    "synthetic": "synthetic rows",
-    "synthetic_ensemble": "synthetic rows",
-    "confirmed": "the exported rows, fresh seeds",
-    "confirmed_ensemble": "the exported rows, fresh seeds",
-    "random_subset": "random rows, as many",
-    "random_subset_ensemble": "random rows, as many",
-    "expert": "expert",
-}
+def shows_progress(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options `--quiet` and `--no-progress` beside its own."""
+
+    @wraps(command)
+    def run(*, quiet: bool, no_progress: bool, **given: Any) -> None:
+        show(progress=not (quiet or no_progress), messages=not quiet)
+        command(**given)
+
+    own = signature(command)
+    options = {"quiet": Quiet, "no_progress": NoProgress}
+    added = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=option)
+        for name, option in options.items()
+    ]
+    run.__annotations__ = command.__annotations__ | options
+    run.__signature__ = own.replace(  # type: ignore[attr-defined]
+        parameters=[*own.parameters.values(), *added]
+    )
+    return run
 
 
 def returns_table(scores: dict[str, Any]) -> Table:

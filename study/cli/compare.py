@@ -6,10 +6,11 @@ import typer
 
 from study.api import STUDIES, Comparison, WorkFailed
 from study.cli import completion
-from study.cli.common import Address, AsJson, Storage
+from study.cli.common import Address, AsJson, Storage, shows_progress
 from study.console import out, print_json
 
 
+@shows_progress
 def compare(
     spec: Annotated[
         str,
@@ -57,5 +58,7 @@ def compare(
         for each in comparison.standings.markdown().split("\n"):
             out.print(each)
         out.print(f"table, results and figures are in {comparison.folder.path}")
+        if comparison.folder.report.is_file():
+            out.print(f"report in {comparison.folder.report}")
     if failed:
         raise failed

@@ -20,6 +20,7 @@ from study.cli.common import (
     Spec,
     Trust,
     returns_table,
+    shows_progress,
 )
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
@@ -28,6 +29,7 @@ EPISODES, PROTOCOL = "Policies and episodes", "Another protocol than the rows' o
 """Groups of the options of `evaluate`."""
 
 
+@shows_progress
 def distill(
     spec: Spec,
     overrides: Set = None,
@@ -73,7 +75,9 @@ def distill(
     if to:
         check_writable(to.resolve().parent, "to")
     torch.set_num_threads(threads)
-    result = Pipeline(loaded.pipeline, cache).run(progress=log)
+    result = Pipeline(loaded.pipeline, cache).run(progress=log if log.progress else False)
+    for sentence in () if log.progress else result.warnings:
+        log.print(f"warning: {sentence}")
     document = result.to_json()
     with log.working("evaluating"):
         document["random_subset"] = result.random_summary.to_json()
@@ -92,6 +96,7 @@ def distill(
         out.print(f"exported to {to}")
 
 
+@shows_progress
 def train(
     folder: Exported,
     to: Annotated[
@@ -138,6 +143,7 @@ def train(
     out.print(f"  run it   torch.export.load({str(to)!r}).module()(observations)")
 
 
+@shows_progress
 def evaluate(
     folder: Exported,
     policies: Annotated[
@@ -274,11 +280,11 @@ def render(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Film the best, median and worst policy of exported rows, beside the expert.
+    """Film the best, median and worst policy of exported rows.
 
-    K policies are trained by the rows' own recipe. A still and a short GIF are written beside the
-    film. A machine without a display needs EGL or OSMesa for MuJoCo: on Debian, libegl1 and
-    libgl1-mesa-dri.
+    K policies are trained by the rows' own recipe, and the expert is shown beside those three. A
+    still and a short GIF are written beside the film. A machine without a display needs EGL or
+    OSMesa for MuJoCo: on Debian, libegl1 and libgl1-mesa-dri.
 
     Examples:
         sdw render best/trial-7

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdw_core.console import line
-from sdw_core.labels import counted
-from study.api import STUDIES, Study, WorkFailed
+from sdw_core.labels import FILM, counted
+from study.api import STUDIES, Study, WorkFailed, open_either
+from study.cli import completion
 from study.cli.common import (
     Address,
     AsJson,
@@ -18,6 +19,7 @@ from study.cli.common import (
     Storage,
     StudyName,
     returns_table,
+    shows_progress,
 )
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
@@ -36,6 +38,7 @@ Trials = Annotated[
 ]
 
 
+@shows_progress
 def launch(
     spec: Spec,
     name: Name = None,
@@ -55,6 +58,7 @@ def launch(
     _run(lambda: Study.launch(spec, *given, progress=True), as_json)
 
 
+@shows_progress
 def resume(
     study: StudyName,
     storage: Storage = STUDIES,
@@ -72,6 +76,7 @@ def resume(
     _run(lambda: found.resume(address, progress=True), as_json)
 
 
+@shows_progress
 def extend(
     study: StudyName,
     trials: Annotated[int, typer.Option(help="How many more trials.", min=1, metavar="N")],
@@ -90,6 +95,7 @@ def extend(
     _run(lambda: found.extend(trials, address, progress=True), as_json)
 
 
+@shows_progress
 def retry_failed(
     study: StudyName,
     storage: Storage = STUDIES,
@@ -107,6 +113,7 @@ def retry_failed(
     _run(lambda: found.retry_failed(address, progress=True), as_json)
 
 
+@shows_progress
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     """Ask a running study to stop.
 
@@ -118,7 +125,6 @@ def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     found = Study.open(study, storage)
     with log.working("stopping: running trials write a checkpoint"):
         found.stop()
-    log.print(f"stopped; go on with `sdw resume {found.folder.called}`")
 
 
 def validate(
@@ -204,6 +210,7 @@ def status(
     _print_study(snapshot)
 
 
+@shows_progress
 def export(
     study: StudyName,
     top: Annotated[
@@ -237,6 +244,41 @@ def export(
     else:
         for path in folders:
             out.print(str(path))
+
+
+@shows_progress
+def report(
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY|COMPARISON",
+            help="A study's or a comparison's name under the storage, or its path.",
+            autocompletion=completion.studies,
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(help="A new file; default: report.html in its folder.", metavar="FILE"),
+    ] = None,
+    storage: Storage = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Write a study or a comparison as one HTML page.
+
+    The page loads nothing else: send it to anybody. It says the answer first, then shows what
+    leads to it; of a study that runs, what there is so far.
+
+    Examples:
+        sdw report mine
+        sdw report compare-quick --to for-a-colleague.html
+    """
+    found = open_either(reference, storage)
+    with log.working("writing the report"):
+        written = found.report(to)
+    if as_json:
+        print_json({"report": str(written)})
+    else:
+        out.print(f"report in {written}")
 
 
 def dashboard(
@@ -291,13 +333,15 @@ def _print_study(snapshot: "Snapshot") -> None:
         log.print(f"warning, {counted(count, 'trial')}: {sentence}")
     if snapshot.best:
         _print_best(snapshot)
+    for what, path in _made(snapshot).items():
+        if path.exists():
+            out.print(f"  {what:<17}{path}")
     for what, command in snapshot.next_commands[:3]:
         out.print(f"  {what:<17}{command}")
 
 
 def _print_best(snapshot: "Snapshot") -> None:
-    """What won, on fresh seeds once it was exported, and where its rows and pictures lie."""
-    from sdw_core.labels import FILM
+    """What won, on fresh seeds once it was exported."""
     from study.snapshot import settings
     from study.tables import fresh_scores, front_table
 
@@ -313,11 +357,13 @@ def _print_best(snapshot: "Snapshot") -> None:
         if exports:
             out.print("on fresh seeds, beside what it has to beat:")
             out.print(returns_table(fresh_scores(exports[0])))
-    made = {
-        "rows": exports[0] if len(exports) == 1 else snapshot.folder.exports,
-        "report": snapshot.folder.path / "report.html",
-        "film": (exports or [snapshot.folder.exports])[0] / FILM,
+
+
+def _made(snapshot: "Snapshot") -> dict[str, Path]:
+    """Where the rows, the page and the film of a study lie, once they are there."""
+    folder, exports = snapshot.folder, snapshot.exports
+    return {
+        "rows": exports[0] if len(exports) == 1 else folder.exports,
+        "report": folder.report,
+        "film": (exports or [folder.exports])[0] / FILM,
     }
-    for what, path in made.items():
-        if path.exists():
-            out.print(f"  {what:<17}{path}")

@@ -179,7 +179,7 @@ def test_a_gif_is_made_small_enough() -> None:
     assert len(content) < 3_000_000
     made = Image.open(io.BytesIO(content))
     assert made.n_frames == 40
-    assert made.size == (225, 180)  # three quarters of it, and then six tenths, were too much
+    assert made.size == (300, 240)  # three quarters were too much
 
 
 # Films

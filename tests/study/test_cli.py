@@ -18,6 +18,7 @@ from sdw_core.artifact import read_artifact
 from sdw_core.files import sha256_of_json, write_json
 from search_spaces import load_spec, with_absolute_paths
 from study.book import TrialBook
+from study.console import quiet
 from study.display import Display
 from study.folder import StudyFolder
 from study.runner import drive
@@ -783,7 +784,7 @@ def test_a_stop_is_not_lost_on_a_driver_that_is_just_coming(tmp_path, monkeypatc
 
     monkeypatch.setattr(StudyFolder, "driving", driving)
     monkeypatch.setattr(TrialBook, "remaining", lambda self: 0)
-    drive(folder, None, Display(folder, None))
+    drive(folder, None, Display(folder, quiet))
     stops[0].communicate()
     assert folder.stop_flag.exists() == (stops[0].returncode == 0)
 

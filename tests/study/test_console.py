@@ -3,9 +3,11 @@
 import ast
 import io
 from pathlib import Path
+from time import sleep
 
 import pytest
 
+import sdw_core.console
 from sdw_core.console import Console, Table, legible, line
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,24 @@ def test_a_spinners_line_is_shown_as_it_is(given, shown):
     text = console.file.getvalue()
     assert shown in text
     assert f"now {shown}" in text
+
+
+def test_elsewhere_work_is_told_once_a_minute(monkeypatch):
+    monkeypatch.setattr(sdw_core.console, "A_LINE", 0.02)
+    for progress in (True, False):
+        console = Console(file=io.StringIO())
+        console.progress = progress
+        with console.working("evaluating") as say:
+            say("training")
+            sleep(0.1)
+        assert ("training\n" in console.file.getvalue()) == progress
+
+
+def test_work_that_takes_no_minute_says_nothing():
+    console = Console(file=io.StringIO())
+    with console.working("evaluating"):
+        pass
+    assert console.file.getvalue() == ""
 
 
 def test_a_style_is_only_what_this_project_gives():

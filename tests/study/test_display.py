@@ -1,15 +1,23 @@
 """What a person sees of a study: its running trials, the best, the time left."""
 
 import io
+import os
+import pty
 import re
-from time import time
+import sys
+import termios
+import threading
+from dataclasses import replace
+from time import sleep, time
 
 import pytest
 
 from sdw_core.console import Console
 from sdw_core.files import write_json
+from study import display
 from study.api import Study
-from study.display import Display, view
+from study.console import quiet
+from study.display import Display, view, watch
 from study.folder import StudyFolder
 from study.search import StudySearch
 from study.snapshot import Snapshot, minutes, settings
@@ -49,7 +57,8 @@ def seen(folder: StudyFolder) -> str:
 
 def test_a_terminal_shows_each_running_trial_with_its_stage_and_a_bar(study):
     lines = seen(study).splitlines()
-    (distilling,) = [line for line in lines if "distill" in line]
+    assert re.search(r"running on .* 2 under way: dataset 1, distill 1$", lines[0])
+    (distilling,) = [line for line in lines if "distill (" in line]
     assert re.search(r"\b2\b.*distill \(5/6\).*━", distilling)
     assert re.search(r"92\.5 +temperature 0\.\d+", distilling)
     (silent,) = [line for line in lines if "dataset (1/6)" in line]
@@ -60,6 +69,7 @@ def test_a_terminal_shows_how_far_the_study_is_and_its_best(study):
     text = seen(study)
     assert f"2 of {study.spec().study.trials} trials" in text
     assert "best 41.3 (trial 0)" in text
+    assert "FAILED (trial 1) why" in text
 
 
 def test_a_study_that_is_asked_to_stop_says_so(study):
@@ -83,9 +93,118 @@ def test_elsewhere_each_trial_that_ends_is_one_line_and_told_once(folder):
     ]
 
 
-def test_without_a_console_nothing_is_followed(folder):
-    with Display(folder, None):
-        pass
+def test_a_pipe_gets_a_line_a_minute(study, monkeypatch):
+    monkeypatch.setattr(display, "REFRESH", 0.01)
+    monkeypatch.setattr(display, "A_LINE", 0.05)
+    pipe = console(terminal=False)
+    with study.driving(), Display(study, pipe):
+        while "left" not in shown(pipe):
+            sleep(0.01)
+    assert "\n2 of 16 trials, 1 FAILED, best 41.3 (trial 0), about" in shown(pipe)
+
+
+def test_what_is_done_before_the_first_trial_is_said(folder, monkeypatch):
+    monkeypatch.setattr(display, "REFRESH", 0.05)
+    pipe, terminal = console(terminal=False), console(terminal=True)
+    for each in (pipe, terminal):
+        with Display(folder, each) as showing:
+            showing.say("starting Ray")
+            while "starting Ray" not in shown(each):
+                sleep(0.01)
+    refused = console(terminal=False)
+    with Display(folder, refused) as showing:
+        showing.say("connecting")
+    assert shown(refused) == ""
+    StudySearch(folder.book()).suggest("a")
+    with folder.driving(), Display(folder, terminal) as showing:
+        showing.say("ending")
+    assert "ending" not in shown(terminal)
+
+
+class Terminal:
+    """A real pseudo-terminal, on which a study is watched in a thread."""
+
+    def __init__(self, folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.keyboard, device = pty.openpty()
+        monkeypatch.setattr(display, "REFRESH", 0.05)
+        monkeypatch.setattr(sys, "stdin", os.fdopen(device, "r"))
+        self.before = termios.tcgetattr(device)
+        self.console = console(terminal=True)
+        self.ended: list[bool] = []
+        self._thread = threading.Thread(
+            target=lambda: self.ended.append(watch(folder, self.console))
+        )
+        self._thread.start()
+
+    def press(self, key: str) -> None:
+        os.write(self.keyboard, key.encode())
+
+    def wait_for(self, text: str) -> None:
+        while text not in shown(self.console):
+            assert self._thread.is_alive()
+            sleep(0.01)
+
+    def leave(self) -> bool:
+        """Whether the study was seen to its end; the terminal is as it was before then."""
+        self._thread.join()
+        assert termios.tcgetattr(sys.stdin.fileno()) == self.before
+        os.close(self.keyboard)
+        sys.stdin.close()
+        return self.ended[0]
+
+
+def test_the_key_q_leaves_and_the_study_goes_on(study, monkeypatch):
+    with study.driving():
+        terminal = Terminal(study, monkeypatch)
+        terminal.wait_for("q leaves, s stops the study")
+        terminal.press("x")
+        terminal.press("q")
+        assert not terminal.leave()
+    assert not study.stop_flag.exists()
+
+
+def test_the_key_s_stops_the_study_after_it_has_asked(study, monkeypatch):
+    with study.driving():
+        terminal = Terminal(study, monkeypatch)
+        terminal.wait_for("q leaves, s stops the study")
+        terminal.press("s")
+        terminal.wait_for("stop the study? y or n")
+        terminal.press("n")
+        terminal.press("s")
+        assert not study.stop_flag.exists()
+        terminal.press("y")
+        terminal.wait_for("stopping: running trials write a checkpoint")
+        assert study.stop_flag.exists()
+    assert terminal.leave()
+
+
+def test_a_study_that_ends_ends_the_watching(study, monkeypatch):
+    monkeypatch.setattr(display, "REFRESH", 0.01)
+    pipe, terminal = console(terminal=False), console(terminal=True)
+    assert watch(study, pipe)
+    assert shown(pipe).startswith(f"{study.name}: stopped, 2 of 16 trials, 1 FAILED, best 41.3")
+    assert watch(study, terminal)
+    assert "q leaves" not in shown(terminal)
+
+
+def test_no_trial_and_a_thousand_are_seen(pareto, study):
+    wide = console(terminal=True)
+    wide.print(view(Snapshot.of(pareto)))
+    with study.driving():
+        now = Snapshot.of(study)
+    rows = [replace(now.trials[0], number=number) for number in range(1000)]
+    under_way = now.under_way * 20
+    wide.print(view(replace(now, trials=rows, under_way=under_way)))
+    text = shown(wide)
+    assert "0 of 16 trials" in text.splitlines()[2]
+    assert "1000 of 16 trials" in text
+    assert "and 32 more" in text
+    assert len(text.splitlines()) <= 24
+
+
+def test_on_a_quiet_console_nothing_is_followed(folder):
+    with Display(folder, quiet) as showing:
+        assert not showing._thread.is_alive()
 
 
 def test_a_fixed_ensemble_is_named_wherever_its_returns_are_shown(tmp_path):

@@ -16,7 +16,7 @@ from tests.study.commands import sdw
 from tests.study.conftest import small_spec
 
 ROOT = Path(__file__).parents[2]
-EVERYWHERE = {"--json", "--help", "-h", "--storage"}
+EVERYWHERE = {"--json", "--help", "-h", "--storage", "--quiet", "--no-progress"}
 """Options that docs/command-line.md says once, in words."""
 pytestmark = pytest.mark.usefixtures("own_folder")
 

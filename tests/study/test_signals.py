@@ -77,12 +77,15 @@ def test_a_command_that_a_signal_ends_says_so_in_a_line_and_leaves_nothing_half_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_signal_does_not_end_the_clean_up(tmp_path):
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGHUP, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)]
+)
+def test_a_second_signal_does_not_end_the_clean_up(tmp_path, first, second):
     process = begun(tmp_path, COMMAND.replace('"slowly" in sys.argv[-1]', "True"))
-    process.send_signal(signal.SIGHUP)
+    process.send_signal(first)
     assert process.stdout.readline() == "cleans up\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate()[1].startswith("sdw: Ended by SIGHUP; ")
+    process.send_signal(second)
+    assert process.communicate()[1].startswith(f"sdw: Ended by {first.name}; ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,6 +119,31 @@ def test_a_signal_asks_a_study_to_stop_and_only_a_second_interrupt_ends_its_driv
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(Ended):
             signal.raise_signal(signal.SIGINT)
+
+
+def interrupted_library() -> None:
+    """What Ray makes of a second Ctrl-C, while a third comes as Ray's processes are ended."""
+    signal.raise_signal(signal.SIGINT)
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except Ended as ended:
+        signal.raise_signal(signal.SIGINT)
+        raise SystemError("returned a result with an exception set") from ended
+
+
+def test_what_a_library_makes_of_a_second_interrupt_is_the_end_of_the_driver(tmp_path):
+    with pytest.raises(Ended, match="SIGINT"), stopping(tmp_path / "stop"):
+        interrupted_library()
+
+
+def interrupted_once() -> None:
+    signal.raise_signal(signal.SIGINT)
+    raise SystemError("not of a signal")
+
+
+def test_an_error_after_one_interrupt_is_that_error(tmp_path):
+    with pytest.raises(SystemError), stopping(tmp_path / "stop"):
+        interrupted_once()
 
 
 def test_the_innermost_says_how_to_go_on():

@@ -4,73 +4,26 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from sdw_core.files import read_json
 from sdw_core.identity import Sources
-from sdw_core.statistics import ReturnSummary
 from search_spaces import Cell, ComparisonSpec, load_comparison
 from study.comparison import Results, final_cell, ready, title
 from study.figures import draw
-from study.outcomes import TrialResult
 from study.standings import COLUMNS, Standings
-
-SPEC = """
-comparison: {name: small, ours: SDW, over: Av-PBC, seed: 0, search_seed: 9}
-datasets: {a/one-v0: , a/two-v0: }
-pipeline: {distill: {seeds: 2, outer_steps: 10}, evaluation: {policies: 2, curve: 2}}
-methods:
-  Av-PBC: {}
-  SDW: {candidates: [{weighting: {temperature: 0}}, {weighting: {temperature: 0.5}}]}
-  expert: {judged: expert, pipeline: {distill: {seeds: 1}}}
-"""
+from tests.study.comparisons import FAILURE, SPEC, all_results, result, searched, small_comparison
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> ComparisonSpec:
-    path = tmp_path / "small.yaml"
-    path.write_text(SPEC)
-    return load_comparison(str(path))
-
-
-def result(*curve: list[float], seeds: tuple[int, ...] = (0, 1)) -> TrialResult:
-    """Of a cell whose policies, those of a seed together, returned so at steps 5 and 10."""
-    steps = [5, 10][-len(curve) :]
-    mean = float(np.mean(curve[-1]))
-    return TrialResult(
-        outcome="COMPLETE",
-        metrics={"normalized_return": mean},
-        normalized_return=ReturnSummary(mean, mean, 0.0, 99.0, ()),
-        curve={str(step): returns for step, returns in zip(steps, curve, strict=True)},
-        distillation_seeds=list(seeds),
-        sources=Sources(dataset="cd" * 32),
-        identity="ab" * 32,
-    )
-
-
-FAILURE = TrialResult(outcome="FAILED", reason="divergence: too far")
-
-
-def searched(spec: ComparisonSpec, dataset: str, *returns: float | None) -> Results:
-    cells = spec.search_cells("SDW", dataset)
-    return {
-        cell: FAILURE if value is None else result([value])
-        for cell, value in zip(cells, returns, strict=True)
-    }
+    return small_comparison(tmp_path)
 
 
 @pytest.fixture
 def results(spec: ComparisonSpec) -> Results:
-    found: Results = {}
-    for shift, dataset in ((0.0, "a/one-v0"), (10.0, "a/two-v0")):
-        found |= searched(spec, dataset, 1.0, 2.0)
-        ours, theirs = spec.cell("SDW", dataset, 1), spec.cell("Av-PBC", dataset)
-        found[ours] = result([50, 60, 0, 0], [30 + shift, 32 + shift, 40, 44])
-        found[theirs] = result([0, 0, 0, 0], [20, 22, 30, 34])
-        found[spec.cell("expert", dataset)] = result([90.0], seeds=(0,))
-    return found
+    return all_results(spec)
 
 
 def cells_of(cells: list[Cell]) -> list[tuple[str, str, int | None]]:

@@ -1,0 +1,65 @@
+"""`sdw watch` and `sdw list`: looking on, from any terminal that sees the folder."""
+
+from time import time
+
+from sdw_core.console import Table
+from study.api import STUDIES, Study, storage_folder
+from study.cli.common import AsJson, Storage, StudyName
+from study.console import out, print_json
+
+
+def watch(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:
+    """A study as it runs, from any terminal or host.
+
+    Its trials by state, stage and node, the best so far, throughput, the time left, failures. The
+    key q leaves, s stops the study. In a pipe or a file it is a line a minute, until the study
+    ends. Only the study's folder is needed.
+
+    Examples:
+        sdw watch mine
+        sdw watch mine --json
+    """
+    from study.display import watch
+
+    found = Study.open(study, storage)
+    if as_json:
+        print_json(found.status())
+    elif watch(found.folder, out) and out.is_terminal:
+        for what, command in found.snapshot().next_commands:
+            out.print(f"  {what:<17}{command}")
+
+
+def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
+    """Studies and comparisons under a storage folder.
+
+    State, trials or cells that have an outcome, the best, and age; the youngest first.
+
+    Examples:
+        sdw list
+        sdw list --storage /shared/studies --json
+    """
+    from study.listing import listed
+    from study.snapshot import minutes
+
+    folder = storage_folder(storage)
+    found = listed(folder)
+    if as_json:
+        print_json([each.to_json() for each in found])
+        return
+    if not found:
+        out.print(f"{str(folder)!r} holds no study and no comparison yet")
+        return
+    table = Table(padding=(0, 1), header_style="dim")
+    for heading in ("name", "", "state", "done", "best", "", "age"):
+        table.add_column(heading, justify="right" if heading in ("done", "age") else "left")
+    for each in found:
+        table.add_row(
+            each.name,
+            each.kind,
+            each.reason or each.state,
+            f"{each.done} of {each.total}",
+            "" if each.best is None else f"{each.best:.1f}",
+            each.of or "",
+            minutes(time() - each.begun),
+        )
+    out.print(table)
