@@ -71,6 +71,10 @@ EVIDENCE = ("source", "config", "distillation_seed", "evaluation", "scores")
 PACKAGES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
 
 
+Filming = Callable[["Artifact", Path], object]
+"""Writes a film of an artifact to a path, with its still and its GIF."""
+
+
 @dataclass(frozen=True, eq=False)
 class Artifact:
     """A synthetic dataset with all that is needed to use and to judge it.
@@ -306,7 +310,7 @@ def write_artifact(
     artifact: Artifact,
     folder: Path,
     source_states: NDArray[np.float32],
-    film: Callable[[Artifact, Path], object] | None = None,
+    film: Filming | None = None,
 ) -> None:
     """Write the folder, whole or not at all, and read it back.
 
@@ -314,7 +318,7 @@ def write_artifact(
         artifact: what to write.
         folder: must not exist.
         source_states: some of the source's normalised states [*, O], for the picture.
-        film: writes a film of the artifact to a path, with its still and its GIF; None: no film.
+        film: makes a film of it for the folder and its card; None: no film.
 
     Raises:
         InputError: the folder exists.

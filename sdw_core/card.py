@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from sdw_core import html
 from sdw_core.errors import InputError
 from sdw_core.labels import FILM, GIF, POSTER, named
-from sdw_core.plots import drawn
-from sdw_core.style import SOURCE, SYNTHETIC, looks
+from sdw_core.plots import draw_states, drawn
+from sdw_core.style import looks
 from sdw_core.validation import shown
 
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
@@ -305,23 +305,13 @@ def _picture(
     source_states: NDArray[np.float32] | None,
 ) -> bytes:
     """The rows on two principal components, and what their policies return, as PNG."""
-    shown = states if source_states is None else source_states
-    centre = shown.mean(axis=0)
-    components = np.linalg.svd(shown - centre, full_matrices=False)[2][:2].T
-    rows = (states - centre) @ components
     judged = {key: scores[key] for key in NAMES if key in scores}
     names = [named(NAMES[key], score.get("ensemble", 1)) for key, score in judged.items()]
     wide = 24 if len(names) <= 3 else 11  # as many letters as have room side by side
     content = io.BytesIO()
     with drawn(content, 10, 4) as figure:
         left, right = figure.subplots(1, 2)
-        if source_states is not None:
-            points = (source_states - centre) @ components
-            left.scatter(*points.T, s=2, color=SOURCE, linewidths=0)
-        left.scatter(*rows.T, s=14, color=SYNTHETIC)
-        among = "" if source_states is None else " among the source's (grey)"
-        left.set(xlabel="first principal component, normalised units", ylabel="second")
-        left.set_title(f"Synthetic states{among}")
+        draw_states(left, states, source_states)
         labels = []
         for place, (key, name) in enumerate(zip(judged, names, strict=True)):
             values, mean = judged[key]["per_policy"], judged[key]["mean"]

@@ -9,8 +9,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import NDArray
 
-from sdw_core.style import INK, PALE, apart
+from sdw_core.statistics import principal_components
+from sdw_core.style import INK, PALE, SOURCE, SYNTHETIC, apart
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -72,3 +74,23 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float | None, float, str]], 
             arrowprops=leader | {"color": colour},
             annotation_clip=False,
         )
+
+
+def draw_states(axes: Axes, states: NDArray[Any], source_states: NDArray[Any] | None) -> None:
+    """Synthetic states on two principal components.
+
+    Args:
+        axes: to draw on.
+        states: [n, O], normalised.
+        source_states: [*, O] some of the source's, normalised, whose components are taken; None:
+            those of the synthetic states.
+    """
+    centre, components = principal_components(states if source_states is None else source_states)
+    if source_states is not None:
+        points = (source_states - centre) @ components
+        axes.scatter(points[:, 0], points[:, 1], s=2, color=SOURCE, linewidths=0)
+    points = (states - centre) @ components
+    axes.scatter(points[:, 0], points[:, 1], s=14, color=SYNTHETIC)
+    among = "" if source_states is None else " among the source's (grey)"
+    axes.set(xlabel="first principal component, normalised units", ylabel="second")
+    axes.set_title(f"Synthetic states{among}")

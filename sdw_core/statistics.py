@@ -183,3 +183,14 @@ def spearman(ours: Returns, theirs: Returns) -> Returns:
 def _ranks(values: Returns) -> Returns:
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((counts.cumsum() - (counts - 1) / 2)[place])
+
+
+def principal_components(states: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The centre [O] of states [N, O], and the two directions [O, 2] that they vary most in.
+
+    >>> centre, components = principal_components(np.array([[0, 0, 1], [4, 0, 1], [2, 1, 1]]))
+    >>> np.abs(components.T).round(3).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    centre = states.mean(axis=0)
+    return centre, np.linalg.svd(states - centre, full_matrices=False)[2][:2].T

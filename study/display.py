@@ -238,7 +238,7 @@ def summary(snapshot: Snapshot) -> str:
         said.append(best(snapshot))
     if snapshot.trials_per_hour:
         said.append(f"{snapshot.trials_per_hour:.0f} trials an hour")
-    if snapshot.seconds_left is not None:
+    if snapshot.seconds_left:
         said.append(f"about {minutes(snapshot.seconds_left)} left")
     return ", ".join(said)
 

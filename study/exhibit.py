@@ -10,6 +10,7 @@ import json
 import warnings
 from copy import copy
 from dataclasses import asdict, replace
+from gzip import compress
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 FRESH = 2.0
 """Seconds for which a copy is taken as it is; the page itself asks every ten seconds."""
-STYLE = """
+STYLE = """<style>
 main { min-width: 0 }
 main code { overflow-wrap: anywhere }
 main img { max-width: min(100%, 32rem) }
@@ -49,9 +50,15 @@ main [aria-label$=" study"], main button:has(> * > [data-testid="AddBoxIcon"]) {
   main .MuiBox-root:has(> .MuiList-root) { max-height: 25vh; flex: none }
   main .MuiBox-root > .MuiTypography-body1 { min-width: 6rem; width: 6rem }
 }
-"""
+</style></head>"""
 """Added to the page's own: the buttons that would change something are not shown, and on a phone
 what lies side by side lies one below the other."""
+EDITS = {
+    "/dashboard": ("</head>", STYLE),
+    "/static/bundle.js": ("curveNumber/2)].id", "curveNumber/2)%e.length].id"),
+}
+"""Beginning of an address -> what is replaced in its content, and by what. In version 0.21 a click
+on a point of the history looks its trial up in a second study, which a page of one study lacks."""
 
 
 class Exhibit:
@@ -84,9 +91,10 @@ class Exhibit:
             app = self._latest()
         except Exception as error:  # a database out of reach, a folder that was moved
             return refused(start_response, "503 Service Unavailable", first_line(error))
-        if not environ["PATH_INFO"].startswith("/dashboard"):
-            return app(environ, start_response)
-        return _styled(app, environ, start_response)
+        for address, edit in EDITS.items():
+            if environ["PATH_INFO"].startswith(address):
+                return _edited(app, environ, start_response, *edit)
+        return app(environ, start_response)
 
     def _latest(self) -> "WSGIApplication":
         with self._lock:
@@ -163,23 +171,33 @@ class Exhibit:
         return known
 
 
-def _styled(
-    app: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
-) -> "Iterable[bytes]":
-    """The page, with `STYLE`."""
-    answer: dict[str, Any] = {}
+def _edited(
+    app: "WSGIApplication",
+    environ: "WSGIEnvironment",
+    start_response: "StartResponse",
+    before: str,
+    after: str,
+) -> list[bytes]:
+    """A file of the page with other words in it; whole and plain, whatever a browser has of it."""
+    whole = {key: value for key, value in environ.items() if not key.startswith("HTTP_IF_")}
+    said: dict[str, Any] = {}
 
     def begin(
         status: str, headers: list[tuple[str, str]], exc_info: object = None
     ) -> "Callable[[bytes], object]":
-        answer.update(status=status, headers=dict(headers))
+        said.update(status=status, headers=dict(headers))
         return lambda content: None
 
-    page = b"".join(app(environ, begin))
-    page = page.replace(b"</head>", f"<style>{STYLE}</style></head>".encode())
-    headers = answer["headers"] | {"Content-Length": str(len(page))}
-    start_response(answer["status"], list(headers.items()))
-    return [page]
+    answer = app(whole | {"HTTP_ACCEPT_ENCODING": "identity"}, begin)
+    content = b"".join(answer).replace(before.encode(), after.encode())
+    if hasattr(answer, "close"):
+        answer.close()
+    headers = said["headers"] | {"Cache-Control": "no-store"}
+    if "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
+        content, headers["Content-Encoding"] = compress(content, 1), "gzip"
+    headers["Content-Length"] = str(len(content))
+    start_response(said["status"], list(headers.items()))
+    return [content]
 
 
 def refused(start_response: "StartResponse", status: str, reason: str) -> list[bytes]:

@@ -12,15 +12,17 @@ from safetensors.numpy import load_file
 
 from sdw_core.errors import InputError
 from sdw_core.labels import POSTER
-from sdw_core.plots import drawn
-from sdw_core.style import SOURCE, SYNTHETIC
+from sdw_core.plots import draw_states, drawn
+from sdw_core.style import PALE, SYNTHETIC
 from search_spaces import StudySpec
 from study.book import TrialRow
+from study.curves import read_curves
 from study.folder import StudyFolder
-from study.outcomes import COMPLETE, TrialResult, read_record, read_result
+from study.outcomes import COMPLETE, read_record, read_result
 
 CURVE, STATES, ROLLOUT = "learning-curve.png", "states.png", "rollout.png"
 KINDS = (CURVE, STATES, ROLLOUT)
+META_LOSS = "distill/meta_loss"
 
 
 class Pictures:
@@ -46,8 +48,14 @@ class Pictures:
             row: the trial.
             rendered: see `rendered`.
         """
-        there = {CURVE, STATES} if row.outcome == COMPLETE else set()
-        there |= {ROLLOUT} if row.number in rendered else set()
+        trial, complete = self._folder.trial(row.number), row.outcome == COMPLETE
+        there = set()
+        if (trial / "curves.json").exists() or (complete and (trial / "result.json").exists()):
+            there.add(CURVE)
+        if complete and (trial / "rows.safetensors").exists():
+            there.add(STATES)
+        if row.number in rendered:
+            there.add(ROLLOUT)
         return [
             ArtifactMeta(f"{row.number}-{place}", kind, "image/png", None)
             for place, kind in enumerate(KINDS)
@@ -83,52 +91,35 @@ class Pictures:
         raise NotImplementedError
 
     def _curve(self, number: int) -> BinaryIO:
-        """The return of a trial's policies at the outer steps where it was taken."""
-        result, content = self._result(number), BytesIO()
-        with drawn(content, 6.4, 4) as figure:
-            axes = figure.subplots()
-            steps = np.array(sorted(map(int, result.curve)))
-            for step in steps:
-                returns = result.curve[str(step)]
-                axes.plot([step] * len(returns), returns, "o", color=SYNTHETIC, alpha=0.35, ms=4)
-            means = [np.mean(result.curve[str(step)]) for step in steps]
-            axes.plot(steps, means, "o-", color=SYNTHETIC, ms=6)
-            axes.set(xlabel="outer steps", ylabel="normalised return", xlim=(0, None))
-            axes.set_title(f"Trial {number}: each policy (pale) and their mean")
-            axes.grid()
+        """The meta-loss and the return of a trial's policies, by outer step."""
+        folder, content = self._folder.trial(number), BytesIO()
+        curves, result = read_curves(folder), read_result(folder)
+        returns = {int(step): each for step, each in result.curve.items()} if result else {}
+        with drawn(content, 8, 3.6) as figure:
+            left, right = figure.subplots(1, 2)
+            for name, colour in ((META_LOSS, PALE), (f"{META_LOSS}_smoothed", SYNTHETIC)):
+                if name in curves:
+                    left.plot(*curves[name], color=colour)
+                    left.set_yscale("log")
+            left.set(xlabel="outer steps", xlim=(0, None))
+            left.set_title("Meta-loss: of single steps (grey), smoothed")
+            for step, each in returns.items():
+                right.plot([step] * len(each), each, "o", color=SYNTHETIC, alpha=0.35, markersize=4)
+            means = {step: float(np.mean(each)) for step, each in sorted(returns.items())}
+            right.plot(list(means), list(means.values()), "o-", color=SYNTHETIC)
+            right.set(xlabel="outer steps", xlim=(0, None))
+            right.set_title("Normalised return: of each policy (pale), mean")
         content.seek(0)
         return content
 
     def _states(self, number: int) -> BinaryIO:
-        """A trial's synthetic states among the source's, on the source's principal directions."""
-        result, content = self._result(number), BytesIO()
-        trial = self._folder.trial(number)
-        states = load_file(trial / "rows.safetensors")["observations"][result.best]
+        """A trial's synthetic states among the source's."""
+        trial, content = self._folder.trial(number), BytesIO()
+        result = read_result(trial)
+        states = load_file(trial / "rows.safetensors")["observations"][result.best if result else 0]
         source = self._source(number)
-        centre, directions = principal_directions(states if source is None else source)
-        with drawn(content, 6.4, 4.4) as figure:
-            axes = figure.subplots()
-            if source is not None:
-                points = (source - centre) @ directions
-                axes.scatter(
-                    points[:, 0],
-                    points[:, 1],
-                    s=3,
-                    color=SOURCE,
-                    linewidths=0,
-                    label="source states",
-                )
-            points = (states - centre) @ directions
-            axes.scatter(
-                points[:, 0],
-                points[:, 1],
-                s=18,
-                color=SYNTHETIC,
-                label=f"{len(states)} synthetic states",
-            )
-            axes.set(xlabel="first principal direction", ylabel="second")
-            axes.set_title(f"Trial {number}: normalised states")
-            figure.legend(loc="outside lower center", ncols=2, markerscale=2)
+        with drawn(content, 6, 4) as figure:
+            draw_states(figure.subplots(), states, source)
         content.seek(0)
         return content
 
@@ -137,7 +128,7 @@ class Pictures:
         from sdw_core.dataset import load_dataset  # and with it torch
         from sdw_core.evidence import source_states
 
-        record = read_record(self._folder.path / "trials", number) or {"params": {}}
+        record = read_record(self._folder.trials, number) or {"params": {}}
         config = self._spec.pipeline_with(record["params"])
         if config.source not in self._sources:
             try:
@@ -146,17 +137,3 @@ class Pictures:
             except (InputError, OSError):
                 self._sources[config.source] = None
         return self._sources[config.source]
-
-    def _result(self, number: int) -> TrialResult:
-        result = read_result(self._folder.trial(number))
-        if result is None:
-            raise FileNotFoundError(f"Trial {number} left no result.")
-        return result
-
-
-def principal_directions(
-    states: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The centre [O] of states [N, O], and the two directions [O, 2] that they vary most in."""
-    centre = states.mean(axis=0)
-    return centre, np.linalg.svd(states - centre, full_matrices=False)[2][:2].T

@@ -245,6 +245,7 @@ def evaluate(
     out.print(returns_table(scores))
 
 
+@shows_progress
 def render(
     folder: Exported,
     to: Annotated[
@@ -273,9 +274,9 @@ def render(
     width: Annotated[
         int, typer.Option(help="Of one picture, pixels.", min=64, max=1920, metavar="PX")
     ] = 384,
-    expert: Annotated[
-        bool, typer.Option(help="Show the rows' expert too, where its dataset is here.")
-    ] = True,
+    no_expert: Annotated[
+        bool, typer.Option("--no-expert", help="Do not show the rows' expert beside them.")
+    ] = False,
     cache: Cache = STUDIES / "cache",
     trust: Trust = False,
     as_json: AsJson = False,
@@ -298,7 +299,7 @@ def render(
     artifact, to = read_artifact(folder, trust), to or folder / FILM
     check_writable(to.resolve().parent, "to")
     with log.working() as say:
-        film = filmed(artifact, to, policies, seed, seconds, width, expert, cache, say)
+        film = filmed(artifact, to, policies, seed, seconds, width, not no_expert, cache, say)
     if as_json:
         print_json(film.to_json())
         return
@@ -306,7 +307,7 @@ def render(
     for name, score in film.scores.items():
         table.add_row(name, f"{score:.1f}")
     out.print(table)
-    if expert and film.without_expert:
+    if film.without_expert and not no_expert:
         out.print(f"without the expert: {film.without_expert}")
     for what, path in (("film", film.film), ("still", film.poster), ("GIF", film.gif)):
         out.print(f"  {what:<6} {path}")

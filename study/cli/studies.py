@@ -228,6 +228,12 @@ def export(
         ),
     ] = None,
     license: License = None,
+    film: Annotated[
+        bool,
+        typer.Option(
+            "--film", help="Film the policies, for the card; see `render`.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
 ) -> None:
@@ -238,7 +244,7 @@ def export(
     """
     found = Study.open(study, storage)
     with log.working("re-evaluating on fresh seeds"):
-        folders = found.export(to, top, pareto, license)
+        folders = found.export(to, top, pareto, license, film)
     if as_json:
         print_json({"study": found.name, "folders": [str(path) for path in folders]})
     else:

@@ -16,7 +16,9 @@ from study.outcomes import COMPLETE, FAILED, PRUNED
 from study.snapshot import RETURNS, Snapshot, minutes
 
 WHISKERS = 150
-"""Up to so many trials bear their intervals in a figure; more would hide one another."""
+"""Up to so many trials bear their intervals in a figure, and have large points."""
+LINES = 30
+"""Trials of each fifth in the parallel coordinates, at most, evenly spaced in it."""
 BINS = 4
 """Parts of a range in the table beside its figure."""
 LEAST = 10
@@ -27,7 +29,7 @@ CURVES = (VERMILION, BLUE, GREEN, PURPLE, ORANGE)
 
 def metric_name(metric: str, *networks: int) -> str:
     """An objective in words; a return says so where its policies are ensembles."""
-    words = metric.replace("_", " ")
+    words = metric.replace("_", " ").replace("normalized", "normalised")
     return named(words, *networks) if metric in RETURNS else words
 
 
@@ -67,7 +69,7 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
         "y": [short(value) for value in values],
         "customdata": [id_of(row) for row in rows],
         "marker": {
-            "size": 8,
+            "size": 8 if len(rows) <= WHISKERS else 5,
             "color": [BEST if row.number in snapshot.best else BLUE for row in rows],
         },
     }
@@ -147,9 +149,8 @@ def against_value(snapshot: Snapshot, path: str, index: int) -> Figure:
         "y": [short(value_of(row, index)) for row in rows],
         "customdata": [id_of(row) for row in rows],
         "marker": {
-            "size": 8,
+            "size": 8 if len(rows) <= WHISKERS else 5,
             "color": [BEST if row.number in snapshot.best else BLUE for row in rows],
-            "opacity": 0.8,
         },
     }
     layout = axes(path, name)
@@ -213,6 +214,7 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
         [r for place, r in enumerate(ranked) if 5 * place // len(ranked) == fifth]
         for fifth in range(5)
     ]
+    drawn = [group[:: math.ceil(len(group) / LINES) or 1] for group in fifths]
     names = ("lowest fifth", "second", "third", "fourth", "highest fifth")
     if sign < 0:
         names = names[::-1]
@@ -228,7 +230,7 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
             "marker": {"size": 4},
             "opacity": 0.8,
         }
-        for label, colour, group in zip(names, LEVELS, fifths, strict=True)
+        for label, colour, group in zip(names, LEVELS, drawn, strict=True)
         if group
     ]
     if len(snapshot.best) == 1:
@@ -279,6 +281,8 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
         f"A line a COMPLETE trial, from setting to setting to its {name}, coloured by the fifth of "
         "the trials that it is in."
     )
+    if (few := sum(map(len, drawn))) < len(rows):
+        said += f" {few} of the {len(rows)} trials are drawn, evenly spaced by that, and the best."
     return Figure("All settings together", said, lines, layout, table, 420)
 
 
@@ -491,7 +495,7 @@ def line_across(value: float | None, name: str) -> dict[str, Any]:
         "shapes": [{"type": "line", **where, "line": line}],
         "annotations": [
             {"xref": "paper", "x": 1, "y": value, "text": f"{name} {value:.1f}", "showarrow": False,
-             "xanchor": "right", "yanchor": "bottom"}
+             "xanchor": "right", "yanchor": "bottom", "bgcolor": "--card"}
         ],
     }  # fmt: skip
 

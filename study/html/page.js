@@ -83,7 +83,11 @@ async function begin() {
   });
   document.addEventListener("keydown", event => { if (event.key === "Escape") hide(); });
   const packed = document.getElementById("plotly");
-  if (!packed) return;
+  if (packed) await drawAll(packed);
+  document.documentElement.dataset.drawn = drawn.length;
+}
+
+async function drawAll(packed) {
   const script = document.createElement("script");
   script.textContent = await unpacked(packed);
   document.head.append(script);
@@ -96,6 +100,5 @@ async function begin() {
     await new Promise(requestAnimationFrame);
   }
   dark.addEventListener("change", () => drawn.forEach(([plot, figure]) => draw(plot, figure)));
-  document.documentElement.dataset.drawn = drawn.length;
 }
 begin();

@@ -14,6 +14,7 @@ from sdw_core.errors import InputError
 from sdw_core.identity import code_of
 from sdw_core.seeds import numpy_generator
 from sdw_core.stage_keys import density_key
+from sdw_core.statistics import principal_components
 from study.export import found_by
 from study.folder import StudyFolder
 from study.html.page import BEST, SCALE, Figure, Table, axes, short
@@ -48,8 +49,7 @@ def states_figure(folder: StudyFolder, number: int) -> Figure:
     rows = kept["observations"][result.best].numpy()
     density, model = _density(folder, config, dataset)
     of_source, of_rows = density.log_prob(source), density.log_prob(rows)
-    centre = source.mean(axis=0)
-    components = np.linalg.svd(source - centre, full_matrices=False)[2][:2].T
+    centre, components = principal_components(source)
     rank = np.sort(of_source)
 
     def points(

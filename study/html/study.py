@@ -2,6 +2,7 @@
 
 import platform
 import warnings
+from base64 import b64encode
 from collections import Counter
 from typing import Any
 
@@ -29,6 +30,8 @@ RIVALS = 10
 """Trials next to the winner that are held against it."""
 CURVES = 5
 """Trials whose learning curves are shown."""
+LARGEST = 1_500_000
+"""Bytes of a picture that a page takes in."""
 AMONG_BEST = 5
 """Trials that importances need among the best, as PED-ANOVA's authors advise."""
 
@@ -48,6 +51,7 @@ def study_page(folder: StudyFolder) -> str:
     answer = _answer(snapshot, ranked, results)
     overview, settings, missing = _figures(book, snapshot, ranked, results)
     document = spec.model_dump(mode="json")
+    film = _film(snapshot)
     return render(
         "study.html",
         name=folder.name,
@@ -55,6 +59,7 @@ def study_page(folder: StudyFolder) -> str:
         heading=_heading(snapshot),
         drawn=bool(overview or settings),
         answer=answer,
+        film=film,
         overview=overview,
         settings=settings,
         missing=missing,
@@ -174,12 +179,13 @@ def _confirmed(folder: StudyFolder, row: TrialRow) -> dict[str, Any] | None:
 
 
 def _returns(row: TrialRow, confirmed: dict[str, Any]) -> Table:
-    head = ["normalised return", "mean", "interquartile mean", "95 % interval"]
+    head = ["normalised return", "mean", "95 % interval", "interquartile mean"]
     cells = [
         [
             named(ROWS[key], summary.get("ensemble", 1)),
-            *(f"{summary[name]:.1f}" for name in ("mean", "iqm")),
+            f"{summary['mean']:.1f}",
             f"{summary['low']:.1f} to {summary['high']:.1f}",
+            f"{summary['iqm']:.1f}",
         ]
         for key, summary in confirmed.items()
     ]
@@ -236,6 +242,19 @@ def _lead(ours: TrialResult | None, theirs: TrialResult | None) -> ReturnSummary
 
 
 # Figures
+
+
+def _film(snapshot: Snapshot) -> dict[str, str]:
+    """The moving picture and the still of the best trial's policies, as far as they were made."""
+    if len(snapshot.best) != 1 or not snapshot.exports:
+        return {}
+    found = {}
+    for kind in ("gif", "png"):
+        path = snapshot.exports[0] / f"film.{kind}"
+        if path.is_file() and path.stat().st_size <= LARGEST:
+            content = b64encode(path.read_bytes()).decode()
+            found[kind] = f"data:image/{kind};base64,{content}"
+    return found
 
 
 def _figures(

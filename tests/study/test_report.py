@@ -171,6 +171,16 @@ def test_figures_are_plotlys(page: Page, pareto: StudyFolder, spec: ComparisonSp
     validate(page_of(spec, all_results(spec)).figures)
 
 
+def test_a_film_of_the_best_is_in_its_page_unless_it_is_large(ran: StudyFolder):
+    (exported,) = Snapshot.of(ran).exports
+    (exported / "film.gif").write_bytes(b"GIF89a")
+    (exported / "film.png").write_bytes(bytes(2_000_000))
+    text = study_page(ran)
+    assert 'src="data:image/gif;base64,R0lGODlh"' in text
+    assert "data:image/png" not in text
+    assert "film" in Page(text).ids
+
+
 def test_without_the_studys_density_states_are_coloured_by_a_gaussian(ran: StudyFolder):
     for entry in ran.cache.glob("density-*.safetensors"):
         entry.unlink()
@@ -228,7 +238,7 @@ def test_a_study_of_failures_says_why_and_takes_no_text_for_markup(folder: Study
 def test_one_trial_alone_is_the_best_and_is_told_from_none(folder: StudyFolder):
     told(StudySearch(folder.book()), "a", normalized_return=41.25)
     page = Page(study_page(folder))
-    assert "41.25 trial 0: normalized return" in page.said
+    assert "41.25 trial 0: normalised return" in page.said
     assert "expect less on fresh seeds" in page.said
     assert "There is no other trial to tell it from." in page.said
     assert "Importances take 10 COMPLETE trials." in page.said
