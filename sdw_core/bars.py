@@ -29,15 +29,17 @@ def watched(
             a minute.
     """
     console = console or Console(stderr=True)
-    seen = console.progress and (console.is_terminal or console.is_jupyter)
+    seen = console.is_terminal or console.is_jupyter
     said = monotonic()
     with Progress(*COLUMNS, console=console, transient=True, disable=not seen) as bars:
         tasks = {stage: bars.add_task(stage, total=1.0, visible=False) for stage in STAGES}
 
         def tell(stage: str, fraction: float) -> None:
             nonlocal said
+            for before in STAGES[: STAGES.index(stage)]:
+                bars.update(tasks[before], completed=1.0)
             bars.update(tasks[stage], completed=fraction, visible=True)
-            if console.progress and not seen and monotonic() - said >= A_LINE:
+            if not seen and monotonic() - said >= A_LINE:
                 said = monotonic()
                 console.print(f"{stage}: {fraction:.0%}")
 

@@ -533,7 +533,6 @@ class Pipeline:
         self._progress(stage, 0.0)
         start = self._own_seconds()
         yield
-        self._progress(stage, 1.0)
         self.seconds[stage] = self.seconds.get(stage, 0.0) + self._own_seconds() - start
 
     @contextmanager

@@ -257,14 +257,15 @@ def best(snapshot: Snapshot) -> str:
 def _under_way(snapshot: Snapshot) -> Table:
     table = Table(padding=(0, 1), header_style="dim")
     several = len(snapshot.nodes) > 1
+    spare = {"expert": 1, "settings": 2}
     for column in ("trial", "stage", "", "seconds", "expert", *["node"] * several, "settings"):
         right = column in ("trial", "seconds", "expert")
-        table.add_column(column, justify="right" if right else "left")
+        table.add_column(column, justify="right" if right else "left", spare=spare.get(column, 0))
     for trial in snapshot.under_way[:UNDER_WAY]:
         table.add_row(
             str(trial.number),
             stage(trial) + ", waits" * trial.waiting,
-            ProgressBar(total=1.0, completed=trial.fraction, width=12),
+            ProgressBar(total=1.0, completed=trial.fraction, width=8),
             f"{trial.seconds:.0f}",
             "" if trial.expert is None else f"{trial.expert:.1f}",
             *[trial.node or ""] * several,

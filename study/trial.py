@@ -250,8 +250,7 @@ class _ProgressFile:
         self._written = 0.0
 
     def __call__(self, stage: str, fraction: float) -> None:
-        done = fraction == 1.0  # a stage that is done is not thrown away
-        if not done and stage not in ("expert", "distill") and self._stopping():
+        if stage not in ("expert", "distill") and self._stopping():
             raise StopRequested(f"Stopped in the stage {stage!r}.")
         if stage == "distill" and fraction:
             self._note_pace(fraction)

@@ -24,8 +24,17 @@ def comparisons(incomplete: str) -> list[str]:
 
 def studies(ctx: typer.Context, incomplete: str) -> list[str]:
     """Studies under the storage folder that the command line names so far."""
+    return _under_storage(ctx, incomplete, "study.yaml")
+
+
+def studies_and_comparisons(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Both, under that folder."""
+    return _under_storage(ctx, incomplete, "study.yaml", "comparison.yaml")
+
+
+def _under_storage(ctx: typer.Context, incomplete: str, *files: str) -> list[str]:
     storage = Path(ctx.params.get("storage") or STUDIES)
-    found = sorted(path.parent.name for path in storage.glob("*/study.yaml"))
+    found = sorted(path.parent.name for file in files for path in storage.glob(f"*/{file}"))
     return [name for name in found if name.startswith(incomplete)]
 
 

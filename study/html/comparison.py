@@ -10,7 +10,19 @@ from sdw_core.artifact import versions
 from sdw_core.labels import short_name
 from sdw_core.statistics import Estimate, gain, with_interval
 from sdw_core.style import Look, looks
-from study.html.page import Answer, Figure, Line, Lines, Table, axes, plain, render, short, themed
+from study.html.page import (
+    Answer,
+    Figure,
+    Line,
+    Lines,
+    Table,
+    axes,
+    beside_names,
+    plain,
+    render,
+    short,
+    themed,
+)
 from study.standings import Standings, flat, interval_text
 
 
@@ -126,7 +138,7 @@ def _overview(standings: Standings, style: dict[str, Look]) -> list[Figure]:
         cells = [[standings.title(m), f"{e.value:.1f}", interval_text(e, ".1f")] for m, e in means]
         table = Table("Mean normalised return over all datasets", ["method", "mean", "95 %"], cells)
         named_means = [(m, e) for m, e in means]
-        layout = axes("mean normalised return", "")
+        layout = beside_names("mean normalised return")
         figures.append(
             Figure("Mean over all datasets", said, _intervals(standings, named_means, style),
                    layout, table, _height(means))
@@ -140,7 +152,7 @@ def _overview(standings: Standings, style: dict[str, Look]) -> list[Figure]:
             "paired by distillation seed, with 95 % intervals by the bootstrap stratified by "
             "dataset."
         )
-        layout = axes(f"gain of {ours}", "")
+        layout = beside_names(f"gain of {ours}")
         layout["shapes"] = [
             {"type": "line", "yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1,
              "line": {"dash": "dash", "width": 1, "color": "--ink"}}
@@ -222,7 +234,7 @@ def _of_dataset(standings: Standings, dataset: str, style: dict[str, Look]) -> l
         for s in [standings.scores(m, dataset)]
     ]
     table = Table(f"Returns on {dataset}", ["method", "mean", "lowest seed", "highest seed"], cells)
-    layout = axes("normalised return", "")
+    layout = beside_names("normalised return")
     found = [Figure(dataset, said, data, layout, table, _height(methods))]
     return found + _curves(standings, dataset, methods, style)
 

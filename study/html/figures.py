@@ -11,7 +11,17 @@ from sdw_core.labels import named
 from sdw_core.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from search_spaces import Choice, Distribution
 from study.book import TrialRow
-from study.html.page import BEST, LEVELS, Figure, Table, axes, document_of, plain, short
+from study.html.page import (
+    BEST,
+    LEVELS,
+    Figure,
+    Table,
+    axes,
+    beside_names,
+    document_of,
+    plain,
+    short,
+)
 from study.outcomes import COMPLETE, FAILED, PRUNED
 from study.snapshot import RETURNS, Snapshot, minutes
 
@@ -190,7 +200,7 @@ def importances(snapshot: Snapshot, found: dict[str, float], share: float) -> Fi
         "hoverinfo": "skip",
         "texttemplate": "%{x:.0f} %",
     }
-    layout = axes("share, %", "")
+    layout = beside_names("share, %")
     cells = [[path, f"{value:.1%}"] for path, value in found.items()]
     table = Table("Importances", ["setting", "share"], cells)
     return Figure("Which settings matter", said, [bars], layout, table, 90 + 34 * len(paths))
@@ -402,7 +412,7 @@ def stage_times(snapshot: Snapshot) -> Figure:
         for stage, seconds in totals.items()
     ]
     table = Table("Stages", ["stage", "in all", "seconds a trial", "share"], cells)
-    return Figure("Where the time went", said, [bars], axes("seconds", ""), table,
+    return Figure("Where the time went", said, [bars], beside_names("seconds"), table,
                   90 + 34 * len(totals))  # fmt: skip
 
 

@@ -29,11 +29,17 @@ function shared() {
   });
 }
 
+// Text as plotly shows it: some tags are markup to it, and it breaks no lines.
+function plain(text) {
+  const escaped = text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  return escaped.replace(/(.{1,60})(?: |$)/g, "$1<br>");
+}
+
 function draw(plot, figure) {
   const {data, layout} = coloured(figure);
   for (const trace of data) {
     if (trace.customdata) {
-      trace.text = trace.customdata.map(id => document.getElementById(id)?.dataset.said ?? "");
+      trace.text = trace.customdata.map(id => plain(document.getElementById(id)?.dataset.said ?? ""));
       trace.hoverinfo = "text";
     }
   }

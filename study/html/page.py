@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import cache
 from html import escape
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,17 +126,22 @@ def plain(text: object) -> str:
 
 
 def short(value: float | None, digits: int = 4) -> float | None:
-    """A number with as many digits as a figure can show, and no more bytes.
+    """A number with as many digits as a figure can show, and no more bytes; a gap for none.
 
-    >>> short(90.62281086), short(None)
+    >>> short(90.62281086), short(float("nan"))
     (90.62, None)
     """
-    return None if value is None else float(f"{value:.{digits}g}")
+    return None if value is None or not isfinite(value) else float(f"{value:.{digits}g}")
 
 
 def axes(x: str, y: str) -> dict[str, Any]:
     """A layout with the axes' names."""
     return {"xaxis": {"title": {"text": plain(x)}}, "yaxis": {"title": {"text": plain(y)}}}
+
+
+def beside_names(x: str) -> dict[str, Any]:
+    """A layout of a line a name, whatever the names look like."""
+    return {"xaxis": {"title": {"text": plain(x)}}, "yaxis": {"type": "category"}}
 
 
 def themed(colour: str) -> str:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sdw_core.artifact import versions
-from sdw_core.distill.stability import LEAST, smoothed
+from sdw_core.distill.stability import smoothed, stretch
 from sdw_core.errors import SDWError
 from sdw_core.files import read_whole
 from sdw_core.labels import ROWS, named
@@ -316,16 +316,17 @@ def _importances(book: TrialBook, share: float) -> dict[str, float]:
 
 
 def _losses(folder: StudyFolder, number: int) -> tuple[list[int], list[float]] | None:
-    """Ends of stretches, outer steps, and the meta-loss's means over those; of the best seed."""
+    """Ends of stretches of outer steps, and the meta-loss's means over these and the seeds."""
     try:
         losses = load_file(folder.trial(number) / "rows.safetensors")["losses"]
     except (FileNotFoundError, KeyError, SafetensorError):
         return None
-    if not losses.shape[1]:
+    steps = losses.shape[1]
+    if steps < stretch(steps):
         return None
-    means = smoothed(losses).mean(axis=0) if losses.shape[1] >= LEAST else losses.mean(0).numpy()
-    ends = np.linspace(0, losses.shape[1], len(means) + 1)[1:]
-    return [round(end) for end in ends], [float(value) for value in means]
+    means = smoothed(losses).mean(axis=0).tolist()
+    ends = range(steps % stretch(steps) + stretch(steps), steps + 1, stretch(steps))
+    return list(ends), means
 
 
 # Tables

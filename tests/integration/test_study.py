@@ -103,6 +103,12 @@ def test_the_winner_is_exported_and_evaluates_to_what_its_manifest_says(
     )
 
 
+def test_its_page_says_what_the_document_says(world: World, launched: dict[str, Any]) -> None:
+    page = (world.path / launched["report"]).read_text()
+    assert f"finished: {launched['settled']} of {launched['asked']} trials" in page
+    assert f"trial {launched['best'][0]}: normalised return on fresh seeds" in page
+
+
 def test_export_writes_the_best_and_never_overwrites(
     world: World, sdw: Sdw, launched: dict[str, Any]
 ) -> None:

@@ -47,9 +47,9 @@ def study(folder: StudyFolder) -> StudyFolder:
     return folder
 
 
-def seen(folder: StudyFolder) -> str:
+def seen(folder: StudyFolder, width: int = 80) -> str:
     """What the live view of a terminal holds at this moment."""
-    terminal = console(terminal=True)
+    terminal = console(terminal=True, width=width)
     with folder.driving():
         terminal.print(view(Snapshot.of(folder)))
     return shown(terminal)
@@ -60,9 +60,25 @@ def test_a_terminal_shows_each_running_trial_with_its_stage_and_a_bar(study):
     assert re.search(r"running on .* 2 under way: dataset 1, distill 1$", lines[0])
     (distilling,) = [line for line in lines if "distill (" in line]
     assert re.search(r"\b2\b.*distill \(5/6\).*━", distilling)
-    assert re.search(r"92\.5 +temperature 0\.\d+", distilling)
+    assert re.search(r"temperature 0\.\d+", distilling)
     (silent,) = [line for line in lines if "dataset (1/6)" in line]
     assert re.search(r"\b3\b", silent)
+
+
+def test_a_wide_terminal_shows_the_expert_and_a_narrow_one_no_settings(study):
+    assert re.search(r"distill \(5/6\).*92\.5 +temperature", seen(study, 120))
+    narrow = seen(study, 50)
+    assert re.search(r"\b2 +distill \(5/6\) +━", narrow)
+    assert "temperature" not in narrow
+
+
+def test_nodes_are_named_where_there_are_several(study):
+    for number, node in ((2, "node-a"), (3, "node-b")):
+        said = {"stage": "distill", "fraction": 0.5, "node": node}
+        write_json(study.trial(number) / "progress.json", said)
+    text = seen(study)
+    assert "distill 2; node-a 1, node-b 1" in text
+    assert re.search(r"distill \(5/6\).*node-b", text)
 
 
 def test_a_terminal_shows_how_far_the_study_is_and_its_best(study):

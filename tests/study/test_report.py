@@ -89,7 +89,11 @@ def targets(figure: dict[str, object]) -> set[str]:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """A study of two real, small trials, whose best is exported, and one that failed."""
-    overrides = ("study.trials=3", "search.weighting.temperature.choices=[0.1,0.3]")
+    overrides = (
+        "study.trials=3",
+        "pipeline.distill.outer_steps=100",
+        "search.weighting.temperature.choices=[0.1,0.3]",
+    )
     folder = StudyFolder.create(small_spec(*overrides), tmp_path_factory.mktemp("storage"))
     run_trials(folder, 2)
     search = StudySearch(folder.book())

@@ -66,6 +66,8 @@ def test_a_complete_trial_leaves_rows_and_a_result_and_no_checkpoint(tmp_path):
     progress = json.loads((folder / "progress.json").read_text())
     assert progress["stage"] == "evaluate"
     assert progress["expert"] == document.expert.mean
+    assert progress["node"] == document.node
+    assert 0 < progress["distilling"] < 2 * document.stages["distill"]
 
 
 def test_a_trial_keeps_what_it_was_warned_of(tmp_path):
