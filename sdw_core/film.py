@@ -334,7 +334,7 @@ class _NotDrawn(Exception):
     """Why a camera has no first picture, and whether MuJoCo was to draw it."""
 
     def __init__(self, why: str, by_mujoco: bool) -> None:
-        super().__init__(shorten(why, 200, placeholder=" ..."))
+        super().__init__(shorten(why, 100, placeholder=" ..."))
         self.by_mujoco = by_mujoco
 
 
