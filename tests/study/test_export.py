@@ -208,5 +208,5 @@ def test_a_film_is_part_of_a_new_export_and_is_laid_beside_one_that_was_there(fi
     del manifest["files"][GIF], manifest["checksum"]
     manifest["checksum"] = sha256_of_json(manifest)
     (new / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="`files` must be .* differs by 'film.gif'"):
+    with pytest.raises(InputError, match=r"`files` must be .* differs by 'film.gif'"):
         read_artifact(new)
