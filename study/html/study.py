@@ -119,7 +119,10 @@ def _answer(
             for k, s in confirmed.items()
             if k in ROWS and k != key
         ]
-        sentences.append(f"Beside it: {'; '.join(beside)}. 0 is a random policy, 100 an expert.")
+        sentences.append(
+            f"Beside it: {'; '.join(beside)}. At 0 is a random policy, at 100 the expert of the "
+            "dataset's reference scores."
+        )
         tables.append(_returns(best, confirmed))
     else:
         score = number(figures.value_of(best, 0))
