@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sdw_core.files import replaced_atomically, write_json, write_text
-from sdw_core.labels import named, short_name
+from sdw_core.labels import counted, named, short_name
 from sdw_core.statistics import (
     Estimate,
     gain,
@@ -28,6 +28,10 @@ COLUMNS = [
     *("normalized_return", "outer_steps", "config_hash", "identity"),
 ]
 
+
+MEASURE = "Normalised return: mean +- standard deviation over distillation seeds."
+TABLES = {"last": "After the last outer step", "best": "Best evaluation"}
+"""What is tabulated -> its title."""
 
 SEARCH_COLUMNS = [
     *("method", "dataset", "candidate", "settings"),
@@ -210,22 +214,34 @@ class Standings:
 
     def markdown(self) -> str:
         """The tables, with what was chosen and what failed."""
-        return "\n".join(self._lines()) + "\n"
+        lines = [MEASURE]
+        for which, title in TABLES.items():
+            header, *rows = self.table(which)
+            lines += [f"\n{title}:\n", _line(header), _line(["---"] * len(header))]
+            lines += map(_line, rows)
+        return "\n".join((*lines, *self.notes())) + "\n"
 
-    def _lines(self) -> Iterator[str]:
+    def table(self, which: str) -> list[list[str]]:
+        """Headings, and a row a method: its return on each dataset, their mean, its interval.
+
+        Args:
+            which: one of `TABLES`; that of the last outer step has the interquartile mean too.
+        """
         datasets = list(self.spec.datasets)
-        names = [short_name(dataset) for dataset in datasets]
-        yield "Normalised return: mean +- standard deviation over distillation seeds."
-        for which, title in (("last", "After the last outer step"), ("best", "Best evaluation")):
-            yield f"\n{title}:\n"
-            header = ["method", *names, "mean", "95 %"]
-            if which == "last":
-                header += ["IQM", "95 %"]
-            yield _line(header)
-            yield _line(["---"] * len(header))
-            for method in self.spec.methods:
-                cells = [self.cell(method, dataset, which) for dataset in datasets]
-                yield _line([self.title(method), *cells, *self._aggregates(method, which)])
+        header = ["method", *map(short_name, datasets), "mean", "95 %"]
+        header += ["IQM", "95 %"] * (which == "last")
+        rows = [
+            [
+                self.title(method),
+                *(self.cell(method, dataset, which) for dataset in datasets),
+                *self._aggregates(method, which),
+            ]
+            for method in self.spec.methods
+        ]
+        return [header, *rows]
+
+    def notes(self) -> Iterator[str]:
+        """Lines on the gain, and on what was chosen, warned of, and failed."""
         if improvement := self.improvement():
             ours, over = self.title(improvement["ours"]), self.title(improvement["over"])
             difference, chance = improvement["gain"], improvement["probability"]
@@ -233,7 +249,7 @@ class Standings:
             share = [] if percent is None else [f"{percent:+.1f} %"]
             gained = _bracketed(interval_text(difference, "+.1f", "95 %: "), *share)
             yield (
-                f"\n{ours} over {over}, {len(improvement['datasets'])} dataset(s): gain "
+                f"\n{ours} over {over}, {counted(len(improvement['datasets']), 'dataset')}: gain "
                 f"{difference.value:+.1f}{gained}, probability of improvement "
                 f"{chance.value:.2f}{_bracketed(interval_text(chance, '.2f'))}."
             )

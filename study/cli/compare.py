@@ -1,13 +1,17 @@
 """`sdw compare`: methods x datasets."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdw_core.console import Table
 from study.api import STUDIES, Comparison, WorkFailed
 from study.cli import completion
 from study.cli.common import Address, AsJson, Storage, shows_progress
 from study.console import out, print_json
+
+if TYPE_CHECKING:
+    from study.standings import Standings
 
 
 @shows_progress
@@ -55,10 +59,32 @@ def compare(
     if as_json:
         print_json(comparison.to_json())
     elif comparison.finished:
-        for each in comparison.standings.markdown().split("\n"):
-            out.print(each)
+        print_standings(comparison.standings)
         out.print(f"table, results and figures are in {comparison.folder.path}")
         if comparison.folder.report.is_file():
             out.print(f"report in {comparison.folder.report}")
     if failed:
         raise failed
+
+
+def print_standings(standings: "Standings") -> None:
+    """The tables, the method that the comparison is about in bold; then what is to be said."""
+    from study.standings import MEASURE, TABLES
+
+    out.print(MEASURE)
+    methods = list(standings.spec.methods)
+    for which, title in TABLES.items():
+        header, *rows = standings.table(which)
+        table = Table(header_style="dim")
+        aggregates = len(header) - 1 - len(standings.spec.datasets)
+        for place, heading in enumerate(header):
+            spare = max(0, len(header) - place) if place > len(header) - aggregates else 0
+            right = "right" if place else "left"
+            table.add_column(heading.replace("-", "\n"), justify=right, spare=spare)
+        for method, row in zip(methods, rows, strict=True):
+            ours = method == standings.spec.comparison.ours
+            table.add_row(*row, style="bold" if ours else None)
+        out.print(f"{title}:")
+        out.print(table)
+    for line in "\n".join(standings.notes()).strip().split("\n"):
+        out.print(line)

@@ -3,7 +3,7 @@
 A dataset of one's own is imported under a Minari id, checked, given reference scores, removed.
 """
 
-import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 
 from sdw_core.console import Table
 from sdw_core.errors import InputError
+from sdw_core.labels import counted
 from study.cli.common import AsJson
 from study.cli.help import App
 from study.console import out, print_json
@@ -48,15 +49,15 @@ def data_list(as_json: AsJson = False) -> None:
     if as_json:
         print_json([asdict(dataset) for dataset in found])
         return
-    table = Table("dataset", "where", "environment", "episodes", "transitions")
+    table = Table()
+    table.add_column("dataset")
+    table.add_column("where", spare=1)
+    table.add_column("environment")
+    table.add_column("episodes", justify="right", spare=2)
+    table.add_column("transitions", justify="right", spare=3)
     for dataset in found:
-        table.add_row(
-            dataset.id,
-            dataset.where,
-            dataset.environment or "?",
-            str(dataset.episodes),
-            str(dataset.transitions),
-        )
+        sizes = f"{dataset.episodes:,}", f"{dataset.transitions:,}"
+        table.add_row(dataset.id, dataset.where, dataset.environment or "?", *sizes)
     out.print(table)
 
 
@@ -75,7 +76,15 @@ def data_describe(
     """
     from sdw_core.dataset import describe, load
 
-    _print(describe(load(dataset, reference, clip_actions)), as_json)
+    loaded = load(dataset, reference, clip_actions)
+    document = describe(loaded)
+    if as_json:
+        print_json(document)
+        return
+    table = Table(show_header=False)
+    for what, said in _in_words(document, str(loaded.environment)):
+        table.add_row(what, said)
+    out.print(table)
 
 
 @data_app.command("check")
@@ -101,7 +110,10 @@ def data_check(
         print_json(found.to_json())
         return
     out.print(found.sentence)
-    _print(found.numbers, as_json)
+    table = Table(show_header=False)
+    for key, value in found.numbers.items():
+        table.add_row(key.replace("_", " "), f"{value:,.3g}")
+    out.print(table)
 
 
 @data_app.command("import")
@@ -190,11 +202,27 @@ def data_remove(
         out.print(f"removed {name}, which was in {folder}")
 
 
-def _print(document: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(document)
-        return
-    table = Table(show_header=False)
-    for key, value in document.items():
-        table.add_row(key, json.dumps(value) if not isinstance(value, str) else value)
-    out.print(table)
+def _in_words(document: dict[str, Any], environment: str) -> Iterator[tuple[str, str]]:
+    """What a dataset is, line by line."""
+    yield "dataset", document["name"]
+    limit = counted(document["max_episode_steps"], "step")
+    yield "environment", f"{environment}, at most {limit} an episode"
+    episodes, transitions = document["episodes"], document["transitions"]
+    yield "data", f"{counted(episodes, 'episode')}, {counted(transitions, 'transition')}"
+    ends = document["terminated"], document["truncated"]
+    yield "episodes end", "{:,} by themselves, {:,} by a limit of time".format(*ends)
+    constant = document["constant_observation_dimensions"]
+    still = f", of which {', '.join(map(str, constant))} never change" if constant else ""
+    yield "a state", counted(document["observation_dimensions"], "dimension") + still
+    yield "an action", counted(document["action_dimensions"], "dimension")
+    for what in ("return", "normalized return"):
+        summary = document[what.replace(" ", "_") + "s"]
+        if summary:
+            yield what, "mean {mean:,.1f}, from {min:,.1f} to {max:,.1f}".format(**summary)
+    scores = document["reference_scores"]
+    if scores:
+        source = document["reference_source"]
+        yield "reference scores", "random {:,g}, expert {:,g}".format(*scores) + f" ({source})"
+    else:
+        yield "reference scores", "none, so that no return is normalised; see `--reference`"
+    yield "content", f"{document['content_hash'][:16]}... (the whole hash is in `--json`)"

@@ -1,13 +1,14 @@
 """`sdw launch`, `resume`, `status`, `export` and the like: what is done with a study."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdw_core.console import line
-from sdw_core.labels import counted
+from sdw_core.console import Table, line
+from sdw_core.labels import FILM, counted
 from study.api import STUDIES, Study, WorkFailed, open_either
 from study.cli import completion
 from study.cli.common import (
@@ -153,33 +154,60 @@ def validate(
     if as_json:
         print_json(document)
         return
-    settings, dataset, need = document["study"], document["dataset"], document["estimate"]
-    distill, resources = document["pipeline"]["distill"], settings["resources"]
-    out.print(
-        line((settings["name"], "bold"), f": {settings['trials']} trials on {dataset['name']}")
-    )
-    out.print(
-        f"{dataset['environment']}, {dataset['episodes']} episodes, {dataset['transitions']} "
-        "transitions"
-    )
+    name_and_size = f": {counted(document['study']['trials'], 'trial')}"
+    out.print(line((document["study"]["name"], "bold"), name_and_size))
+    table = Table(show_header=False)
+    for what, said in _plan_in_words(document):
+        table.add_row(what, said)
+    out.print(table)
+
+
+def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a study would run, line by line."""
+    dataset, need = document["dataset"], document["estimate"]
+    resources = document["study"]["resources"]
+    episodes, transitions = dataset["episodes"], dataset["transitions"]
+    yield "dataset", dataset["name"]
+    yield "", f"{counted(episodes, 'episode')}, {counted(transitions, 'transition')}"
+    yield "environment", dataset["environment"]
     for path, distribution in document["search"].items():
-        ranges = (f"{k} {v}" for k, v in distribution.items() if v is not None and v is not False)
-        out.print(f"  search {path}: {', '.join(ranges)}")
-    for objective in settings["objectives"]:
-        out.print(f"  objective {objective['metric']}: {objective['mode']}")
-    out.print(
-        f"  each trial: {distill['objective']}, {distill['outer_steps']} outer x "
-        f"{distill['inner_steps']} inner steps, {distill['seeds']} seed(s), "
-        f"{resources['cpu']} CPU, {resources['gpu']:g} GPU"
-    )
-    gpu = need["gpu_memory_per_trial"]
-    out.print(
-        f"  about {need['disk'] / 1e6:.0f} MB of disk, {need['disk_per_trial'] / 1e6:.1f} MB a "
-        f"trial; {need['memory'] / 1e9:.1f} GB of memory for {need['trials_at_a_time']} at a time"
-        + (f", {gpu / 1e9:.1f} GB on the GPU each" if gpu else "")
-    )
-    if cluster:
-        out.print(f"  {cluster} is valid for the Ray cluster launcher")
+        yield "search", f"{path}: {range_in_words(distribution)}"
+    for objective in document["study"]["objectives"]:
+        better = "higher" if objective["mode"] == "max" else "lower"
+        yield "objective", f"{objective['metric']}, the {better} the better"
+    distill = document["pipeline"]["distill"]
+    steps = "{outer_steps:,} outer x {inner_steps:,} inner steps".format(**distill)
+    seeds = counted(distill["seeds"], "distillation seed")
+    yield "each trial", f"{distill['objective']}, {steps}, {seeds}"
+    gpus = f", {resources['gpu']:g} GPU" if resources["gpu"] else ""
+    yield "", f"{counted(resources['cpu'], 'core')}{gpus}"
+    disk, a_trial = need["disk"] / 1e6, need["disk_per_trial"] / 1e6
+    yield "needs", f"about {disk:,.0f} MB of disk, {a_trial:,.1f} MB a trial"
+    memory, gpu = need["memory"] / 1e9, need["gpu_memory_per_trial"] / 1e9
+    at_a_time = counted(need["trials_at_a_time"], "trial")
+    on_gpu = f", {gpu:,.1f} GB on the GPU each" if gpu else ""
+    yield "", f"{memory:,.1f} GB of memory for {at_a_time} at a time{on_gpu}"
+    if document["cluster"]:
+        yield "cluster", f"{document['cluster']} is valid for the Ray cluster launcher"
+
+
+def range_in_words(distribution: dict[str, Any]) -> str:
+    """Where a setting is looked for.
+
+    >>> range_in_words({"type": "int", "low": 8, "high": 1024, "log": True, "step": 1})
+    'whole numbers from 8 to 1,024, evenly in the logarithm'
+    >>> range_in_words({"type": "categorical", "choices": [[0.5, 1], "all", None]})
+    'one of [0.5, 1], all, null'
+    """
+    if distribution["type"] == "categorical":
+        choices = distribution["choices"]
+        return "one of " + ", ".join(c if isinstance(c, str) else json.dumps(c) for c in choices)
+    whole = distribution["type"] == "int"
+    low, high = (f"{distribution[end]:,{'' if whole else 'g'}}" for end in ("low", "high"))
+    step = distribution["step"]
+    steps = "" if step is None or (whole and step == 1) else f" in steps of {step:g}"
+    evenly = ", evenly in the logarithm" if distribution["log"] else ""
+    return f"{'whole ' if whole else ''}numbers from {low} to {high}{steps}{evenly}"
 
 
 def status(
@@ -228,6 +256,12 @@ def export(
         ),
     ] = None,
     license: License = None,
+    film: Annotated[
+        bool,
+        typer.Option(
+            "--film", help="Film the policies, for the card; see `render`.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
 ) -> None:
@@ -238,7 +272,7 @@ def export(
     """
     found = Study.open(study, storage)
     with log.working("re-evaluating on fresh seeds"):
-        folders = found.export(to, top, pareto, license)
+        folders = found.export(to, top, pareto, license, film)
     if as_json:
         print_json({"study": found.name, "folders": [str(path) for path in folders]})
     else:
@@ -365,5 +399,5 @@ def _made(snapshot: "Snapshot") -> dict[str, Path]:
     return {
         "rows": exports[0] if len(exports) == 1 else folder.exports,
         "report": folder.report,
-        "film": folder.path / "film.mp4",
+        "film": (exports or [folder.exports])[0] / FILM,
     }

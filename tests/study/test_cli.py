@@ -674,6 +674,12 @@ def test_validate_says_what_would_run(capsys):
     assert document["dataset"]["transitions"] == 49756
     assert set(document["search"]) == {"weighting.temperature", "distill.synthetic_size"}
     assert document["cluster"] == cluster
+    _, out, _ = sdw(capsys, "validate", "quickstart", "--cluster", cluster)
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    sizes = "search distill.synthetic_size: whole numbers from 16 to 128, evenly in the logarithm"
+    assert sizes in lines
+    assert "objective normalized_return, the higher the better" in lines
+    assert f"cluster {cluster} is valid for the Ray cluster launcher" in lines
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`sdw data`: what each command prints, and what it refuses."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -111,3 +112,19 @@ def test_describe_takes_what_a_spec_may_say(sdw, swing):
     assert json.loads(out)["reference_scores"] == [-9, 3]
     _, out, _ = sdw("data", "describe", swing, "--clip-actions", "--json")
     assert json.loads(out)["content_hash"] == load(swing).content_hash
+
+
+def test_describe_and_check_speak_in_words_and_rounded_numbers(sdw, swing):
+    for command in ("describe", "check"):
+        for dataset in (BUNDLED, swing):
+            status, out, _ = sdw("data", command, dataset)
+            assert status == 0
+            assert not re.search(r"[{}\[\]\"]|\d{17}|\d\.\d{5}|_", out.replace("random_", "")), out
+    _, out, _ = sdw("data", "describe", BUNDLED)
+    lines = [re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines()]
+    said = dict(lines)
+    assert said["data"] == "285 episodes, 49,756 transitions"
+    assert said["normalized return"] == "mean 15.8, from 0.8 to 101.5"
+    assert said["reference scores"].startswith("random -20.2723, expert 3,234.3 (")
+    _, out, _ = sdw("data", "describe", swing)
+    assert "none, so that no return is normalised" in out

@@ -10,6 +10,7 @@ import pytest
 from sdw_core.files import read_json
 from sdw_core.identity import Sources
 from search_spaces import Cell, ComparisonSpec, load_comparison
+from study.cli.compare import print_standings
 from study.comparison import Results, final_cell, ready, title
 from study.figures import draw
 from study.standings import COLUMNS, Standings
@@ -114,6 +115,19 @@ def test_the_table_says_last_and_best_and_what_was_chosen(
     assert any("gain +12.5" in line for line in lines)
 
 
+def test_a_terminal_gets_tables_and_no_markdown(
+    spec: ComparisonSpec, results: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standings = Standings.of(spec, results)
+    print_standings(standings)
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if "|" in line or "---" in line]
+    rows = [" ".join(standings.table(which)[2]).split() for which in ("last", "best")]
+    assert rows[0][:7] == ["SDW", "36.5", "+-", "7.8", "41.5", "+-", "0.7"]
+    assert [line.split() for line in lines if line.startswith("SDW  ")] == rows
+    assert "- SDW, a/one-v0: weighting.temperature 0.5" in lines
+
+
 def test_a_cell_that_failed_leaves_the_others_whole(
     spec: ComparisonSpec, results: Results, tmp_path: Path
 ) -> None:
@@ -168,7 +182,7 @@ def test_one_seed_has_no_interval(spec: ComparisonSpec, results: Results) -> Non
     standings = Standings.of(spec, results)
     text = standings.markdown()
     assert (
-        "SDW over Av-PBC, 2 dataset(s): gain +10.0 (+50.0 %), probability of improvement 1.00.\n"
+        "SDW over Av-PBC, 2 datasets: gain +10.0 (+50.0 %), probability of improvement 1.00.\n"
         "- a/one-v0: +10.0\n- a/two-v0: +10.0\n"
     ) in text
     document = json.loads(json.dumps(standings.to_json(), allow_nan=False))
