@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from subprocess import PIPE, Popen, TimeoutExpired
 from time import monotonic, time
@@ -236,7 +237,8 @@ def tracked(folder: "StudyFolder") -> Iterator[None]:
                     stdout=log,
                     stderr=log,
                     cwd=home,  # what a tracker writes where it stands
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                    env=os.environ
+                    | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
                     start_new_session=True,  # Ctrl-C is for the study
                 )
         yield
@@ -297,8 +299,8 @@ class Follower:
 
     def look(self) -> None:
         """Hand on what is new."""
-        for path in sorted(self._folder.trials.glob("*/curves.json")):
-            number = int(path.parent.name)
+        begun = (self._folder.trials.glob(f"*/{name}.json") for name in ("curves", "result"))
+        for number in sorted({int(path.parent.name) for path in chain(*begun)}):
             known = self._handed.get(number)
             if not known or not known.ended:
                 self._hand_on(number)

@@ -121,6 +121,13 @@ def test_a_run_ends_as_its_trial_does_and_keeps_its_export(folder, memory, outco
     assert list(memory.runs) == ["trial-0"]
 
 
+def test_a_trial_that_failed_before_it_told_anything_has_a_run_too(folder, memory) -> None:
+    trial = asked(folder)
+    write_json(trial / "result.json", TrialResult(outcome="FAILED").to_json())
+    Follower(folder, "memory").look()
+    assert memory.runs["trial-0"]["outcome"] == "FAILED"
+
+
 def test_a_tracker_that_is_unknown_or_not_installed_is_one_sentence() -> None:
     with pytest.raises(
         InputError, match=r"`study.trackers.0` cannot be 'wanbd': did you mean `wandb`"
