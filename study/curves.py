@@ -165,8 +165,8 @@ class TrialCurves:
         if not self._new:
             return
         self._earlier  # noqa: B018 (read before it is written over)
-        for (_, step), scalars in self._new.items():
-            self._events.add_scalars(step, scalars)
+        for stage, step in sorted(self._new):
+            self._events.add_scalars(step, self._new[stage, step])
         self._events.flush()
         self._new.clear()
         curves = {name: curve._asdict() for name, curve in self._curves.items() if curve.steps}

@@ -11,9 +11,12 @@ from time import sleep
 import psutil
 import pytest
 from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdw_core.cache import StageCache
 from sdw_core.files import read_json
+from sdw_core.progress import points_between
+from study.curves import read_curves
 from study.folder import StudyFolder
 from study.outcomes import config_hash
 from tests.integration.processes import LONG, World, ended, tiny_study, wait_until
@@ -123,11 +126,25 @@ def test_a_study_killed_in_a_distillation_ends_as_if_it_had_not_been(world: Worl
         assert one.intermediate_values == other.intermediate_values != {}
     rows = [folder.trial(0) / "rows.safetensors" for folder in folders]
     assert rows[0].read_bytes() == rows[1].read_bytes()
+    for number in range(2):
+        one, other = (read_curves(folder.trial(number)) for folder in folders)
+        assert {n: c for n, c in one.items() if "second" not in n} == {
+            n: c for n, c in other.items() if "second" not in n
+        }
+        assert one["return/rung"].steps
+        check_event_files(killed.trial(number))
 
 
 def steps_done(checkpoint: Path) -> int:
     with safe_open(checkpoint, framework="pt") as file:
         return int(file.metadata()["step"])
+
+
+def check_event_files(trial: Path) -> None:
+    """TensorBoard shows each point of each curve, once."""
+    seen = EventAccumulator(str(trial)).Reload()
+    for name, curve in read_curves(trial).items():
+        assert [event.step for event in seen.Scalars(name)] == curve.steps
 
 
 def check(folder: StudyFolder) -> None:
@@ -147,6 +164,9 @@ def check(folder: StudyFolder) -> None:
         if row.outcome == "COMPLETE":
             assert row.values == [result["metrics"]["normalized_return"]]
             assert (folder.trial(row.number) / "rows.safetensors").exists()
+            losses = read_curves(folder.trial(row.number))["distill/meta_loss"]
+            assert losses.steps == list(points_between(0, LONG, LONG))
+        check_event_files(folder.trial(row.number))
         assert not (folder.trial(row.number) / "checkpoint.safetensors").exists()
     entries = StageCache(folder.cache).entries()
     assert sorted(entry.stage for entry in entries) == ["density", "expert"]

@@ -54,6 +54,13 @@ def test_curves_are_the_same_in_the_file_and_in_tensorboard(tmp_path: Path) -> N
     assert scalars(seen, "density/held_out_log_likelihood") == {10: -6.25}
 
 
+def test_each_curves_points_are_in_order_whatever_steps_the_curves_share(tmp_path: Path) -> None:
+    with followed(tmp_path, "hash", None) as told:
+        told(LOSS, some(3, 6))
+        told("distill/inner_learning_rate_1", some(2, 4, 6))
+    assert list(scalars(board(tmp_path), "distill/inner_learning_rate_1")) == [2, 4, 6]
+
+
 def test_a_trial_that_told_nothing_leaves_nothing(tmp_path: Path) -> None:
     with followed(tmp_path, "hash", None):
         pass
