@@ -41,7 +41,8 @@ main { min-width: 0 }
 main code { overflow-wrap: anywhere }
 main img { max-width: min(100%, 32rem) }
 main .MuiCardContent-root > .MuiIconButton-root, main .MuiCard-root:has(> button),
-main [aria-label$=" study"], main button:has(> * > [data-testid="AddBoxIcon"]) { display: none }
+main [aria-label$=" study"], main button:has([data-testid="AddBoxIcon"]),
+main button:has([data-testid="StopCircleIcon"]) { display: none }
 @media (max-width: 600px) {
   main .MuiGrid-container { flex-direction: column; flex-wrap: nowrap }
   main .MuiGrid-container > .MuiGrid-item { max-width: 100%; flex-basis: auto }

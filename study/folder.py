@@ -479,9 +479,17 @@ def found(reference: str, storage: Path, *kinds: str) -> Path:
     Raises:
         InputError: there is no such folder; the message names the nearest.
     """
-    for candidate in (storage / reference, Path(reference)):
+    places = (storage / reference, Path(reference))
+    for candidate in places:
         if any((candidate / f"{kind}.yaml").is_file() for kind in kinds):
             return candidate.resolve()
+    for other in {"study", "comparison"} - {*kinds}:
+        for candidate in places:
+            if (candidate / f"{other}.yaml").is_file():
+                raise InputError(
+                    f"{reference!r} is a {other}, and a {kinds[0]} is asked for; name one, or see "
+                    f"the {other} with `sdw report {quote(str(candidate))}`."
+                )
     what = " or ".join(kinds)
     known = [path.parent.name for kind in kinds for path in storage.glob(f"*/{kind}.yaml")]
     hint = nearest(reference, known) if known else f"{str(storage)!r} holds no {what} yet."

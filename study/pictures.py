@@ -11,19 +11,18 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from safetensors.numpy import load_file
 
 from sdw_core.errors import InputError
+from sdw_core.labels import POSTER
 from sdw_core.plots import draw_states, drawn
 from sdw_core.style import PALE, SYNTHETIC
 from search_spaces import StudySpec
 from study.book import TrialRow
-from study.curves import read_curves
+from study.curves import Curve, read_curves
 from study.folder import StudyFolder
 from study.outcomes import COMPLETE, read_record, read_result
 
 CURVE, STATES, ROLLOUT = "learning-curve.png", "states.png", "rollout.png"
 KINDS = (CURVE, STATES, ROLLOUT)
 META_LOSS = "distill/meta_loss"
-POSTER = "film.png"
-"""What `sdw render` leaves in an export's folder."""
 
 
 class Pictures:
@@ -95,21 +94,25 @@ class Pictures:
         """The meta-loss and the return of a trial's policies, by outer step."""
         folder, content = self._folder.trial(number), BytesIO()
         curves, result = read_curves(folder), read_result(folder)
-        returns = {int(step): each for step, each in result.curve.items()} if result else {}
+        policies = {int(step): each for step, each in result.curve.items()} if result else {}
+        means = curves.get("return/mean")
+        if means is None:  # of an earlier version
+            means = Curve(list(policies), [float(np.mean(each)) for each in policies.values()])
         with drawn(content, 8, 3.6) as figure:
             left, right = figure.subplots(1, 2)
             for name, colour in ((META_LOSS, PALE), (f"{META_LOSS}_smoothed", SYNTHETIC)):
                 if name in curves:
                     left.plot(*curves[name], color=colour)
                     left.set_yscale("log")
-            left.set(xlabel="outer steps", xlim=(0, None))
             left.set_title("Meta-loss: of single steps (grey), smoothed")
-            for step, each in returns.items():
+            for step, each in policies.items():
                 right.plot([step] * len(each), each, "o", color=SYNTHETIC, alpha=0.35, markersize=4)
-            means = {step: float(np.mean(each)) for step, each in sorted(returns.items())}
-            right.plot(list(means), list(means.values()), "o-", color=SYNTHETIC)
-            right.set(xlabel="outer steps", xlim=(0, None))
+            right.plot(*means, "o-", color=SYNTHETIC)
             right.set_title("Normalised return: of each policy (pale), mean")
+            for axes, there in ((left, META_LOSS in curves), (right, means.steps)):
+                axes.set(xlabel="outer steps", xlim=(0, None))
+                if not there:
+                    axes.text(0.5, 0.5, "none yet", transform=axes.transAxes, ha="center")
         content.seek(0)
         return content
 

@@ -51,11 +51,11 @@ def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
         return
     table = Table(padding=(0, 1), header_style="dim")
     table.add_column("name")
-    table.add_column("", spare=3)
+    table.add_column("", spare=2)
     table.add_column("state")
     table.add_column("done", justify="right")
     table.add_column("best", justify="right")
-    table.add_column("", spare=2)
+    table.add_column("", spare=3)
     table.add_column("age", justify="right", spare=1)
     for each in found:
         table.add_row(

@@ -12,7 +12,9 @@ import pytest
 
 from sdw_core.config import PipelineConfig
 from sdw_core.errors import InputError
+from sdw_core.files import write_json
 from study import exhibit
+from study.curves import TrialCurves
 from study.dashboard import _guarded
 from study.exhibit import Exhibit
 from study.folder import StudyFolder
@@ -140,6 +142,21 @@ def test_a_film_that_is_rendered_meanwhile_is_shown(folder):
         each for each in shown(app)["trials"][0]["artifacts"] if each["filename"] == "rollout.png"
     )
     assert request(app, f"/artifacts/0/0/{poster['artifact_id']}")[2] == PNG
+
+
+def test_the_curve_of_a_trial_under_way_is_shown_from_its_first_point_on(folder):
+    with folder.seat.lock():  # a driver lives
+        StudySearch(folder.book()).suggest("a")
+        app = Exhibit(folder)
+        assert shown(app)["trials"][0]["artifacts"] == []
+        curves = TrialCurves(folder.trial(0))
+        curves("distill/meta_loss", {1: 0.5, 2: 0.25})
+        curves.close()
+        write_json(folder.trial(0) / "progress.json", {"stage": "distill", "fraction": 0.5})
+        (trial,) = shown(app)["trials"]
+    assert attributes(trial)["stage"] == "distill (5/6), 50 %"
+    assert [each["filename"] for each in trial["artifacts"]] == ["learning-curve.png"]
+    assert request(app, "/artifacts/0/0/0-0")[2][:4] == PNG
 
 
 def test_no_request_changes_or_deletes_anything(folder):

@@ -25,6 +25,14 @@ from study.search import StudySearch
 from tests.study.conftest import small_spec
 
 
+def test_a_comparison_is_not_taken_for_a_study(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "comparison.yaml").touch()
+    said = f"'mine' is a comparison, .* see the comparison with `sdw report {tmp_path / 'mine'}`"
+    with pytest.raises(InputError, match=said):
+        StudyFolder.find("mine", tmp_path)
+
+
 def test_a_new_folder_holds_the_resolved_spec_and_nothing_else(folder):
     assert [path.name for path in folder.path.iterdir()] == ["study.yaml"]
     assert folder.spec() == small_spec("study.database=sqlite")

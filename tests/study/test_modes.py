@@ -141,7 +141,7 @@ def test_the_dashboard_serves_a_study_that_cannot_be_written(read_only):
     with subprocess.Popen([*serve, "--port", "0"], stderr=subprocess.PIPE, text=True) as dashboard:
         try:
             said = "".join(dashboard.stderr.readline() for _ in range(4))
-            assert "hopper-quickstart" in read(f"{addresses(said)[0]}api/studies")
+            assert read_only.name in read(f"{addresses(said)[0]}api/studies")
         finally:
             dashboard.kill()
     assert times(read_only) == before
