@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         SourceChanged,
         StopRequested,
     )
+    from sdw_core.film import Film, render
     from sdw_core.pipeline import Pipeline
     from sdw_core.result import PipelineResult
 
@@ -48,6 +49,7 @@ __all__ = [
     "DistillConfig",
     "DivergenceError",
     "EvaluationConfig",
+    "Film",
     "InputError",
     "OfflineDataset",
     "OwnExpertConfig",
@@ -61,12 +63,14 @@ __all__ = [
     "WeightingConfig",
     "load",
     "read_artifact",
+    "render",
 ]
 _ROOMS = {
     "artifact": {"Artifact", "read_artifact"},
     "cloned": {"ClonedPolicy"},
     "dataset": {"OfflineDataset", "load"},
     "errors": {"DivergenceError", "InputError", "SDWError", "SourceChanged", "StopRequested"},
+    "film": {"Film", "render"},
     "pipeline": {"Pipeline"},
     "result": {"PipelineResult"},
 }

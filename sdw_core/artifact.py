@@ -6,6 +6,7 @@ synthetic.parquet       the same rows, a column a dimension, and the actions cli
 manifest.json           environment, recipe, source, settings, scores, versions, checksums: see
                         `sdw_core.manifest`
 README.md, card.png     a dataset card with a picture
+film.mp4, .png, .gif    if it was made: a film of the policies, see `sdw_core.film`
 """
 
 import hashlib
@@ -43,8 +44,8 @@ from sdw_core.evaluate import (
     unsound,
 )
 from sdw_core.files import created_folder, sha256_of_file, sha256_of_json
+from sdw_core.labels import FILM
 from sdw_core.manifest import (
-    FILES,
     MOST_BYTES,
     MOST_WIDTH,
     NAME,
@@ -68,6 +69,10 @@ MOST_DATA = 1_000_000_000
 """Bytes of the rows, at most: distilled ones take a millionth of that."""
 EVIDENCE = ("source", "config", "distillation_seed", "evaluation", "scores")
 PACKAGES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
+
+
+Filming = Callable[["Artifact", Path], object]
+"""Writes a film of an artifact to a path, with its still and its GIF."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,13 +306,19 @@ def score(returns: NDArray[np.float64], seed: int, ensemble: int = 1) -> dict[st
     return summary.to_json()
 
 
-def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.float32]) -> None:
+def write_artifact(
+    artifact: Artifact,
+    folder: Path,
+    source_states: NDArray[np.float32],
+    film: Filming | None = None,
+) -> None:
     """Write the folder, whole or not at all, and read it back.
 
     Args:
         artifact: what to write.
         folder: must not exist.
         source_states: some of the source's normalised states [*, O], for the picture.
+        film: makes a film of it for the folder and its card; None: no film.
 
     Raises:
         InputError: the folder exists.
@@ -324,6 +335,8 @@ def write_artifact(artifact: Artifact, folder: Path, source_states: NDArray[np.f
         with created_folder(folder) as scratch:
             save_file(rows, scratch / DATA)
             artifact.frame().to_parquet(scratch / TABLE, index=False)
+            if film:
+                film(artifact, scratch / FILM)
             manifest = _manifest(artifact)
             write_card(manifest, artifact.states, source_states, scratch)
             manifest["files"] = {
@@ -401,7 +414,7 @@ def _read_rows(
         "observation_mean": (inputs,),
         "observation_scale": (inputs,),
     }
-    for name in FILES:
+    for name in manifest.files:
         if name != DATA:
             size = MOST_BYTES + (100 * count * (inputs + outputs) if name == TABLE else 0)
             _verified(folder, manifest, name, min(size, MOST_DATA))

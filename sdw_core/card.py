@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sdw_core import html
 from sdw_core.errors import InputError
-from sdw_core.labels import named
+from sdw_core.labels import FILM, GIF, POSTER, named
 from sdw_core.plots import draw_states, drawn
 from sdw_core.style import looks
 from sdw_core.validation import shown
@@ -56,6 +56,11 @@ MEMBERS = """
 It is an ensemble of {networks} networks; each of `networks` alone is a single policy. `sdw train` trains an ensemble of
 as many, and a single policy with `--ensemble 1`."""
 
+FILM_SHOWN = f"""
+![Episodes of the best, median and worst of fresh policies that were cloned from the rows, and of the expert]({GIF})
+"""
+FILM_LISTED = f"| `{FILM}`, `{POSTER}`, `{GIF}` | episodes of policies that were cloned from the rows: film, still, short form |\n"
+
 CARD = """\
 ---
 {front}---
@@ -72,7 +77,7 @@ seeds that the search never used).{ensembles}
 {table}
 
 ![Source and synthetic states on the source's first two principal components, and the return of each policy and of each of the expert's episodes](card.png)
-
+{film}
 0 is a random policy's return ({random:.1f}) and 100 an expert's ({expert:.1f}){reference_source}.
 
 The environment is {whole_environment}. {license}
@@ -94,7 +99,7 @@ In this folder, with `torch` and `safetensors` installed:
 |---|---|
 | `synthetic.safetensors` | `observations` [{rows}, {state}] and `actions` [{rows}, {action}] in environment units; `observation_mean`, `observation_scale` |
 | `synthetic.parquet` | the same rows, one column a dimension; `action_clipped_*` are the actions, clipped to the environment's bounds |
-| `manifest.json` | recipe, settings, source and its hash, seeds, scores with per-policy values, versions, checksums |
+{filmed}| `manifest.json` | recipe, settings, source and its hash, seeds, scores with per-policy values, versions, checksums |
 
 Method: objective `{objective}`, {weighting}. State Diversity Matters in Offline Behavior Distillation
 ([arXiv 2512.06692](https://arxiv.org/abs/2512.06692)), built on Offline Behavior Distillation
@@ -116,7 +121,7 @@ def write_card(
     source_states: NDArray[np.float32],
     folder: Path,
 ) -> None:
-    """Write `README.md` and `card.png` into the folder.
+    """Write `README.md` and `card.png` into the folder; a film that lies in it is shown.
 
     Args:
         manifest: what the rows are; checksums are not needed.
@@ -170,6 +175,8 @@ def write_card(
         ensembles=ensembles,
         members=members,
         table=table,
+        film=FILM_SHOWN if (folder / GIF).exists() else "",
+        filmed=FILM_LISTED if (folder / FILM).exists() else "",
         random=random,
         expert=expert,
         train=load + train,

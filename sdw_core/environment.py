@@ -294,8 +294,11 @@ class Environment:
         except (TypeError, ValueError):  # it is registered with what JSON cannot hold
             return _spec_json(dataclasses.replace(spec, kwargs=dict(self.kwargs)))
 
-    def make(self) -> Env:
+    def make(self, render_mode: str | None = None) -> Env:
         """Make it, without a window and without words.
+
+        Args:
+            render_mode: how it is to draw itself, as Gymnasium names it; None: not at all.
 
         Raises:
             InputError: its maker refuses.
@@ -304,7 +307,7 @@ class Environment:
         spec = self.spec()
         try:
             with quiet():
-                return gymnasium.make(spec)
+                return gymnasium.make(spec, render_mode=render_mode)
         except Exception as error:  # an environment may raise anything
             raise InputError(
                 f"the environment `{self}` cannot be made ({described(error)}): install what it "

@@ -305,6 +305,11 @@ def _blamed(environment: Environment) -> Iterator[None]:
         ) from error
 
 
+def start_of(seed: int, stage: str, policy: int, episode: int) -> int:
+    """What the environment is seeded with for a policy's episode in `rollout`."""
+    return derive_seed(seed, f"{stage}/episode", policy, episode) % 2**31
+
+
 @quiet()  # an environment may print and warn as it likes
 def rollout(
     act: Act,
@@ -331,8 +336,8 @@ def rollout(
     observations = np.zeros((len(environments), len(arena.units.observation_mean)), np.float32)
     with _blamed(arena.environment):
         for lane, env in enumerate(environments):
-            start = derive_seed(seed, f"{stage}/episode", *divmod(lane, episodes))
-            observations[lane], _ = env.reset(seed=start % 2**31)
+            start = start_of(seed, stage, *divmod(lane, episodes))
+            observations[lane], _ = env.reset(seed=start)
     returns = np.zeros(len(environments))
     active = list(range(len(environments)))
     step = 0

@@ -1,4 +1,7 @@
-"""Names and numbers in sentences, tables and figures."""
+"""Names and numbers in sentences, tables and figures, and of the films of exported rows."""
+
+FILM, POSTER, GIF = "film.mp4", "film.png", "film.gif"
+"""A film of the rows' policies, its still and its short form: an export has all three or none."""
 
 ROWS = {
     "normalized_return": "synthetic rows",

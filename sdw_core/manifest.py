@@ -34,6 +34,7 @@ from sdw_core.config import (
 from sdw_core.environment import OWN_WRAPPERS
 from sdw_core.errors import InputError
 from sdw_core.evaluate import Recipe
+from sdw_core.labels import FILM, GIF, POSTER
 from sdw_core.offline_dataset import LEAST_APART, MOST_APART, tell_apart
 from sdw_core.validation import parse, shown
 
@@ -44,7 +45,7 @@ OF_ENSEMBLES = "_ensemble"
 """Ends the name of a score whose policies are ensembles: `synthetic`, `synthetic_ensemble`."""
 FILES = ("README.md", "card.png", "synthetic.parquet", "synthetic.safetensors")
 MOST_BYTES = 10_000_000
-"""Of the manifest, the card or the picture: each is a hundredth of it."""
+"""Of the manifest, the card, a picture or the film: most are a hundredth of it."""
 MOST_WIDTH = 10_000
 """Dimensions of an observation or of an action."""
 
@@ -376,9 +377,9 @@ def _require_sound(manifest: FirstManifest) -> None:
                 raise InputError(
                     f"`scores.{name}{kind}.ensemble` must be {stated}, {why}, not {found.ensemble}."
                 )
-    if set(manifest.files) != set(FILES):
-        odd = sorted(set(manifest.files) ^ set(FILES))[0]
-        raise InputError(f"`files` must be {', '.join(FILES)}, and differs by {shown(odd)}.")
+    filmed = {FILM, POSTER, GIF} if FILM in manifest.files else set()
+    if odd := sorted(set(manifest.files) ^ {*FILES, *filmed}):
+        raise InputError(f"`files` must be {', '.join(FILES)}, and differs by {shown(odd[0])}.")
 
 
 def _require_harmless(environment: FirstEnvironmentSection, folder: Path) -> None:

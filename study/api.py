@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from time import sleep
@@ -375,6 +375,7 @@ class Study:
         top: int | None = None,
         pareto: bool = False,
         license: str | None = None,
+        film: bool = False,
     ) -> list[Path]:
         """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
 
@@ -384,6 +385,7 @@ class Study:
             pareto: refuse a study that has no Pareto front; one of two objectives always exports
                 its front.
             license: of the exports, such as cc-by-4.0; None: the source's.
+            film: make a film of each one's policies; see `sdw_core.render`.
 
         Returns:
             The folders.
@@ -406,7 +408,13 @@ class Study:
             )
         license = None if license is None else require_license(license)
         numbers = self.folder.book().best(1 if top is None else checked(top, Count, "top"))
-        return export(self.folder, numbers, checked(to, Path, "to") if to else None, license)
+        where = checked(to, Path, "to") if to else None
+        filming = None
+        if film:
+            from sdw_core.film import render
+
+            filming = partial(render, cache=self.folder.cache)
+        return export(self.folder, numbers, where, license, filming)
 
     def report(self, to: Path | str | None = None) -> Path:
         """Write the study as one HTML page that loads nothing else, the answer first.

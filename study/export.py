@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sdw_core.artifact import Artifact, read_artifact, refuse_existing, write_artifact
+from sdw_core.artifact import Artifact, Filming, read_artifact, refuse_existing, write_artifact
 from sdw_core.config import PipelineConfig, as_written
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
@@ -19,6 +19,7 @@ from sdw_core.evaluate import Arena
 from sdw_core.evidence import confirmed_scores, evidence_of, networks_of, source_states
 from sdw_core.files import read_whole, sha256_of_file, write_json
 from sdw_core.identity import METHOD, Sources
+from sdw_core.labels import FILM
 from sdw_core.protocols import own_recipe
 from sdw_core.units import Units
 from sdw_core.validation import parse
@@ -158,7 +159,11 @@ def _require_rows_of(
 
 
 def export(
-    folder: StudyFolder, numbers: list[int], to: Path | None = None, license: str | None = None
+    folder: StudyFolder,
+    numbers: list[int],
+    to: Path | None = None,
+    license: str | None = None,
+    film: Filming | None = None,
 ) -> list[Path]:
     """Write one folder a trial, `to/trial-N`.
 
@@ -170,6 +175,8 @@ def export(
         numbers: COMPLETE trials.
         to: where; None: the study's own `exports`.
         license: as for `evidence_of`.
+        film: as for `write_artifact`; one that was written before without a film gets it beside
+            what its manifest lists.
 
     Raises:
         InputError: there is nothing to export, or a folder exists, or cannot be written, or holds
@@ -191,6 +198,8 @@ def export(
         if target.exists():
             artifact = read_artifact(target, trust=True)
             _require_rows_of(artifact, target, trial, config, result, rows)
+            if film and not (target / FILM).exists():
+                film(artifact, target / FILM)
             continue
         if config.source not in datasets:
             datasets[config.source] = load_dataset(config)
@@ -200,5 +209,5 @@ def export(
         check_writable(to or folder.exports, "to")
     for number, target, dataset in wanted:
         confirmed = confirm(folder, number, dataset, license)
-        write_artifact(confirmed.artifact, target, confirmed.source_states)
+        write_artifact(confirmed.artifact, target, confirmed.source_states, film)
     return targets

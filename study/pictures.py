@@ -11,6 +11,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from safetensors.numpy import load_file
 
 from sdw_core.errors import InputError
+from sdw_core.labels import POSTER
 from sdw_core.plots import draw_states, drawn
 from sdw_core.style import PALE, SYNTHETIC
 from search_spaces import StudySpec
@@ -22,8 +23,6 @@ from study.outcomes import COMPLETE, read_record, read_result
 CURVE, STATES, ROLLOUT = "learning-curve.png", "states.png", "rollout.png"
 KINDS = (CURVE, STATES, ROLLOUT)
 META_LOSS = "distill/meta_loss"
-POSTER = "film.png"
-"""What `sdw render` leaves in an export's folder."""
 
 
 class Pictures:

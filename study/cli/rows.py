@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sdw_core.console import Table
 from sdw_core.errors import InputError
 from sdw_core.labels import named
 from search_spaces import load_spec
@@ -242,6 +243,74 @@ def evaluate(
     if artifact.ensemble > 1:
         scores[named("in the manifest", artifact.ensemble)] = stated["synthetic_ensemble"]
     out.print(returns_table(scores))
+
+
+@shows_progress
+def render(
+    folder: Exported,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Film to write, FILE.mp4; default: film.mp4 in DIR.",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    policies: Annotated[
+        int | None,
+        typer.Option(
+            help="Fresh policies to choose from.", min=1, metavar="K", rich_help_panel=EPISODES
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of policies and episodes.", min=0, metavar="S", rich_help_panel=EPISODES
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Of the film, from the start of the episodes.", metavar="T")
+    ] = 8,
+    width: Annotated[
+        int, typer.Option(help="Of one picture, pixels.", min=64, max=1920, metavar="PX")
+    ] = 384,
+    no_expert: Annotated[
+        bool, typer.Option("--no-expert", help="Do not show the rows' expert beside them.")
+    ] = False,
+    cache: Cache = STUDIES / "cache",
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Film the best, median and worst policy of exported rows.
+
+    K policies are trained by the rows' own recipe, and the expert is shown beside those three. A
+    still and a short GIF are written beside the film. A machine without a display needs EGL or
+    OSMesa for MuJoCo: on Debian, libegl1 and libgl1-mesa-dri.
+
+    Examples:
+        sdw render best/trial-7
+        sdw render best/trial-7 --to film.mp4 --seconds 20
+    """
+    from sdw_core.artifact import read_artifact
+    from sdw_core.film import render as filmed
+    from sdw_core.labels import FILM
+    from study.preflight import check_writable
+
+    artifact, to = read_artifact(folder, trust), to or folder / FILM
+    check_writable(to.resolve().parent, "to")
+    with log.working() as say:
+        film = filmed(artifact, to, policies, seed, seconds, width, not no_expert, cache, say)
+    if as_json:
+        print_json(film.to_json())
+        return
+    table = Table("shown", "normalised return of the episode")
+    for name, score in film.scores.items():
+        table.add_row(name, f"{score:.1f}")
+    out.print(table)
+    if film.without_expert and not no_expert:
+        out.print(f"without the expert: {film.without_expert}")
+    for what, path in (("film", film.film), ("still", film.poster), ("GIF", film.gif)):
+        out.print(f"  {what:<6} {path}")
 
 
 def _print_protocols(document: dict[str, Any], as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdw_core.console import Table, line
-from sdw_core.labels import counted
+from sdw_core.labels import FILM, counted
 from study.api import STUDIES, Study, WorkFailed, open_either
 from study.cli import completion
 from study.cli.common import (
@@ -256,6 +256,12 @@ def export(
         ),
     ] = None,
     license: License = None,
+    film: Annotated[
+        bool,
+        typer.Option(
+            "--film", help="Film the policies, for the card; see `render`.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
 ) -> None:
@@ -266,7 +272,7 @@ def export(
     """
     found = Study.open(study, storage)
     with log.working("re-evaluating on fresh seeds"):
-        folders = found.export(to, top, pareto, license)
+        folders = found.export(to, top, pareto, license, film)
     if as_json:
         print_json({"study": found.name, "folders": [str(path) for path in folders]})
     else:
@@ -393,5 +399,5 @@ def _made(snapshot: "Snapshot") -> dict[str, Path]:
     return {
         "rows": exports[0] if len(exports) == 1 else folder.exports,
         "report": folder.report,
-        "film": folder.path / "film.mp4",
+        "film": (exports or [folder.exports])[0] / FILM,
     }
