@@ -11,6 +11,7 @@ as much as policies differ, and some of them FAILED. The database is made from t
 import argparse
 import json
 import math
+import resource
 import shutil
 import subprocess
 import sys
@@ -63,20 +64,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as storage:
         folder = made(Path(storage), arguments.trials, arguments.computed)
         export(folder, folder.book().best())
-        begun = perf_counter()
+        begun, busy = perf_counter(), processor_seconds()
         command = [sys.executable, "-m", "study.cli", "report", str(folder.path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         document: dict[str, Any] = {
             "machine": machine.describe(torch.device("cpu")),
             "trials": arguments.trials,
             "seconds": perf_counter() - begun,
+            "processor_seconds": processor_seconds() - busy,
             "megabytes": folder.report.stat().st_size / 1e6,
             "targets": TARGETS,
         }
         if arguments.keep:
             shutil.copy(folder.report, arguments.keep)
-    text = "{trials} trials: {seconds:.1f} s, {megabytes:.2f} MB".format(**document)
+    took = "{seconds:.1f} s ({processor_seconds:.1f} s of processor time)".format(**document)
+    text = f"{arguments.trials} trials: {took}, {document['megabytes']:.2f} MB"
     print(json.dumps(document, indent=2) if arguments.json else text)
+
+
+def processor_seconds() -> float:
+    """Of the processes that this one waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def made(storage: Path, trials: int, computed: int) -> StudyFolder:

@@ -16,7 +16,7 @@ from sdw_core.artifact import versions
 from sdw_core.distill.stability import smoothed, stretch
 from sdw_core.errors import SDWError
 from sdw_core.files import read_whole
-from sdw_core.labels import ROWS, named
+from sdw_core.labels import GIF, POSTER, ROWS, named
 from sdw_core.statistics import ReturnSummary, summarize
 from study.book import ENSEMBLE, TrialBook, TrialRow
 from study.folder import StudyFolder
@@ -30,7 +30,7 @@ RIVALS = 10
 """Trials next to the winner that are held against it."""
 CURVES = 5
 """Trials whose learning curves are shown."""
-LARGEST = 1_500_000
+LARGEST = 2_000_000
 """Bytes of a picture that a page takes in."""
 AMONG_BEST = 5
 """Trials that importances need among the best, as PED-ANOVA's authors advise."""
@@ -119,7 +119,10 @@ def _answer(
             for k, s in confirmed.items()
             if k in ROWS and k != key
         ]
-        sentences.append(f"Beside it: {'; '.join(beside)}. 0 is a random policy, 100 an expert.")
+        sentences.append(
+            f"Beside it: {'; '.join(beside)}. At 0 is a random policy, at 100 the expert of the "
+            "dataset's reference scores."
+        )
         tables.append(_returns(best, confirmed))
     else:
         score = number(figures.value_of(best, 0))
@@ -249,8 +252,8 @@ def _film(snapshot: Snapshot) -> dict[str, str]:
     if len(snapshot.best) != 1 or not snapshot.exports:
         return {}
     found = {}
-    for kind in ("gif", "png"):
-        path = snapshot.exports[0] / f"film.{kind}"
+    for kind, name in (("gif", GIF), ("png", POSTER)):
+        path = snapshot.exports[0] / name
         if path.is_file() and path.stat().st_size <= LARGEST:
             content = b64encode(path.read_bytes()).decode()
             found[kind] = f"data:image/{kind};base64,{content}"

@@ -9,6 +9,8 @@ import pytest
 from sdw_core.artifact import read_artifact, score
 from sdw_core.config import EvaluationConfig
 from sdw_core.errors import InputError
+from sdw_core.files import sha256_of_json
+from sdw_core.labels import FILM, GIF, POSTER
 from study.export import export
 from study.folder import StudyFolder
 from study.runner import _outcome
@@ -181,3 +183,30 @@ def test_a_study_without_a_complete_trial_has_nothing_to_export(folder, tmp_path
     with pytest.raises(InputError, match="no COMPLETE trial"):
         export(folder, folder.book().best(), tmp_path / "exports")
     assert not (tmp_path / "exports").exists()
+
+
+def test_a_film_is_part_of_a_new_export_and_is_laid_beside_one_that_was_there(finished, tmp_path):
+    """Which is then left as it is, and is read as before."""
+    made = []
+
+    def film(artifact, to):
+        made.append(to)
+        for name in (FILM, POSTER, GIF):
+            (to.parent / name).write_bytes(b"pictures")
+
+    (new,) = export(finished, [0], tmp_path / "new", film=film)
+    manifest = json.loads((new / "manifest.json").read_text())
+    assert {FILM, POSTER, GIF} < set(manifest["files"])
+    assert f"]({GIF})" in (new / "README.md").read_text()
+    (own,) = export(finished, [0])
+    before = (own / "manifest.json").read_bytes()
+    assert export(finished, [0], film=film) == export(finished, [0], film=film) == [own]
+    assert (own / GIF).read_bytes() == b"pictures"
+    assert (own / "manifest.json").read_bytes() == before
+    assert made[1:] == [own / FILM]  # once
+    shutil.rmtree(own)
+    del manifest["files"][GIF], manifest["checksum"]
+    manifest["checksum"] = sha256_of_json(manifest)
+    (new / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"`files` must be .* differs by 'film.gif'"):
+        read_artifact(new)
