@@ -44,7 +44,7 @@ FRAMES_A_SECOND, SECONDS, WIDTH = 25, 8.0, 384
 """Of the film at most; of its length and of one picture's width, where no other is asked for."""
 STRIP, MARGIN, LETTERS = 26, 8, 13
 """Height of a line of text, the space round it, and the size of its letters, pixels."""
-GIF_FRAMES_A_SECOND, GIF_BYTES, GIF_SCALES = 8, 3_000_000, (0.75, 0.6, 0.45, 0.3)
+GIF_FRAMES_A_SECOND, GIF_BYTES, GIF_SCALES = 8, 2_000_000, (0.75, 0.6, 0.45, 0.3)
 """Of the GIF at most; its scales, of which the first is taken that is small enough."""
 POSTER = 0.4
 """Where in the film its still is taken."""

@@ -30,7 +30,7 @@ RIVALS = 10
 """Trials next to the winner that are held against it."""
 CURVES = 5
 """Trials whose learning curves are shown."""
-LARGEST = 1_500_000
+LARGEST = 2_000_000
 """Bytes of a picture that a page takes in."""
 AMONG_BEST = 5
 """Trials that importances need among the best, as PED-ANOVA's authors advise."""

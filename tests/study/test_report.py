@@ -178,7 +178,7 @@ def test_figures_are_plotlys(page: Page, pareto: StudyFolder, spec: ComparisonSp
 def test_a_film_of_the_best_is_in_its_page_unless_it_is_large(ran: StudyFolder):
     (exported,) = Snapshot.of(ran).exports
     (exported / "film.gif").write_bytes(b"GIF89a")
-    (exported / "film.png").write_bytes(bytes(2_000_000))
+    (exported / "film.png").write_bytes(bytes(2_500_000))
     text = study_page(ran)
     assert 'src="data:image/gif;base64,R0lGODlh"' in text
     assert "data:image/png" not in text
