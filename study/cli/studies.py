@@ -354,7 +354,7 @@ def _print_study(snapshot: "Snapshot") -> None:
     """The trials, why some failed, the winner on fresh seeds, what lies where, and how to go on."""
     from study.tables import trial_table
 
-    out.print(trial_table(snapshot))
+    out.print(trial_table(snapshot) if snapshot.trials else "no trial was begun yet")
     for group in snapshot.failures:
         trials = ", ".join(map(str, group.trials[:SHOWN])) + ", ..." * (len(group.trials) > SHOWN)
         out.print(f"{counted(len(group.trials), 'trial')} FAILED ({trials}): {group.reason}")
@@ -369,9 +369,9 @@ def _print_study(snapshot: "Snapshot") -> None:
         _print_best(snapshot)
     for what, path in _made(snapshot):
         if path.exists():
-            out.print(f"  {what:<17}{path}")
+            out.print(f"  {what:<18}{path}")
     for what, command in snapshot.next_commands[:3]:
-        out.print(f"  {what:<17}{command}")
+        out.print(f"  {what:<18}{command}")
 
 
 def _print_best(snapshot: "Snapshot") -> None:

@@ -26,7 +26,7 @@ def watch(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False)
         print_json(found.status())
     elif watch(found.folder, out) and out.is_terminal:
         for what, command in found.snapshot().next_commands:
-            out.print(f"  {what:<17}{command}")
+            out.print(f"  {what:<18}{command}")
 
 
 def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
