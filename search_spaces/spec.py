@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
-from sdw_core.config import Config, Count, PipelineConfig, Runs, Seconds, Seed, identifying
+from sdw_core.config import Config, Count, PipelineConfig, Runs, Seconds, Seed, added, identifying
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from sdw_core.registry import REGISTRIES, look_in
@@ -162,6 +162,12 @@ class StudyConfig(Config):
         None,
         description="where and how lagging trials are ended; null: every trial runs to its end",
     )
+    trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = Field(
+        (),
+        json_schema_extra=added([]),
+        description="experiment trackers that get a run a trial: its curves, its settings, and the "
+        "files of its export; `pip install 'sdw-obd[wandb]'` or `[mlflow]`, or `trackio`",
+    )
 
 
 class StudySpec(Config):
@@ -179,7 +185,7 @@ class StudySpec(Config):
         document: Document = identifying(self)
         running = (
             *("name", "trials", "concurrency", "resources", "database"),
-            *("time_budget", "trial_timeout", "max_identical_failures"),
+            *("time_budget", "trial_timeout", "max_identical_failures", "trackers"),
         )
         for key in running:
             del document["study"][key]

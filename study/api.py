@@ -488,9 +488,10 @@ class Study:
         from study.display import Display
         from study.export import export
         from study.runner import drive
+        from study.trackers import tracked
 
         folder, way_on = self.folder, f"go on with `sdw resume {self.folder.called}`"
-        with going_on_with(way_on):
+        with going_on_with(way_on), tracked(folder):
             given_up = drive(folder, address, Display(folder, _shown(progress)))
             book = folder.book()
             winners, remaining = book.best(), book.remaining()

@@ -11,6 +11,7 @@ rebuilding         present while the database is rebuilt
 cache/             stage results that trials share
 trials/N/          record, progress, curves, checkpoint, rows and result of trial N
 tune/              Ray Tune's own records
+trackers/          what `study.trackers` were handed, and what they said
 exports/           exported synthetic datasets
 report.html        the study on one page
 """

@@ -26,6 +26,7 @@ from sdw_core.resources import available_memory, usable_cpus
 from search_spaces import Choice, StudySpec
 from search_spaces.spec import Resources
 from study.folder import StudyFolder
+from study.trackers import require_trackers
 
 PROCESS = 700_000_000
 """Bytes of a worker beside its data and its engine: interpreter, torch, Ray, and their arenas."""
@@ -97,8 +98,10 @@ def check_study(spec: StudySpec) -> dict[str, OfflineDataset]:
         `PipelineConfig.source` -> dataset, of all that the search can reach.
 
     Raises:
-        InputError: a dataset is not there, or settings do not fit it, or there is no such GPU.
+        InputError: a dataset is not there, or settings do not fit it, or there is no such GPU, or a
+            tracker's package is not installed.
     """
+    require_trackers(spec)
     reached = [*spec.reaching(), *spec.extremes()]
     datasets = load_datasets([spec.pipeline, *reached])
     for config in reached:
