@@ -43,12 +43,13 @@ def drawn(to: Path | IO[bytes], width: float, height: float) -> Iterator[Figure]
         figure.savefig(to, dpi=130, format="png")
 
 
-def logarithmic(axes: Axes) -> None:
-    """A logarithmic horizontal axis that says 0.02 and not 2 x 10^-2."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def logarithmic(axes: Axes, which: str = "x") -> None:
+    """A logarithmic axis, `x` or `y`, that says 0.02 and not 2 x 10^-2."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axis.set_major_formatter(lambda value, place: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def label_ends(axes: Axes, ends: Mapping[str, tuple[float | None, float, str]], gap: float) -> None:

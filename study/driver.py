@@ -111,8 +111,8 @@ class Seat:
     def driver(self) -> dict[str, Any]:
         """What a driver wrote of itself; nothing once it left.
 
-        `host`, `pid`, `begun` (epoch seconds); of a study also `ray_dashboard` and
-        `trials_at_a_time`.
+        `host` and `pid`; of a study also `ray_dashboard`, `begun` (when its Ray ran, epoch seconds)
+        and `trials_at_a_time`.
         """
         return read_whole(self.note) or {}
 
@@ -137,11 +137,7 @@ class Heartbeat:
 
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
-        self._own: dict[str, Any] = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "begun": time(),
-        }
+        self._own: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
         self._other: dict[str, Any] | None = None
         self._heard = time()
 

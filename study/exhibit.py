@@ -39,7 +39,7 @@ FRESH = 2.0
 STYLE = """<style>
 main { min-width: 0 }
 main code { overflow-wrap: anywhere }
-main img { max-width: min(100%, 32rem) }
+main img { max-width: min(100%, 34rem) !important }
 main .MuiCardContent-root > .MuiIconButton-root, main .MuiCard-root:has(> button),
 main [aria-label$=" study"], main button:has([data-testid="AddBoxIcon"]),
 main button:has([data-testid="StopCircleIcon"]) { display: none }

@@ -54,11 +54,11 @@ def returns_figure(standings: Standings, path: Path) -> None:
             axes.set_ylim(len(methods) - 0.5, -0.5)
             axes.set_xlim(right=1.16 * reach or 1.0)
             axes.grid(axis="x")
-        figure.supxlabel(
+        said = (
             "normalised return; the number is the mean, a dot a distillation seed, 0 a random "
-            "policy, 100 an expert",
-            fontsize=8,
+            "policy, 100 an expert"
         )
+        figure.supxlabel(fill(said, int(14 * figure.get_figwidth())), fontsize=8)
 
 
 def curves_figure(standings: Standings, path: Path) -> None:
@@ -88,8 +88,8 @@ def curves_figure(standings: Standings, path: Path) -> None:
                 ends[label(standings.title(method))] = (last, end, look.colour)
             axes.set_title(label(short_name(dataset)), fontsize=9)
             label_ends(axes, ends, 8.5 / (72 * height))
-        figure.supxlabel("outer steps", fontsize=8)
-        figure.supylabel("normalised return, and its standard deviation over seeds", fontsize=8)
+        figure.supxlabel("outer steps; upright: standard deviation over seeds", fontsize=8)
+        figure.supylabel("normalised return", fontsize=8)
 
 
 def _grid(panels: int) -> tuple[int, int]:

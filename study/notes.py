@@ -58,7 +58,8 @@ def _answer(snapshot: Snapshot) -> str:
     links = [f"[trial {row.number}]({PAGE}/trials?numbers={row.number})" for row in rows]
     objectives = [each.metric.replace("_", " ") for each in snapshot.spec.study.objectives]
     if len(objectives) == 1:
-        table = _table(["setting", "value"], rows[0].params.items())
+        values = [(f"`{path}`", value) for path, value in rows[0].params.items()]
+        table = _table(["setting", "value"], values)
         return f"## Best: {links[0]}, {snapshot.objectives(rows[0])}\n\n{table}"
     lines = [
         [link, *map(number, row.values or []), settings(row.params)]

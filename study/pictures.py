@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from sdw_core.errors import InputError
 from sdw_core.labels import POSTER
-from sdw_core.plots import draw_states, drawn
+from sdw_core.plots import draw_states, drawn, logarithmic
 from sdw_core.style import PALE, SYNTHETIC
 from search_spaces import StudySpec
 from study.book import TrialRow
@@ -103,7 +103,7 @@ class Pictures:
             for name, colour in ((META_LOSS, PALE), (f"{META_LOSS}_smoothed", SYNTHETIC)):
                 if name in curves:
                     left.plot(*curves[name], color=colour)
-                    left.set_yscale("log")
+                    logarithmic(left, "y")
             left.set_title("Meta-loss: of single steps (grey), smoothed")
             for step, each in policies.items():
                 right.plot([step] * len(each), each, "o", color=SYNTHETIC, alpha=0.35, markersize=4)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
@@ -131,7 +132,7 @@ def drive(
                     raise
                 if address:
                     require_shared_folder(folder.path)
-                heartbeat.tell(ray_dashboard=context.dashboard_url or None)
+                heartbeat.tell(ray_dashboard=context.dashboard_url or None, begun=time())
                 held.enter_context(_time_budget(folder, book.spec))
                 display.say("starting the first trials")
                 ray_runs = True

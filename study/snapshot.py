@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdw_core.config import STAGES
 from sdw_core.files import read_whole
-from sdw_core.labels import named
+from sdw_core.labels import FILM, named
 from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow, settled_among
 from study.early_stopping import saved
@@ -310,11 +310,12 @@ class Snapshot:
         if not exports:
             export = [("export the best", f"sdw export {called}")] * bool(self.best)
             return [*export, look, *again]
-        more = ("export more", f"sdw export {called} --top 3 --to DIR")
+        filmed, one = (exports[0] / FILM).exists(), len(self.best) == 1
         return [
             ("evaluate again", f"sdw evaluate {quote(str(exports[0]))}"),
             look,
-            *[more] * (len(self.best) == 1),
+            *[("see it walk", f"sdw render {quote(str(exports[0]))}")] * (not filmed),
+            *[("export more", f"sdw export {called} --top 3 --to DIR")] * one,
             *again,
         ]
 

@@ -27,7 +27,13 @@ def cache_list(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = F
     if as_json:
         print_json({"study": found.name, "entries": [asdict(entry) for entry in entries]})
         return
-    table = Table("stage", "MB", "written", "trials", "needed", "file")
+    table = Table()
+    table.add_column("stage")
+    table.add_column("MB", justify="right")
+    table.add_column("written", spare=1)
+    table.add_column("trials", justify="right", spare=2)
+    table.add_column("needed")
+    table.add_column("file")
     for entry in entries:
         table.add_row(
             entry.stage,

@@ -22,9 +22,12 @@ def specs(as_json: AsJson = False) -> None:
     if as_json:
         print_json(document)
         return
-    table = Table("spec", "runs with", "of", "what it is")
+    table = Table()
+    table.add_column("run with")
+    table.add_column("of", spare=1)
+    table.add_column("what it is")
     for each in document:
-        table.add_row(each["name"], f"sdw {each['command']}", each["size"], each["about"])
+        table.add_row("sdw {command} {name}".format(**each), each["size"], each["about"])
     out.print(table)
     out.print(f"one of your own begins as a copy of a file in {SHIPPED}")
 

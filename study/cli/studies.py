@@ -354,7 +354,7 @@ def _print_study(snapshot: "Snapshot") -> None:
     """The trials, why some failed, the winner on fresh seeds, what lies where, and how to go on."""
     from study.tables import trial_table
 
-    out.print(trial_table(snapshot))
+    out.print(trial_table(snapshot) if snapshot.trials else "no trial was begun yet")
     for group in snapshot.failures:
         trials = ", ".join(map(str, group.trials[:SHOWN])) + ", ..." * (len(group.trials) > SHOWN)
         out.print(f"{counted(len(group.trials), 'trial')} FAILED ({trials}): {group.reason}")
@@ -367,11 +367,11 @@ def _print_study(snapshot: "Snapshot") -> None:
         log.print(f"warning, {counted(count, 'trial')}: {sentence}")
     if snapshot.best:
         _print_best(snapshot)
-    for what, path in _made(snapshot).items():
+    for what, path in _made(snapshot):
         if path.exists():
-            out.print(f"  {what:<17}{path}")
+            out.print(f"  {what:<18}{path}")
     for what, command in snapshot.next_commands[:3]:
-        out.print(f"  {what:<17}{command}")
+        out.print(f"  {what:<18}{command}")
 
 
 def _print_best(snapshot: "Snapshot") -> None:
@@ -393,11 +393,9 @@ def _print_best(snapshot: "Snapshot") -> None:
             out.print(returns_table(fresh_scores(exports[0])))
 
 
-def _made(snapshot: "Snapshot") -> dict[str, Path]:
-    """Where the rows, the page and the film of a study lie, once they are there."""
+def _made(snapshot: "Snapshot") -> list[tuple[str, Path]]:
+    """Where the rows, the page and the films of a study lie, once they are there."""
     folder, exports = snapshot.folder, snapshot.exports
-    return {
-        "rows": exports[0] if len(exports) == 1 else folder.exports,
-        "report": folder.report,
-        "film": (exports or [folder.exports])[0] / FILM,
-    }
+    rows = exports[0] if len(exports) == 1 else folder.exports
+    films = [("film", export / FILM) for export in exports]
+    return [("rows", rows), ("report", folder.report), *films]

@@ -26,7 +26,7 @@ def watch(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False)
         print_json(found.status())
     elif watch(found.folder, out) and out.is_terminal:
         for what, command in found.snapshot().next_commands:
-            out.print(f"  {what:<17}{command}")
+            out.print(f"  {what:<18}{command}")
 
 
 def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
@@ -50,8 +50,13 @@ def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
         out.print(f"{str(folder)!r} holds no study and no comparison yet")
         return
     table = Table(padding=(0, 1), header_style="dim")
-    for heading in ("name", "", "state", "done", "best", "", "age"):
-        table.add_column(heading, justify="right" if heading in ("done", "age") else "left")
+    table.add_column("name")
+    table.add_column("", spare=2)
+    table.add_column("state")
+    table.add_column("done", justify="right")
+    table.add_column("best", justify="right")
+    table.add_column("", spare=3)
+    table.add_column("age", justify="right", spare=1)
     for each in found:
         table.add_row(
             each.name,

@@ -285,12 +285,15 @@ def _figures(
         for path in snapshot.spec.search
         if objectives[i].metric != path.rpartition(".")[2]  # a setting against itself
     ]
-    if len(ranked) >= 2 * AMONG_BEST:
+    if len(snapshot.spec.search) < 2:
+        missing.append("Importances take two searched settings.")
+    elif len(ranked) >= 2 * AMONG_BEST:
         share = max(0.1, AMONG_BEST / len(ranked))
         found.append(figures.importances(snapshot, _importances(book, share), share))
     else:
         missing.append(f"Importances take {2 * AMONG_BEST} COMPLETE trials.")
-    found.append(figures.parallel(snapshot, 0))
+    if snapshot.spec.search:
+        found.append(figures.parallel(snapshot, 0))
     shown = [row.number for row in ranked[:CURVES]]
     losses = {n: curve for n in shown if (curve := _losses(snapshot.folder, n))}
     found += [figures.losses(losses)] if losses else []
@@ -313,7 +316,7 @@ def _figures(
 def _importances(book: TrialBook, share: float) -> dict[str, float]:
     """Path -> share of what sets the best trials apart, the largest first."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore")  # it is experimental; trials may all be alike
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=share)
         return optuna.importance.get_param_importances(book.study, evaluator=evaluator)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
+from benchmarks.report import made
 from study import Comparison, Study
 from study.comparison import ComparisonFolder
 from study.export import export
@@ -144,6 +145,14 @@ def test_a_comparison_in_view(browser, tmp_path):
     with shown(browser, page_at, DESK, "light") as page:
         page.locator("#datasets ~ .figures .points path").first.click(force=True)
         assert "a/one-v0" in page.locator("#panel").inner_text()
+
+
+def test_a_thousand_trials_are_shown_and_fit_into_six_megabytes(browser, tmp_path):
+    written = Study(made(tmp_path, trials=1000, computed=2)).report()
+    assert written.stat().st_size < 6_000_000
+    with shown(browser, written, PHONE, "light") as page:
+        assert in_view(page, page.locator(".score"))
+        assert page.locator("tbody tr[id]").count() == 1000
 
 
 def test_an_empty_study_and_failures_alone_are_shown(browser, tmp_path):

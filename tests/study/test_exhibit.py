@@ -13,12 +13,12 @@ import pytest
 from sdw_core.config import PipelineConfig
 from sdw_core.errors import InputError
 from sdw_core.files import write_json
+from sdw_core.labels import POSTER
 from study import exhibit
 from study.curves import TrialCurves
 from study.dashboard import _guarded
 from study.exhibit import Exhibit
 from study.folder import StudyFolder
-from study.pictures import POSTER
 from study.search import StudySearch
 from tests.study.conftest import small_spec
 from tests.study.reports import report, run_trials, thousand_trials

@@ -141,7 +141,8 @@ def test_who_looks_for_a_driver_is_not_taken_for_one(folder):
 
 def test_a_driver_says_who_it_is_while_it_drives_and_refuses_a_second(folder):
     with folder.driving():
-        assert folder.driver() == {"host": socket.gethostname(), "pid": os.getpid()}
+        driver = folder.driver()
+        assert driver == {"host": socket.gethostname(), "pid": os.getpid()}
         with pytest.raises(InputError, match=f"is being run by process {os.getpid()} on "):
             folder.driving().__enter__()
     assert folder.driver() == {}

@@ -134,6 +134,6 @@ def test_a_shell_completes_names_and_keys(tmp_path, words, found, not_found):
 def test_specs_are_listed_with_what_they_are(capsys):
     _, out, _ = sdw(capsys, "specs")
     for path in (ROOT / "search_spaces").glob("*.yaml"):
-        (line,) = [each for each in out.splitlines() if each.split()[0] == path.stem]
-        assert "sdw compare" in line or "sdw launch" in line
+        (line,) = [each for each in out.splitlines() if f" {path.stem} " in each]
+        assert line.startswith(("sdw compare compare-", f"sdw launch {path.stem} "))
         assert line.rstrip().endswith(".")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdw_core.statistics import ReturnSummary
-from search_spaces import ComparisonSpec
+from search_spaces import ComparisonSpec, parse_spec
 from study import Comparison, Study
 from study.api import _reported
 from study.comparison import ComparisonFolder, Results
@@ -266,6 +266,15 @@ def test_two_objectives_have_a_front_and_no_winner(pareto: StudyFolder):
     page = Page(study_page(pareto))
     assert "2 trials on the Pareto front They go from trial 0" in page.said
     assert "Pareto front" in page.said
+
+
+def test_a_study_that_searches_nothing_has_a_page(tmp_path: Path):
+    spec = parse_spec(small_spec().model_dump(mode="json") | {"search": {}})
+    folder = StudyFolder.create(spec, tmp_path)
+    told(StudySearch(folder.book()), "a", normalized_return=1.0)
+    page = Page(study_page(folder))
+    assert "Importances take two searched settings." in page.said
+    assert "All settings together" not in page.said
 
 
 def test_a_name_is_no_markup_in_a_figure():

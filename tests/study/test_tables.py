@@ -151,9 +151,10 @@ def test_status_names_the_best_what_lies_where_and_what_to_do_next(study, capsys
     assert any(line.startswith("best: trial 3, normalized return 90 (95 % 12.3") for line in lines)
     assert sum(line.startswith("  ") and " sdw " in line for line in lines) == 3
     assert "  report " not in out
+    assert "COMPLETE best" in out
     (study.path / "report.html").touch()
     _, out, _ = sdw(capsys, "status", study.path)
-    assert f"  report           {study.path / 'report.html'}" in out.splitlines()
+    assert f"  report            {study.path / 'report.html'}" in out.splitlines()
 
 
 @pytest.fixture(scope="module")
