@@ -305,9 +305,10 @@ class Environment:
         """
         silence_mujoco()
         spec = self.spec()
+        shown: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
         try:
             with quiet():
-                return gymnasium.make(spec, render_mode=render_mode)
+                return gymnasium.make(spec, **shown)  # not every maker takes a render_mode
         except Exception as error:  # an environment may raise anything
             raise InputError(
                 f"the environment `{self}` cannot be made ({described(error)}): install what it "
