@@ -32,7 +32,8 @@ class Terminal:
             preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # Ctrl-C reaches it
         )
         os.close(device)
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
 
     def _read(self) -> None:
         while True:
@@ -40,6 +41,11 @@ class Terminal:
                 self.text += os.read(self._keyboard, 65536).decode(errors="replace")
             except OSError:  # the process has ended
                 return
+
+    def ended(self) -> int:
+        """The exit status, once all that was printed is read."""
+        self._reading.join()
+        return self.process.wait()
 
     def press(self, key: str) -> None:
         os.write(self._keyboard, key.encode())
@@ -61,7 +67,7 @@ def test_a_study_is_watched_and_stopped_from_another_terminal(world: World, sdw:
     watch.press("s")
     watch.wait_for("stop the study? y or n")
     watch.press("y")
-    assert (launch.process.wait(), watch.process.wait()) == (0, 0)
+    assert (launch.ended(), watch.ended()) == (0, 0)
     assert "stopped with 3 trials to go" in launch.text
     assert f"sdw resume {world.path}/sdw-studies/long" in watch.text
 
@@ -75,7 +81,7 @@ def test_two_impatient_interrupts_leave_no_scraps_and_a_way_on(world: World, sdw
     launch.wait_for("stopping")
     launch.press(CTRL_C)
     launch.press(CTRL_C)
-    assert launch.process.wait() == 130
+    assert launch.ended() == 130
     assert "Ended by SIGINT; go on with `sdw resume" in launch.text
     assert "internal error" not in launch.text
     folder = StudyFolder(world.path / "sdw-studies" / "left")
