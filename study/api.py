@@ -593,17 +593,18 @@ class Comparison:
 
     @classmethod
     def open(cls, reference: Path | str, storage: Path | str | None = None) -> "Comparison":
-        """The comparison of a name under the storage folder, or of a path.
+        """The comparison of a name under the storage folder, or of a path, as it was found.
+
+        Its datasets need not be at hand.
 
         Raises:
-            InputError: there is no such comparison, or a dataset of the comparison is gone.
+            InputError: there is no such comparison.
         """
-        from study.comparison import ComparisonFolder, check_comparison
+        from study.comparison import ComparisonFolder
 
         folder = ComparisonFolder.find(str(reference), storage_folder(storage))
         spec = folder.spec()
-        inventory, _ = check_comparison(spec)
-        return cls(folder, spec, folder.results(spec, inventory))
+        return cls(folder, spec, folder.results(spec, folder.stated(spec)))
 
     @property
     def finished(self) -> bool:
@@ -672,7 +673,7 @@ def open_either(reference: Path | str, storage: Path | str | None = None) -> "St
     """The study or the comparison of a name under the storage folder, or of a path.
 
     Raises:
-        InputError: there is neither, or a dataset of the comparison is gone.
+        InputError: there is neither.
     """
     from study.folder import found
 

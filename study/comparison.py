@@ -185,19 +185,32 @@ class ComparisonFolder:
             return None
         return replace(result, sources=sources, identity=sources.identity(cell.config))
 
+    def stated(self, spec: ComparisonSpec) -> Inventory:
+        """What the cells' results say that they were made of: no dataset need be at hand.
+
+        After an edit of a dataset the youngest result decides, so that no others are mixed in.
+        """
+        left = sorted(self._left(spec), key=lambda each: -each[0].stat().st_mtime)
+        return Inventory.stated_by((cell.config, result.made_of) for _, cell, result in left)
+
     def unused(self, spec: ComparisonSpec, inventory: Inventory) -> int:
         """How many results of the very settings were made of something else, or do not say."""
+        count = 0
+        for _, cell, result in self._left(spec):
+            stated, now = result.made_of, inventory.sources(cell.config)
+            count += stated.dataset is None or bool(stated.changed(now, cell.config))
+        return count
+
+    def _left(self, spec: ComparisonSpec) -> Iterator[tuple[Path, Cell, TrialResult]]:
+        """The files of results of the very settings, whatever they were made of."""
         cells = {
             config_hash(c): cell for cell in spec.all_cells() for c in (cell.given, cell.config)
         }
-        count = 0
         for path in self.path.glob("cells/*/result.json"):
             result = read_result(path.parent)
             cell = cells.get(result.config_hash or "") if result else None
             if result and cell:
-                stated, now = result.made_of, inventory.sources(cell.config)
-                count += stated.dataset is None or bool(stated.changed(now, cell.config))
-        return count
+                yield path, cell, result
 
 
 def needed(spec: ComparisonSpec, results: Results) -> Iterator[Cell]:

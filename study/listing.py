@@ -73,21 +73,11 @@ def _study(path: Path) -> dict[str, Any]:
 def _comparison(path: Path) -> dict[str, Any]:
     """From the cells' results alone: whether their data are still the same is not asked."""
     from study.comparison import ComparisonFolder, final_cell, needed
-    from study.outcomes import COMPLETE, config_hash, read_result
+    from study.outcomes import COMPLETE
 
     folder = ComparisonFolder(path)
     spec = folder.spec()
-    left = {
-        result.config_hash: result
-        for file in path.glob("cells/*/result.json")
-        if (result := read_result(file.parent))
-    }
-    results = {
-        cell: left[config_hash(config)]
-        for cell in spec.all_cells()
-        for config in (cell.given, cell.config)
-        if config_hash(config) in left
-    }
+    results = folder.results(spec, folder.stated(spec))
     done = sum(cell in results for cell in needed(spec, results))
     means: dict[str, float] = {}
     for method in spec.methods:

@@ -1,6 +1,7 @@
 """Data that are edited, checkpoints that are replaced, another method: nothing is mixed up."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -308,6 +309,23 @@ def test_cells_of_edited_data_are_other_cells(comparison, data: Path) -> None:
     identities = [{result.identity for result in each.values()} for each in (before, after)]
     assert not identities[0] & identities[1]
     assert folder.results(spec, then) == before  # put back, all is as it was
+
+
+def test_what_was_found_is_shown_without_the_data(comparison, data: Path) -> None:
+    folder, spec = comparison
+    before = run_cells(folder, spec, check_comparison(spec)[0])
+    edit(data)
+    after = run_cells(folder, spec, check_comparison(spec)[0])
+    spec = spec.with_absolute_paths()  # as the folder keeps it
+    before, after = (
+        dict(zip(spec.all_cells(), each.values(), strict=True)) for each in (before, after)
+    )
+    data.rename(data.with_name("elsewhere"))
+    assert folder.results(spec, folder.stated(spec)) == after
+    for result in after.values():
+        for file in folder.path.glob(f"cells/*-{result.identity[:16]}/result.json"):
+            os.utime(file, (0, 0))  # older than what the data gave before
+    assert folder.results(spec, folder.stated(spec)) == before
 
 
 def test_cells_of_another_method_are_other_cells(comparison) -> None:

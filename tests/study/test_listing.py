@@ -6,6 +6,7 @@ from inspect import signature
 from time import time
 
 from sdw_core.files import write_json
+from sdw_core.identity import Sources
 from search_spaces import load_comparison
 from study.cli.common import shows_progress
 from study.comparison import ComparisonFolder
@@ -65,7 +66,7 @@ def test_a_comparison_is_listed_by_what_its_cells_left(tmp_path):
         metrics = {"normalized_return": 10.0 + index}
         hashed = config_hash(cell.config)
         result = TrialResult(outcome=COMPLETE, config_hash=hashed, metrics=metrics)
-        write_json(folder.path / "cells" / method / "result.json", result.to_json())
+        write_json(folder.cell(cell, Sources()) / "result.json", result.to_json())
     (after,) = listed(tmp_path)
     assert (after.state, after.done, after.total) == ("finished", 2, 2)
     assert (after.best, after.of) == (11.0, "PBC")
