@@ -217,8 +217,8 @@ class _EventFile:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        earlier = sorted(folder.glob(f"{EVENTS}*"))
-        number = 1 + int(earlier[-1].name.removeprefix(EVENTS)) if earlier else 1
+        earlier = (path.name.removeprefix(EVENTS) for path in folder.glob(f"{EVENTS}*"))
+        number = 1 + max((int(each) for each in earlier if each.isdecimal()), default=0)
         self._file = (folder / f"{EVENTS}{number:04}").open("xb")
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))

@@ -7,7 +7,7 @@ import termios
 import threading
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from signal import SIGINT
 from time import monotonic, sleep
 from types import TracebackType
@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 
 from sdw_core.console import A_LINE, Console, Table, line
+from sdw_core.errors import SDWError
 from sdw_core.labels import named
 from study.book import TrialBook
 from study.folder import StudyFolder
@@ -88,10 +89,11 @@ class Display:
     def _show(self) -> None:
         ended = False
         while not ended:
-            now = Snapshot.of(self._folder, self._book)
-            begun = now.under_way or now.stopping or len(now.settled) > len(self._told)
-            doing = [] if begun or not self._doing else [line((self._doing, "dim"))]
-            self._live.update(Group(view(now), *doing), refresh=True)
+            with suppress(SDWError, OSError):  # the driver says what is wrong, if it cannot go on
+                now = Snapshot.of(self._folder, self._book)
+                begun = now.under_way or now.stopping or len(now.settled) > len(self._told)
+                doing = [] if begun or not self._doing else [line((self._doing, "dim"))]
+                self._live.update(Group(view(now), *doing), refresh=True)
             ended = self._ended.wait(REFRESH)
 
     def _tell(self) -> None:
@@ -101,7 +103,8 @@ class Display:
             self._announce()
             if monotonic() - said >= A_LINE:
                 said = monotonic()
-                self._console.print(summary(Snapshot.of(self._folder, self._book)))
+                with suppress(SDWError, OSError):  # as above
+                    self._console.print(summary(Snapshot.of(self._folder, self._book)))
         self._announce()
 
     def _say_all(self) -> None:
@@ -109,13 +112,14 @@ class Display:
             self._console.print(self._unsaid.pop(0))
 
     def _announce(self) -> None:
-        for row in self._book.rows():
-            if row.outcome in FINAL and row.number not in self._told:
-                self._say_all()
-                self._told.add(row.number)
-                values = ", ".join(f"{value:.4g}" for value in row.values or [])
-                detail = row.reason or named(values, row.ensemble)
-                self._console.print(f"trial {row.number}: {row.outcome} {detail}")
+        with suppress(SDWError, OSError), self._folder.reading():  # as above
+            for row in self._book.rows():
+                if row.outcome in FINAL and row.number not in self._told:
+                    self._say_all()
+                    self._told.add(row.number)
+                    values = ", ".join(f"{value:.4g}" for value in row.values or [])
+                    detail = row.reason or named(values, row.ensemble)
+                    self._console.print(f"trial {row.number}: {row.outcome} {detail}")
 
 
 def watch(folder: StudyFolder, console: Console) -> bool:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FRESH = 2.0
 """Seconds for which a copy is taken as it is; the page itself asks every ten seconds."""
 STYLE = """<style>
-main { min-width: 0 }
+main { min-width: 0; overflow-wrap: break-word }
 main code { overflow-wrap: anywhere }
 main img { max-width: min(100%, 34rem) !important }
 main .MuiCardContent-root > .MuiIconButton-root, main .MuiCard-root:has(> button),

@@ -208,6 +208,14 @@ class StudyFolder:
         """Where exports go unless told otherwise."""
         return self.path / "exports"
 
+    def exported(self, name: str) -> dict[int, Path]:
+        """Trial -> its export there, of those that hold a file of that name."""
+        return _numbered(self.exports.glob(f"trial-*/{name}"))
+
+    def left(self, name: str) -> dict[int, Path]:
+        """Trial -> its folder, of those that hold a file of that name."""
+        return _numbered(self.trials.glob(f"*/{name}"))
+
     @property
     def report(self) -> Path:
         """The study on one page, as it was when it last ended, unless told otherwise."""
@@ -259,12 +267,12 @@ class StudyFolder:
         """What results state, until each dataset that the search can reach is among them."""
         spec = self.spec()
         missing = {config.source for config in spec.reaching()}
-        for result in sorted(self.path.glob("trials/*/result.json")):
-            record = read_record(result.parents[1], int(result.parent.name))
+        for number, folder in sorted(self.left("result.json").items()):
+            record = read_record(self.trials, number)
             if record is None:
                 continue
             config = spec.pipeline_with(record["params"])
-            left = read_result(result.parent)
+            left = read_result(folder)
             stated = left.made_of if left else Sources.stated_by({})
             yield config, stated
             missing -= {config.source} if stated.dataset else set()
@@ -333,16 +341,26 @@ class StudyFolder:
             InputError: its trials were made with another spec or are another folder's, or the
                 database cannot be opened.
         """
+        with self.reading():
+            book = self._book()
+            if to_write:
+                self._own(book.study)
+            return book
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """The block reads the database.
+
+        Raises:
+            SDWError: the database is lost or cannot be read; the message says how to rebuild it.
+        """
         if self._rebuilding.exists():
             raise SDWError(
                 f"The database of {self.name!r} is being rebuilt, or was when that was "
                 f"interrupted; if so, begin again with {self._rebuild_command}."
             )
         try:
-            book = self._book()
-            if to_write:
-                self._own(book.study)
-            return book
+            yield
         except (SDWError, OSError):
             raise
         except Exception as error:  # whatever a broken file makes its reader raise
@@ -467,6 +485,12 @@ class StudyFolder:
     def driver(self) -> dict[str, Any]:
         """What a driver wrote of itself; see `Seat.driver`."""
         return self.seat.driver()
+
+
+def _numbered(files: Iterator[Path]) -> dict[int, Path]:
+    """Trial -> folder of its file; what has another name, such as a copy, is none of the study."""
+    folders = {path.parent.name.removeprefix("trial-"): path.parent for path in files}
+    return {int(number): folder for number, folder in folders.items() if number.isdecimal()}
 
 
 def found(reference: str, storage: Path, *kinds: str) -> Path:

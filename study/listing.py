@@ -49,9 +49,9 @@ def listed(storage: Path) -> list[Listed]:
     found = []
     for kind, look in kinds:
         for file in storage.glob(f"*/{kind}.yaml"):
-            path = file.parent.resolve()
-            begun = min(each.lstat().st_mtime for each in path.iterdir())
+            path, begun = file.parent.resolve(), 0.0
             try:
+                begun = min(each.lstat().st_mtime for each in path.iterdir())
                 known = look(path)
             except (SDWError, OSError) as error:
                 known = {"state": "unreadable", "reason": first_line(error)}

@@ -1,9 +1,14 @@
-"""Notes for optuna-dashboard's page, in Markdown: on a study, and on each trial."""
+"""Notes for optuna-dashboard's page, in Markdown: on a study, and on each trial.
 
+Text of others (reasons, warnings, names, values) goes through `plain` or `code`.
+"""
+
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from optuna.artifacts import ArtifactMeta
 
+from sdw_core.console import legible
 from search_spaces import Choice, Distribution, StudySpec
 from study.book import TrialRow
 from study.snapshot import Failures, Snapshot, minutes, number, settings
@@ -31,7 +36,7 @@ def study_note(snapshot: Snapshot, pictures: Sequence[Sequence[ArtifactMeta]]) -
     if snapshot.seconds_left is not None:
         stands += f" About {minutes(snapshot.seconds_left)} left."
     commands = [
-        f"- {what}: `{command}`"
+        f"- {what}: {code(command)}"
         for what, command in snapshot.next_commands
         if "sdw dashboard" not in command
     ]
@@ -42,9 +47,9 @@ def study_note(snapshot: Snapshot, pictures: Sequence[Sequence[ArtifactMeta]]) -
             f"**The question.** {_question(snapshot.spec)}",
             f"**Where it stands.** {stands}",
             *map(_failed, snapshot.failures),
-            *(f"**{count} warned.** {sentence}" for sentence, count in warned),
+            *(f"**{count} warned.** {plain(sentence)}" for sentence, count in warned),
             "**How to go on.**\n" + "\n".join(commands),
-            f"The study lies in `{snapshot.folder.path}`; this page shows a copy of it.",
+            f"The study lies in {code(snapshot.folder.path)}; this page shows a copy of it.",
             *_pictures_of_best(snapshot, pictures),
         ]
     )
@@ -58,11 +63,11 @@ def _answer(snapshot: Snapshot) -> str:
     links = [f"[trial {row.number}]({PAGE}/trials?numbers={row.number})" for row in rows]
     objectives = [each.metric.replace("_", " ") for each in snapshot.spec.study.objectives]
     if len(objectives) == 1:
-        values = [(f"`{path}`", value) for path, value in rows[0].params.items()]
+        values = [(code(path), plain(value)) for path, value in rows[0].params.items()]
         table = _table(["setting", "value"], values)
         return f"## Best: {links[0]}, {snapshot.objectives(rows[0])}\n\n{table}"
     lines = [
-        [link, *map(number, row.values or []), settings(row.params)]
+        [link, *map(number, row.values or []), plain(settings(row.params))]
         for link, row in zip(links, rows, strict=True)
     ]
     table = _table(["", *objectives, "settings"], lines)
@@ -75,18 +80,19 @@ def _table(headings: Sequence[str], lines: Iterable[Iterable[object]]) -> str:
 
 
 def _question(spec: StudySpec) -> str:
-    searched = [f"`{path}` ({_values(each)})" for path, each in spec.search.items()]
+    searched = [f"{code(path)} ({plain(_values(each))})" for path, each in spec.search.items()]
     wanted = [
         f"the {'highest' if each.mode == 'max' else 'lowest'} {each.metric.replace('_', ' ')}"
         for each in spec.study.objectives
     ]
-    dataset = spec.pipeline.source
-    return f"Which {', '.join(searched)} give {' and '.join(wanted)} on `{dataset}`?"
+    return (
+        f"Which {', '.join(searched)} give {' and '.join(wanted)} on {code(spec.pipeline.source)}?"
+    )
 
 
 def _failed(group: Failures) -> str:
     numbers = ", ".join(map(str, group.trials[:FEW])) + ", ..." * (len(group.trials) > FEW)
-    return f"**{len(group.trials)} FAILED.** {group.reason} (trial {numbers})"
+    return f"**{len(group.trials)} FAILED.** {plain(group.reason)} (trial {numbers})"
 
 
 def _pictures_of_best(
@@ -111,7 +117,30 @@ def _values(distribution: Distribution) -> str:
 def trial_note(snapshot: Snapshot, row: TrialRow) -> str:
     """A trial: what happened, and where its files lie."""
     retried = f" It is trial {row.retry_of}, asked again." if row.retry_of is not None else ""
-    said = [snapshot.story(row) + retried, *row.warnings]
+    said = [plain(snapshot.story(row)) + retried]
+    said += [f"**Warned.** {plain(sentence)}" for sentence in row.warnings]
     if (folder := snapshot.folder.trial(row.number)).is_dir():
-        said.append(f"Its files lie in `{folder}`.")
+        said.append(f"Its files lie in {code(folder)}.")
     return "\n\n".join(said)
+
+
+def plain(text: object) -> str:
+    r"""Text as it is, within a line of Markdown.
+
+    >>> plain("a | *b*")
+    'a \\| \\*b\\*'
+    """
+    return re.sub(r"[\\`*_\[\]<>#|~$&!]", r"\\\g<0>", legible(str(text)))
+
+
+def code(text: object) -> str:
+    """Text as code, whatever it holds.
+
+    >>> code("a"), code("a`b")
+    ('`a`', '`` a`b ``')
+    """
+    said = legible(str(text))
+    if "`" not in said:
+        return f"`{said}`"
+    fence = "`" * (1 + max(map(len, re.findall("`+", said))))
+    return f"{fence} {said} {fence}"

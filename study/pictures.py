@@ -64,8 +64,7 @@ class Pictures:
 
     def rendered(self) -> frozenset[int]:
         """The trials whose export holds a poster of their policies."""
-        posters = self._folder.exports.glob(f"trial-*/{POSTER}")
-        return frozenset(int(path.parent.name.removeprefix("trial-")) for path in posters)
+        return frozenset(self._folder.exported(POSTER))
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """A picture, as a PNG.

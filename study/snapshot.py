@@ -119,8 +119,10 @@ class Snapshot:
         """
         book = book or folder.book()
         spec, driven = folder.spec(), folder.driven()  # `sdw extend` may have raised its number
-        best = book.best()  # before the rows: a trial among them is COMPLETE then
-        rows = book.rows()
+        with folder.reading():
+            best = book.best()  # before the rows: a trial among them is COMPLETE then
+            rows = book.rows()
+            spared, warnings = saved(book), book.warnings()
         remaining = spec.study.trials > len(settled_among(rows))
         if not driven:
             rows = [replace(r, outcome="WAITING") if r.outcome == "RUNNING" else r for r in rows]
@@ -134,8 +136,8 @@ class Snapshot:
             trials=rows,
             under_way=[_running(folder, row) for row in rows if row.outcome == "RUNNING"],
             best=best,
-            early_stopping=saved(book),
-            warnings=book.warnings(),
+            early_stopping=spared,
+            warnings=warnings,
         )
 
     # How far it is

@@ -86,8 +86,8 @@ def open_storage(database: str, folder: Path) -> BaseStorage:
     writable = os.access(folder, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
     if not writable and not path.exists():
         raise InputError(
-            f"{str(folder)!r} cannot be written, and the study in it was never begun, so that "
-            "there is nothing to look at yet; make the folder writable."
+            f"{str(folder)!r} cannot be written and holds no database: the study in it was never "
+            "begun, or the database was lost; make the folder writable."
         )
     return (_sqlite if database == "sqlite" else _journal)(path, writable)
 

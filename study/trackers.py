@@ -21,7 +21,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
 from subprocess import PIPE, Popen, TimeoutExpired
 from time import monotonic, time
@@ -299,15 +298,15 @@ class Follower:
 
     def look(self) -> None:
         """Hand on what is new."""
-        begun = (self._folder.trials.glob(f"*/{name}.json") for name in ("curves", "result"))
-        for number in sorted({int(path.parent.name) for path in chain(*begun)}):
+        begun = self._folder.left("curves.json") | self._folder.left("result.json")
+        for number in sorted(begun):
             known = self._handed.get(number)
             if not known or not known.ended:
                 self._hand_on(number)
-        for path in sorted(self._folder.exports.glob("trial-*/manifest.json")):
-            known = self._handed.get(int(path.parent.name.removeprefix("trial-")))
+        for number, export in sorted(self._folder.exported("manifest.json").items()):
+            known = self._handed.get(number)
             if known and known.ended and not known.exported:
-                self._tracker.keep(known.run, path.parent)
+                self._tracker.keep(known.run, export)
                 known.exported = True
                 self._write()
 

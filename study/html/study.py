@@ -200,11 +200,14 @@ def _rivals(
 ) -> tuple[str, Table | None]:
     """Whether the winner can be told from the next ones, and by what."""
     best, *others = ranked[: RIVALS + 1]
+    if not others:
+        return "There is no other trial to tell it from.", None
     leads = [
         (row, lead) for row in others if (lead := _lead(results[best.number], results[row.number]))
     ]
     if not leads:
-        return "There is no other trial to tell it from.", None
+        told = "Whether it can be told from the next ones is not known: their returns, policy by "
+        return f"{told}policy, are not there, or their policies are no pairs.", None
     alike = [str(row.number) for row, lead in leads if lead.low <= 0]
     if not alike:
         told = f"It can be told from each of the next {len(leads)}."

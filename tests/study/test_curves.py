@@ -54,6 +54,16 @@ def test_curves_are_the_same_in_the_file_and_in_tensorboard(tmp_path: Path) -> N
     assert scalars(seen, "density/held_out_log_likelihood") == {10: -6.25}
 
 
+def test_an_event_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / f"{EVENTS}1700000000.host.1.0"
+    other.write_bytes(b"")
+    for number in (1, 2):
+        with followed(tmp_path, "hash", None) as told:
+            told(LOSS, some(1))
+        assert (tmp_path / f"{EVENTS}{number:04}").stat().st_size
+    assert other.read_bytes() == b""
+
+
 def test_each_curves_points_are_in_order_whatever_steps_the_curves_share(tmp_path: Path) -> None:
     with followed(tmp_path, "hash", None) as told:
         told(LOSS, some(3, 6))

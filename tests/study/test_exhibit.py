@@ -242,6 +242,30 @@ def test_all_failed_is_said_with_the_reasons(folder):
     assert document["best_trials"] == []
 
 
+def test_what_others_say_is_no_markdown(folder):
+    search = StudySearch(folder.book())
+    search.suggest("a")
+    reason = "divergence: [a](b) ![c](d) | **e** `f`\n# g"
+    failed = {"outcome": "FAILED", "reason": reason, "warnings": [reason]}
+    search.on_trial_complete("a", {"document": json.dumps(failed)})
+    document = shown(Exhibit(folder))
+    said = r"divergence: \[a\](b) \!\[c\](d) \| \*\*e\*\* \`f\`\\n\# g"
+    assert f"**1 FAILED.** {said} (trial 0)" in document["note"]["body"]
+    assert f"**1 warned.** {said}" in document["note"]["body"]
+    (trial,) = document["trials"]
+    assert f"Trial 0 failed ({said})." in trial["note"]["body"]
+    assert f"**Warned.** {said}" in trial["note"]["body"]
+
+
+def test_a_copy_of_an_export_is_none_of_the_studys(folder):
+    for name in ("trial-0", "trial-0-copy"):
+        (folder.exports / name).mkdir(parents=True)
+        (folder.exports / name / POSTER).write_bytes(PNG)
+    ended(folder, {"normalized_return": 3.0})
+    (trial,) = shown(Exhibit(folder))["trials"]
+    assert [each["filename"] for each in trial["artifacts"]] == ["rollout.png"]
+
+
 def test_two_objectives_show_the_pareto_front(pareto):
     ended(
         pareto,

@@ -196,4 +196,4 @@ def test_a_study_that_was_never_begun_says_so(folder):
     finally:
         folder.path.chmod(0o755)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "never begun" in err
+    assert "never begun, or the database was lost" in err

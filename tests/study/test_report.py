@@ -200,6 +200,15 @@ def test_a_lead_is_the_paired_difference_of_policies(ran: StudyFolder):
     assert _lead(one, None) is None
 
 
+def test_without_its_result_a_winner_is_told_from_none_and_the_page_says_why(folder: StudyFolder):
+    search = StudySearch(folder.book())
+    told(search, "a", normalized_return=1.0)
+    told(search, "b", normalized_return=2.0)
+    (folder.trial(1) / "result.json").write_text('{"outcome": "COMPL')
+    said = Page(study_page(folder)).said
+    assert "Whether it can be told from the next ones is not known" in said
+
+
 def test_policies_that_share_no_numbers_are_no_pairs():
     def result(*returns: float, seeds: tuple[int, ...] = (0,)) -> TrialResult:
         summary = ReturnSummary(0.0, 0.0, 0.0, 0.0, returns)

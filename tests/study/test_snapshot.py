@@ -6,6 +6,7 @@ from time import time
 
 import pytest
 
+from sdw_core.errors import SDWError
 from sdw_core.files import write_json
 from study.folder import StudyFolder
 from study.search import StudySearch
@@ -44,6 +45,14 @@ def test_it_counts_the_trials_by_state_stage_and_node(study):
     assert seen.stages == {"dataset": 1, "distill": 1}
     assert seen.nodes == {"node-b": 1}
     assert seen.best == [0]
+
+
+def test_a_database_that_breaks_while_one_looks_is_said(study):
+    book = study.book()
+    for file in study.path.glob("study.db*"):
+        file.write_bytes(b"no database" * 1000)
+    with pytest.raises(SDWError, match=r"cannot be read .*--rebuild"):
+        Snapshot.of(study, book)
 
 
 def test_failures_are_grouped_by_what_their_reasons_have_in_common(study):

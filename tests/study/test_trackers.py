@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import struct
 import sys
 import textwrap
@@ -114,6 +115,8 @@ def test_a_run_ends_as_its_trial_does_and_keeps_its_export(folder, memory, outco
     follower.look()
     exported(folder)
     exported(folder, 7)  # of a trial that was not followed
+    shutil.copytree(folder.exports / "trial-0", folder.exports / "trial-0-copy")
+    shutil.copytree(trial, folder.trials / "0-copy")
     for _ in range(2):
         follower.look()
     assert memory.runs["trial-0"]["outcome"] == outcome
