@@ -26,6 +26,15 @@ def label(name: str) -> str:
     return f" {escaped}" if name.startswith("_") else escaped
 
 
+def in_words(name: str, between: str = " ") -> str:
+    """A metric's or a setting's name, as text spells it.
+
+    >>> in_words("normalized_return")
+    'normalised return'
+    """
+    return name.replace("normalized", "normalised").replace("_", between)
+
+
 def counted(count: int, what: str) -> str:
     """So many of something.
 

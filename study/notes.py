@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from optuna.artifacts import ArtifactMeta
 
 from sdw_core.console import legible
+from sdw_core.labels import in_words
 from search_spaces import Choice, Distribution, StudySpec
 from study.book import TrialRow
 from study.snapshot import Failures, Snapshot, minutes, number, settings
@@ -61,7 +62,7 @@ def _answer(snapshot: Snapshot) -> str:
         return "## No trial has completed yet"
     rows = [snapshot.row(each) for each in snapshot.best]
     links = [f"[trial {row.number}]({PAGE}/trials?numbers={row.number})" for row in rows]
-    objectives = [each.metric.replace("_", " ") for each in snapshot.spec.study.objectives]
+    objectives = [in_words(each.metric) for each in snapshot.spec.study.objectives]
     if len(objectives) == 1:
         values = [(code(path), plain(value)) for path, value in rows[0].params.items()]
         table = _table(["setting", "value"], values)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdw_core.config import STAGES
 from sdw_core.files import read_whole
-from sdw_core.labels import FILM, named
+from sdw_core.labels import FILM, in_words, named
 from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow, settled_among
 from study.early_stopping import saved
@@ -258,10 +258,10 @@ class Snapshot:
         return self.folder.report if self.folder.report.is_file() else None
 
     def objectives(self, row: TrialRow) -> str:
-        """What a COMPLETE trial reached: `normalized return 90.6 (95 % 87.0 to 93.5)`."""
+        """What a COMPLETE trial reached: `normalised return 90.6 (95 % 87.0 to 93.5)`."""
         said = []
         for objective, value in zip(self.spec.study.objectives, row.values or [], strict=False):
-            name, interval = objective.metric.replace("_", " "), ""
+            name, interval = in_words(objective.metric), ""
             if objective.metric in RETURNS:
                 name = named(name, row.ensemble)
             if objective.metric == RETURNS[0] and row.interval:

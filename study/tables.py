@@ -5,7 +5,7 @@ from typing import Any
 
 from sdw_core.console import Table
 from sdw_core.files import read_json
-from sdw_core.labels import named
+from sdw_core.labels import in_words, named
 from study.book import ENSEMBLE, TrialRow
 from study.outcomes import FAILED, PRUNED
 from study.snapshot import RETURNS, Snapshot, kind, number
@@ -90,7 +90,7 @@ def _value(metric: str, value: float) -> str:
 
 
 def _in_lines(heading: str) -> str:
-    return heading.replace("_", "\n").replace(", ", ",\n")
+    return in_words(heading, "\n").replace(", ", ",\n")
 
 
 def _cell(value: Any) -> str:

@@ -11,7 +11,7 @@ import typer
 
 from sdw_core.console import Table
 from sdw_core.errors import InputError
-from sdw_core.labels import counted
+from sdw_core.labels import counted, in_words
 from study.cli.common import AsJson
 from study.cli.help import App
 from study.console import out, print_json
@@ -112,7 +112,7 @@ def data_check(
     out.print(found.sentence)
     table = Table(show_header=False)
     for key, value in found.numbers.items():
-        table.add_row(key.replace("_", " "), f"{value:,.3g}")
+        table.add_row(in_words(key), f"{value:,.3g}")
     out.print(table)
 
 
@@ -215,10 +215,13 @@ def _in_words(document: dict[str, Any], environment: str) -> Iterator[tuple[str,
     still = f", of which {', '.join(map(str, constant))} never change" if constant else ""
     yield "a state", counted(document["observation_dimensions"], "dimension") + still
     yield "an action", counted(document["action_dimensions"], "dimension")
-    for what in ("return", "normalized return"):
-        summary = document[what.replace(" ", "_") + "s"]
+    for what in ("return", "normalized_return"):
+        summary = document[what + "s"]
         if summary:
-            yield what, "mean {mean:,.1f}, from {min:,.1f} to {max:,.1f}".format(**summary)
+            yield (
+                in_words(what),
+                "mean {mean:,.1f}, from {min:,.1f} to {max:,.1f}".format(**summary),
+            )
     scores = document["reference_scores"]
     if scores:
         source = document["reference_source"]

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from sdw_core.artifact import versions
-from sdw_core.labels import short_name
+from sdw_core.labels import counted, short_name
 from sdw_core.statistics import Estimate, gain, with_interval
 from sdw_core.style import Look, looks
 from study.html.page import (
@@ -36,12 +36,12 @@ def comparison_page(standings: Standings, folder: Path, state: str) -> str:
     """
     spec, style = standings.spec, looks(standings.spec.methods)
     overview = _overview(standings, style)
+    datasets = counted(len(spec.datasets), "dataset")
     return render(
         "comparison.html",
         name=spec.comparison.name,
         kind="comparison",
-        heading=f"Comparison of {len(spec.methods)} methods on {len(spec.datasets)} dataset(s), "
-        f"{state}.",
+        heading=f"Comparison of {counted(len(spec.methods), 'method')} on {datasets}, {state}.",
         drawn=bool(overview),
         answer=_answer(standings),
         table=_table(standings),
@@ -83,7 +83,8 @@ def _answer(standings: Standings) -> Answer:
     sentences = []
     if ours in means:
         score = f"{means[ours].value:.1f}"
-        of = f"{standings.title(ours)}: mean normalised return over {len(spec.datasets)} dataset(s)"
+        datasets = counted(len(spec.datasets), "dataset")
+        of = f"{standings.title(ours)}: mean normalised return over {datasets}"
         of += interval_text(means[ours], ".1f", ", 95 % interval ")
         above = [f"{standings.title(m)} ({each.value:.1f})" for m, each in means.items()
                  if each.value > means[ours].value]  # fmt: skip

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from statistics import fmean
 from typing import Any
 
 from sdw_core.config import STAGES
-from sdw_core.labels import named
+from sdw_core.labels import counted, in_words, named
 from sdw_core.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from search_spaces import Choice, Distribution
 from study.book import TrialRow
@@ -29,6 +29,8 @@ WHISKERS = 150
 """Up to so many trials bear their intervals in a figure, and have large points."""
 LINES = 30
 """Trials of each fifth in the parallel coordinates, at most, evenly spaced in it."""
+TICKED = 10
+"""Trials whose axis has a tick each."""
 BINS = 4
 """Parts of a range in the table beside its figure."""
 LEAST = 10
@@ -39,7 +41,7 @@ CURVES = (VERMILION, BLUE, GREEN, PURPLE, ORANGE)
 
 def metric_name(metric: str, *networks: int) -> str:
     """An objective in words; a return says so where its policies are ensembles."""
-    words = metric.replace("_", " ").replace("normalized", "normalised")
+    words = in_words(metric)
     return named(words, *networks) if metric in RETURNS else words
 
 
@@ -116,6 +118,8 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
         if (lost := [row for row in snapshot.trials if row.outcome == outcome])
     ]
     layout = axes("trial", name) | line_across(expert, "expert")
+    if len(snapshot.trials) <= TICKED:
+        layout["xaxis"] |= {"dtick": 1}
     jumps = [
         (row, value)
         for row, value, best, before in zip(rows, values, so_far, [math.nan, *so_far], strict=False)
@@ -127,8 +131,8 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
         [[str(r.number), f"{v:.4g}", interval_of(r)] for r, v in jumps],
     )
     said = (
-        f"{len(rows)} COMPLETE trials from {min(values):.4g} to {max(values):.4g}; the best so far "
-        f"changed last at trial {jumps[-1][0].number}."
+        f"{counted(len(rows), 'COMPLETE trial')} from {min(values):.4g} to {max(values):.4g}; "
+        f"the best so far changed last at trial {jumps[-1][0].number}."
     )
     return Figure(f"{sentence(name)} over trials", said, [best_line, points, *without_value],
                   layout, table)  # fmt: skip
@@ -152,7 +156,8 @@ def against_value(snapshot: Snapshot, path: str, index: int) -> Figure:
         for v in [[value_of(row, index) for row in group]]
     ]
     highest = better(cells, key=lambda cell: float(cell[2]))
-    said = f"Where it is {highest[0]}, the mean over {highest[1]} trials is best: {highest[2]}."
+    trials = counted(int(highest[1]), "trial")
+    said = f"Where it is {highest[0]}, the mean over {trials} is best: {highest[2]}."
     points = {
         "mode": "markers",
         "x": [short(place) for place in places],
@@ -473,16 +478,24 @@ def span_of(distribution: Distribution, values: Sequence[Any]) -> list[str]:
 def grouped(
     distribution: Distribution, path: str, rows: Sequence[TrialRow]
 ) -> list[tuple[str, Sequence[TrialRow]]]:
-    """Trials by choice, or by parts of a range that hold as many each."""
+    """Trials by choice, or by parts of a range that hold about as many each; no part ends between
+    equal values."""
     if isinstance(distribution, Choice):
         groups = [
             (document_of(choice), [row for row in rows if row.params[path] == choice])
             for choice in distribution.params
         ]
         return [(said, group) for said, group in groups if group]
-    ordered = sorted(rows, key=lambda row: float(row.params[path]))
-    size = math.ceil(len(ordered) / BINS)
-    parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def value(row: TrialRow) -> float:
+        return float(row.params[path])
+
+    size = math.ceil(len(rows) / BINS)
+    parts: list[list[TrialRow]] = [[]]
+    for _, equal in groupby(sorted(rows, key=value), value):
+        if len(parts[-1]) >= size:
+            parts.append([])
+        parts[-1] += equal
     return [
         (
             " to ".join(dict.fromkeys(span_of(distribution, [row.params[path] for row in part]))),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from sdw_core import __version__
 from sdw_core.errors import InputError
 from sdw_core.files import created_file
+from sdw_core.labels import counted
 from sdw_core.style import INK, PALE
 from study.preflight import check_writable
 
@@ -167,6 +168,7 @@ def _templates() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["counted"] = counted
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment
 

@@ -96,7 +96,7 @@ def states_figure(folder: StudyFolder, number: int) -> Figure:
     bar = {"title": {"text": "rarer, %"}}
     layout["coloraxis"] = {"colorscale": SCALE, "cmin": 0, "cmax": 100, "colorbar": bar}
     cells = [
-        [what, str(len(d)), *(f"{value:.2f}" for value in np.quantile(d, [0.1, 0.5, 0.9]))]
+        [what, str(len(d)), *(f"{value:.2f}" for value in _tenths(d))]
         for what, d in (("source", of_source), ("synthetic rows", of_rows))
     ]
     head = ["states", "number", "a tenth is below", "median", "a tenth is above"]
@@ -124,6 +124,12 @@ def _density(
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     fitted = FittedDensity.from_state(config.density, state)
     return fitted, f"that of the study's own model ({config.density.model})"
+
+
+def _tenths(log_density: NDArray[Any]) -> list[float]:
+    """What a tenth is below, the median, what a tenth is above: values that occur, since between
+    -inf, as of rows that diverged, there is no other."""
+    return [float(np.quantile(log_density, q, method="inverted_cdf")) for q in (0.1, 0.5, 0.9)]
 
 
 def _in_words(values: NDArray[Any]) -> str:

@@ -16,7 +16,7 @@ from sdw_core.artifact import versions
 from sdw_core.distill.stability import smoothed, stretch
 from sdw_core.errors import SDWError
 from sdw_core.files import read_whole
-from sdw_core.labels import GIF, POSTER, ROWS, named
+from sdw_core.labels import GIF, POSTER, ROWS, counted, named
 from sdw_core.statistics import ReturnSummary, summarize
 from study.book import ENSEMBLE, TrialBook, TrialRow
 from study.folder import StudyFolder
@@ -182,7 +182,7 @@ def _confirmed(folder: StudyFolder, row: TrialRow) -> dict[str, Any] | None:
 
 
 def _returns(row: TrialRow, confirmed: dict[str, Any]) -> Table:
-    head = ["normalised return", "mean", "95 % interval", "interquartile mean"]
+    head = ["normalised return", "mean", "95 % interval", "inter\u00adquartile mean"]
     cells = [
         [
             named(ROWS[key], summary.get("ensemble", 1)),
@@ -214,8 +214,8 @@ def _rivals(
     elif len(alike) == 1:
         told = f"It cannot be told from trial {alike[0]}: which of the two is better is open."
     else:
-        told = f"It cannot be told from {len(alike)} of the next {len(leads)} (trials "
-        told += f"{', '.join(alike)}): which of these is best is open."
+        which = f"{', '.join(alike[:-1])} and {alike[-1]}"
+        told = f"It cannot be told from trials {which}: which of these is best is open."
     cells = [
         [
             f"trial {row.number}",
@@ -391,11 +391,10 @@ def _facts(
     nodes = Counter(row.node for row in snapshot.trials if row.node)
     if nodes:
         facts["trials on"] = ", ".join(f"{node} ({count})" for node, count in nodes.items())
-    need, study, seeds = spec.study.resources, spec.study, spec.pipeline.distill.seeds
+    need, study = spec.study.resources, spec.study
+    seeds = counted(spec.pipeline.distill.seeds, "distillation seed")
     facts["a trial has"] = f"{need.cpu} CPU, {need.gpu:g} GPU"
-    facts["seeds"] = (
-        f"search {study.seed}, pipeline {spec.pipeline.seed}, {seeds} distillation seed(s) a trial"
-    )
+    facts["seeds"] = f"search {study.seed}, pipeline {spec.pipeline.seed}, {seeds} a trial"
     seconds = sum(row.seconds or 0 for row in snapshot.trials)
     facts["trials' time"] = f"{minutes(seconds)} in all"
     exported = read_whole(snapshot.exports[0] / "manifest.json") if snapshot.exports else None

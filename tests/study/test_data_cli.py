@@ -124,7 +124,7 @@ def test_describe_and_check_speak_in_words_and_rounded_numbers(sdw, swing):
     lines = [re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines()]
     said = dict(lines)
     assert said["data"] == "285 episodes, 49,756 transitions"
-    assert said["normalized return"] == "mean 15.8, from 0.8 to 101.5"
+    assert said["normalised return"] == "mean 15.8, from 0.8 to 101.5"
     assert said["reference scores"].startswith("random -20.2723, expert 3,234.3 (")
     _, out, _ = sdw("data", "describe", swing)
     assert "none, so that no return is normalised" in out

@@ -215,7 +215,7 @@ def test_a_study_that_is_written_to_is_shown_as_it_is_now(folder):
         done, running = shown(app)["trials"]
     assert (done["state"], done["values"], running["state"]) == ("Complete", [3.25], "Running")
     assert shown(app)["note"]["body"].startswith(
-        "## Best: [trial 0](/dashboard/studies/0/trials?numbers=0), normalized return 3.25"
+        "## Best: [trial 0](/dashboard/studies/0/trials?numbers=0), normalised return 3.25"
     )
     assert shown(app)["trials"][1]["state"] == "Waiting"  # its process is gone
 
@@ -277,7 +277,7 @@ def test_two_objectives_show_the_pareto_front(pareto):
     assert document["objective_names"] == ["normalized_return", "synthetic_size"]
     note = document["note"]["body"]
     assert note.startswith("## 2 trials on the Pareto front")
-    assert "| normalized return | synthetic size | settings |" in note
+    assert "| normalised return | synthetic size | settings |" in note
     assert "| [trial 1](/dashboard/studies/0/trials?numbers=1) | 60 | 20 |" in note
     assert "trial 2" not in note
     assert {each["number"] for each in document["best_trials"]} == {0, 1}

@@ -3,21 +3,26 @@
 import json
 import logging
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sdw_core.statistics import ReturnSummary
 from search_spaces import ComparisonSpec, parse_spec
+from search_spaces.spec import IntRange
 from study import Comparison, Study
 from study.api import _reported
+from study.book import TrialRow
 from study.comparison import ComparisonFolder, Results
 from study.export import export
 from study.folder import StudyFolder
 from study.html.comparison import comparison_page
+from study.html.figures import grouped
 from study.html.page import plain
 from study.html.states import states_figure
 from study.html.study import _lead, study_page
@@ -138,7 +143,7 @@ def test_the_answer_comes_first(ran: StudyFolder, page: Page):
     assert f"random rows, as many: {confirmed['random_subset']['mean']:.1f}" in answer
     assert f"expert: {confirmed['expert']['mean']:.1f}" in answer
     assert "finished: 3 of 3 trials (2 COMPLETE, 1 FAILED)" in page.said
-    assert "1 trial(s), why" in page.said
+    assert "1 trial, why" in page.said
     assert "that of the study's own model (gaussian)" in page.said
 
 
@@ -189,6 +194,26 @@ def test_without_the_studys_density_states_are_coloured_by_a_gaussian(ran: Study
     for entry in ran.cache.glob("density-*.safetensors"):
         entry.unlink()
     assert "density: a Gaussian's" in states_figure(ran, 0).said
+
+
+def test_rows_that_diverged_have_densities_to_read(ran: StudyFolder, tmp_path: Path):
+    far = StudyFolder(shutil.copytree(ran.path, tmp_path / "far"))
+    path = far.trial(0) / "rows.safetensors"
+    kept = load_file(path)
+    save_file(kept | {"observations": kept["observations"] * 1e30}, path)
+    assert np.isneginf(float(states_figure(far, 0).table.rows[1][3]))
+
+
+def test_equal_values_of_a_setting_are_in_one_part_of_its_range():
+    def trial(number: int, rows: int) -> TrialRow:
+        return TrialRow(number, "COMPLETE", None, {"rows": rows}, None, None, None, {}, None, [])
+
+    trials = [trial(n, rows) for n, rows in enumerate((69, 29, 17, 29, 35))]
+    parts = grouped(IntRange(type="int", low=16, high=128), "rows", trials)
+    assert [(said, [row.number for row in part]) for said, part in parts] == [
+        ("17 to 29", [2, 1, 3]),
+        ("35 to 69", [4, 0]),
+    ]
 
 
 def test_a_lead_is_the_paired_difference_of_policies(ran: StudyFolder):
@@ -243,7 +268,7 @@ def test_a_study_of_failures_says_why_and_takes_no_text_for_markup(folder: Study
     text = study_page(folder)
     page = Page(text)
     assert "No trial has completed; 2 FAILED, and why stands below." in page.said
-    assert f"2 trial(s), {reason}" in page.said
+    assert f"2 trials, {reason}" in page.said
     assert "img" not in page.tags
     assert "alert(1)</script>" not in text
 
@@ -295,7 +320,7 @@ def test_a_name_is_no_markup_in_a_figure():
 
 def test_a_comparison_says_who_leads_and_by_how_much(spec: ComparisonSpec):
     page = page_of(spec, all_results(spec))
-    assert "SDW: mean normalised return over 2 dataset(s)" in page.said
+    assert "SDW: mean normalised return over 2 datasets" in page.said
     assert "Higher: expert (90.0)." in page.said
     assert "Over Av-PBC: +12.5" in page.said
     assert "SDW, a/one-v0: weighting.temperature 0.5" in page.said

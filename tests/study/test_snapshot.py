@@ -110,7 +110,7 @@ def test_it_says_what_happened_to_each_trial_in_a_sentence(study):
         seen = Snapshot.of(study)
         stories = [seen.story(row) for row in seen.trials]
     assert stories == [
-        "Trial 0 ran 9 s on node-a and reached normalized return 41.26, the best so far.",
+        "Trial 0 ran 9 s on node-a and reached normalised return 41.26, the best so far.",
         "Trial 1 failed (divergence: not finite at step 3).",
         "Trial 2 failed (divergence: not finite at step 17).",
         "Trial 3 runs on node-b: distill (5/6), 50 %.",

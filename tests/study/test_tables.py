@@ -61,7 +61,7 @@ def printed(folder: StudyFolder, width: int = 80, terminal: bool = True) -> list
 def test_the_table_has_all_where_there_is_room(study):
     above, below, *rows = printed(study, 84)
     assert (above.split(), below.split()) == (
-        ["synthetic", "normalized", "95", "%", "trial"],
+        ["synthetic", "normalised", "95", "%", "trial"],
         ["trial", "temperature", "size", "return", "interval", "seconds", "outcome"],
     )
     assert [row.split()[0] for row in rows] == ["0", "1", "2", "3", "4"]
@@ -148,7 +148,7 @@ def test_reasons_are_told_once_below_the_table_in_whole_lines(study, capsys):
 def test_status_names_the_best_what_lies_where_and_what_to_do_next(study, capsys):
     _, out, _ = sdw(capsys, "status", study.path)
     lines = out.splitlines()
-    assert any(line.startswith("best: trial 3, normalized return 90 (95 % 12.3") for line in lines)
+    assert any(line.startswith("best: trial 3, normalised return 90 (95 % 12.3") for line in lines)
     assert sum(line.startswith("  ") and " sdw " in line for line in lines) == 3
     assert "  report " not in out
     assert "COMPLETE best" in out
