@@ -17,7 +17,7 @@ class Listed:
         kind: `study` or `comparison`.
         name: its folder's.
         path: that folder.
-        begun: epoch seconds.
+        begun: epoch seconds; None: its folder cannot be read.
         state: `running`, `stopped` or `finished`; `unreadable`, with a `reason`.
         done: trials, or cells, that have an outcome.
         total: how many there are to be.
@@ -30,7 +30,7 @@ class Listed:
     kind: str
     name: str
     path: Path
-    begun: float
+    begun: float | None
     state: str
     done: int = 0
     total: int = 0
@@ -49,14 +49,14 @@ def listed(storage: Path) -> list[Listed]:
     found = []
     for kind, look in kinds:
         for file in storage.glob(f"*/{kind}.yaml"):
-            path, begun = file.parent.resolve(), 0.0
+            path, begun = file.parent.resolve(), None
             try:
                 begun = min(each.lstat().st_mtime for each in path.iterdir())
                 known = look(path)
             except (SDWError, OSError) as error:
                 known = {"state": "unreadable", "reason": first_line(error)}
             found.append(Listed(kind=kind, name=path.name, path=path, begun=begun, **known))
-    return sorted(found, key=lambda each: -each.begun)
+    return sorted(found, key=lambda each: -(each.begun or 0))
 
 
 def _study(path: Path) -> dict[str, Any]:

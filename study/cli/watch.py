@@ -61,10 +61,13 @@ def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
         table.add_row(
             each.name,
             each.kind,
-            each.reason or each.state,
-            f"{each.done} of {each.total}",
+            each.state,
+            "" if each.reason else f"{each.done} of {each.total}",
             "" if each.best is None else f"{each.best:.1f}",
             each.of or "",
-            minutes(time() - each.begun),
+            "" if each.begun is None else minutes(time() - each.begun),
         )
     out.print(table)
+    for each in found:
+        if each.reason:
+            out.print(f"{each.name}: {each.reason}")

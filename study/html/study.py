@@ -127,7 +127,7 @@ def _answer(
     else:
         score = number(figures.value_of(best, 0))
         of = figures.metric_name(metric, best.ensemble)
-        if metric == RETURNS[0]:
+        if metric == RETURNS[0] and best.interval:
             of += f", 95 % interval {figures.interval_of(best)}"
         sentences.append(
             "This is the search's own score, on the seeds by which the best was chosen: expect "

@@ -81,6 +81,13 @@ def test_the_list_is_a_table_or_a_document(capsys, folder, tmp_path):
     assert status == 0
     assert "1 of 16" in out
     assert "41.5" in out
+    broken = StudyFolder.create(small_spec("study.name=broken"), tmp_path)
+    (broken.path / "study.db").write_bytes(b"no database")
+    _, out, _ = sdw(capsys, "list", "--storage", tmp_path)
+    assert "broken: The database of 'broken' cannot be read" in out.splitlines()[-1]
+    (row,) = [each.split() for each in out.splitlines()[:-1] if each.startswith("broken")]
+    assert row[:3] == ["broken", "study", "unreadable"]
+    assert "of" not in row
     status, out, _ = sdw(capsys, "list", "--storage", tmp_path / "none")
     assert (status, "no study" in out) == (0, True)
 
