@@ -392,6 +392,8 @@ def _shots(
     shape = size["height"], size["width"], 3
     while line := pictures.readline():
         pixels = np.frombuffer(pictures.read(int(np.prod(shape))), np.uint8)
+        if len(pixels) < np.prod(shape):  # the process was ended within a picture
+            break
         yield Shot(**json.loads(line), pixels=pixels.reshape(shape))
     if process.wait():
         raise SDWError(

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from sdw_core.dataset import load
 from sdw_core.environment import Environment
 from sdw_core.errors import InputError, SDWError
 from sdw_core.evaluate import Arena, Recipe
-from sdw_core.film import Film, Take, _files, _gif, _library, _shown, render
+from sdw_core.film import Film, Take, _files, _gif, _library, _shots, _shown, render
 from sdw_core.labels import FILM, GIF, POSTER
 from sdw_core.units import Units
 
@@ -254,6 +255,16 @@ def test_what_fails_to_draw_says_why_and_leaves_nothing(
     with pytest.raises(kind, match=said):
         render(artifact, tmp_path / FILM, expert=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_camera_that_is_ended_within_a_picture_says_so() -> None:
+    line = json.dumps({"step": 0, "total": 0.0, "terminated": False}).encode()
+    told = b'{"height": 2, "width": 2}\n' + line + b"\n" + bytes(12) + line + b"\n" + bytes(5)
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(9)"]) as process:
+        shots = _shots(io.BytesIO(told), process, io.BytesIO(), dot())
+        assert next(shots).pixels.shape == (2, 2, 3)
+        with pytest.raises(SDWError, match="failed while it was drawn .*ended with status 9"):
+            next(shots)
 
 
 @pytest.mark.slow
