@@ -46,8 +46,10 @@ class Curve(NamedTuple):
 
 def read_curves(folder: Path) -> dict[str, Curve]:
     """The curves of a trial, by name; none where it has told none yet."""
-    document = read_whole(folder / "curves.json") or {"curves": {}}
-    return {name: Curve(**curve) for name, curve in document["curves"].items()}
+    document = read_whole(folder / "curves.json") or {}
+    with suppress(LookupError, TypeError, AttributeError):  # else something else wrote it
+        return {name: Curve(**curve) for name, curve in document["curves"].items()}
+    return {}
 
 
 def final_scalars(result: TrialResult) -> dict[str, float]:

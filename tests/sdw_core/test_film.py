@@ -263,7 +263,7 @@ def test_a_camera_that_is_ended_within_a_picture_says_so() -> None:
     with subprocess.Popen([sys.executable, "-c", "raise SystemExit(9)"]) as process:
         shots = _shots(io.BytesIO(told), process, io.BytesIO(), dot())
         assert next(shots).pixels.shape == (2, 2, 3)
-        with pytest.raises(SDWError, match="failed while it was drawn .*ended with status 9"):
+        with pytest.raises(SDWError, match=r"failed while it was drawn .*ended with status 9"):
             next(shots)
 
 

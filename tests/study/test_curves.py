@@ -54,6 +54,12 @@ def test_curves_are_the_same_in_the_file_and_in_tensorboard(tmp_path: Path) -> N
     assert scalars(seen, "density/held_out_log_likelihood") == {10: -6.25}
 
 
+@pytest.mark.parametrize("content", ["", '{"curves": {"a"', "[1]", "{}", '{"curves": {"a": 1}}'])
+def test_a_file_that_holds_no_curves_shows_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "curves.json").write_text(content)
+    assert read_curves(tmp_path) == {}
+
+
 def test_an_event_file_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     other = tmp_path / f"{EVENTS}1700000000.host.1.0"
     other.write_bytes(b"")
