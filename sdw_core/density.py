@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from sdw_core.config import DensityConfig
-from sdw_core.errors import InputError, SDWError
+from sdw_core.errors import DivergenceError, InputError
 from sdw_core.progress import Progress
 from sdw_core.registry import DENSITIES
 from sdw_core.seeds import torch_generator
@@ -132,7 +132,7 @@ class Flow(DensityModel):
                 elif step - best_step >= config.patience * interval:
                     break
         if best_step == 0:
-            raise SDWError(
+            raise DivergenceError(
                 f"the {config.model} density diverged (its held-out log-likelihood is {score}): "
                 f"lower `density.learning_rate`, now {config.learning_rate}."
             )
@@ -224,7 +224,8 @@ def fit_density(
     Raises:
         InputError: fewer than two states, a non-finite one, or all dimensions constant; or a user's
             own model gives something else than log densities.
-        SDWError: a flow diverged, or a user's own model failed.
+        DivergenceError: a flow diverged.
+        SDWError: a user's own model failed.
 
     >>> states = np.random.default_rng(0).normal(size=(2000, 2)).astype(np.float32)
     >>> density = fit_density(states, DensityConfig(model="gaussian"), seed=0)

@@ -16,7 +16,7 @@ from scipy.stats import multivariate_normal
 from sdw_core import density
 from sdw_core.config import DensityConfig
 from sdw_core.density import FittedDensity, fit_density
-from sdw_core.errors import InputError, SDWError
+from sdw_core.errors import DivergenceError, InputError
 from sdw_core.registry import DENSITIES
 from sdw_core.units import Units
 
@@ -242,7 +242,7 @@ def test_early_stopping_keeps_the_best_weights(monkeypatch, patience, steps):
 
 def test_a_diverged_flow_is_an_error():
     config = quick("maf", learning_rate=1e30)
-    with pytest.raises(SDWError, match=r"diverged.*density.learning_rate"):
+    with pytest.raises(DivergenceError, match=r"diverged.*density.learning_rate"):
         fit_density(sample_mixture(600, seed=0), config, seed=0)
 
 
