@@ -78,6 +78,22 @@ def fresh_scores(export: Path) -> dict[str, Any]:
     return {name: score for name, score in scores.items() if name != "search"}
 
 
+def doubt(scores: dict[str, Any]) -> str | None:
+    """That the rows may be worth no more than rows of the dataset; None where they are.
+
+    Args:
+        scores: those of `fresh_scores`; of ensembles where there are any.
+    """
+    recipe = "_ensemble" if "synthetic_ensemble" in scores else ""
+    rows, random = scores[f"synthetic{recipe}"], scores[f"random_subset{recipe}"]
+    if rows["low"] > random["high"]:
+        return None
+    return (
+        f"These rows cannot be told from as many random rows ({rows['mean']:.1f} against "
+        f"{random['mean']:.1f}, and the 95 % intervals overlap): search more widely, or for longer."
+    )
+
+
 def _outcome(row: TrialRow, best: bool, several: bool) -> str:
     """`COMPLETE best`, `FAILED divergence`, `PRUNED rung 80`."""
     if best:

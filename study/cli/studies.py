@@ -377,7 +377,7 @@ def _print_study(snapshot: "Snapshot") -> None:
 def _print_best(snapshot: "Snapshot") -> None:
     """What won, on fresh seeds once it was exported."""
     from study.snapshot import settings
-    from study.tables import fresh_scores, front_table
+    from study.tables import doubt, fresh_scores, front_table
 
     exports = snapshot.exports
     if len(snapshot.spec.study.objectives) > 1:
@@ -390,7 +390,10 @@ def _print_best(snapshot: "Snapshot") -> None:
         out.print(f"best: trial {row.number}, {said}")
         if exports:
             out.print("on fresh seeds, beside what it has to beat:")
-            out.print(returns_table(fresh_scores(exports[0])))
+            scores = fresh_scores(exports[0])
+            out.print(returns_table(scores))
+            if doubted := doubt(scores):
+                log.print(f"warning: {doubted}")
 
 
 def _made(snapshot: "Snapshot") -> list[tuple[str, Path]]:

@@ -25,6 +25,7 @@ from study.html.page import Answer, Figure, Line, Lines, Table, document_of, ren
 from study.html.states import states_figure
 from study.outcomes import TrialResult, read_result
 from study.snapshot import RETURNS, Snapshot, minutes, number
+from study.tables import doubt
 
 RIVALS = 10
 """Trials next to the winner that are held against it."""
@@ -123,6 +124,8 @@ def _answer(
             f"Beside it: {'; '.join(beside)}. At 0 is a random policy, at 100 the expert of the "
             "dataset's reference scores."
         )
+        if doubted := doubt(confirmed):
+            sentences.append(doubted)
         tables.append(_returns(best, confirmed))
     else:
         score = number(figures.value_of(best, 0))

@@ -11,7 +11,7 @@ from study.api import Study
 from study.folder import StudyFolder
 from study.search import StudySearch
 from study.snapshot import Snapshot
-from study.tables import trial_table
+from study.tables import doubt, trial_table
 from tests.study.commands import sdw
 from tests.study.conftest import small_spec
 from tests.study.reports import report, run_trials
@@ -107,6 +107,21 @@ def test_a_table_is_narrowed_for_its_page_alone():
         seen.append(shown(page).splitlines()[0].split())
     all_three = ["2" * 8, "0" * 8, "1" * 8]
     assert seen == [all_three, all_three[:2], all_three[1:2], all_three]
+
+
+@pytest.mark.parametrize("recipe", ["", "_ensemble"])
+def test_rows_that_do_not_beat_random_ones_are_doubted(recipe):
+    def scores(low: float) -> dict[str, dict[str, float]]:
+        better = {"synthetic": {"mean": 90.0, "low": 80.0}, "random_subset": {"high": 5.0}}
+        return better | {
+            f"synthetic{recipe}": {"mean": low + 1, "low": low, "high": low + 2},
+            f"random_subset{recipe}": {"mean": 3.0, "low": 2.0, "high": 5.0},
+        }
+
+    assert doubt(scores(5.1)) is None
+    said = doubt(scores(4.9))
+    assert said is not None
+    assert "cannot be told from as many random rows (5.9 against 3.0" in said
 
 
 def test_an_objective_that_is_searched_has_one_column(pareto):
