@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -94,6 +95,10 @@ def distill(
     out.print(returns_table(document))
     if to:
         out.print(f"exported to {to}")
+        folder = quote(str(to))
+        out.print(f"  {'evaluate again':<18}sdw evaluate {folder}")
+        out.print(f"  {'train a policy':<18}sdw train {folder} --to policy.pt2")
+        out.print(f"  {'see it walk':<18}sdw render {folder}")
 
 
 @shows_progress
