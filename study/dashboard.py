@@ -42,7 +42,8 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
         InputError: the port is taken.
         SDWError: the study's database cannot be read.
     """
-    app = _guarded(Exhibit(folder))
+    exhibit = Exhibit(folder)
+    app = _guarded(exhibit)
     try:
         server = make_server(HOST, port, app, _Server, _Quiet)
     except OSError as error:
@@ -57,7 +58,8 @@ def serve(folder: StudyFolder, port: int, console: Console) -> None:
         if ray_dashboard
         else "only while the study runs",
     }
-    with server, contextlib.suppress(Ended), ending():  # from the moment that it says so
+    # A signal ends it from the moment that it says so.
+    with contextlib.closing(exhibit), server, contextlib.suppress(Ended), ending():
         for name, address in lines.items():
             console.print(f"{name:28}{address}")
         console.print("Ctrl-C ends it.")

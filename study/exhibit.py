@@ -97,6 +97,10 @@ class Exhibit:
                 return _edited(app, environ, start_response, *edit)
         return app(environ, start_response)
 
+    def close(self) -> None:
+        """Draw no more: call it before the process ends."""
+        self._pictures.close()
+
     def _latest(self) -> "WSGIApplication":
         with self._lock:
             if monotonic() - self._looked > FRESH:

@@ -81,6 +81,14 @@ class Pictures:
         except FileNotFoundError as error:
             raise ArtifactNotFound(str(error)) from None
 
+    def close(self) -> None:
+        """Draw no more, once the picture under way is drawn.
+
+        A thread that ends with the process while it reads HDF5 leaves a lock of h5py held, for
+        which the process would wait without end.
+        """
+        self._drawing.acquire()
+
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Nothing is written here."""
         raise NotImplementedError

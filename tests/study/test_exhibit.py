@@ -4,6 +4,7 @@ import json
 from gzip import decompress
 from io import BytesIO
 from pathlib import Path
+from threading import Event, Thread
 from time import perf_counter
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -19,6 +20,7 @@ from study.curves import TrialCurves
 from study.dashboard import _guarded
 from study.exhibit import Exhibit
 from study.folder import StudyFolder
+from study.pictures import Pictures
 from study.search import StudySearch
 from tests.study.conftest import small_spec
 from tests.study.reports import report, run_trials, thousand_trials
@@ -121,6 +123,29 @@ def test_the_pictures_of_a_trial_are_drawn_when_they_are_asked_for(ran):
 
 def gone(config: PipelineConfig) -> None:
     raise InputError("the dataset is not there any more.")
+
+
+def test_a_process_ends_once_the_picture_under_way_is_drawn(ran, monkeypatch):
+    drawing, on = Event(), Event()
+
+    def slowly(self: Pictures, number: int) -> BytesIO:
+        drawing.set()
+        assert on.wait(10)
+        return BytesIO(PNG)
+
+    monkeypatch.setattr(Pictures, "_states", slowly)
+    app = Exhibit(ran)
+    asking = Thread(target=request, args=(app, "/artifacts/0/0/0-1"))
+    closing = Thread(target=app.close)
+    asking.start()
+    assert drawing.wait(10)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    on.set()
+    asking.join(10)
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_without_its_dataset_a_trial_still_shows_its_states(ran, monkeypatch):
