@@ -8,7 +8,7 @@ from math import pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, field_validator
 
 from sdw_core.config import Config, Count, PipelineConfig, Runs, Seconds, Seed, added, identifying
 from sdw_core.errors import InputError
@@ -168,6 +168,13 @@ class StudyConfig(Config):
         description="experiment trackers that get a run a trial: its curves, its settings, and the "
         "files of its export; `pip install 'sdw-obd[wandb]'` or `[mlflow]`, or `trackio`",
     )
+
+    @field_validator("trackers")
+    @classmethod
+    def _are_named_once(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(trackers)) < len(trackers):
+            raise ValueError("trackers, each named once")
+        return trackers
 
 
 class StudySpec(Config):

@@ -3,6 +3,7 @@
 from time import time
 
 from sdw_core.console import Table
+from sdw_core.errors import InputError
 from study.api import STUDIES, Study, storage_folder
 from study.cli.common import AsJson, Storage, StudyName
 from study.console import out, print_json
@@ -42,6 +43,10 @@ def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
     from study.snapshot import minutes
 
     folder = storage_folder(storage)
+    if not folder.is_dir() and folder != STUDIES:  # which the first study makes
+        raise InputError(
+            f"The storage must be a folder, and {str(folder)!r} is none; name another."
+        )
     found = listed(folder)
     if as_json:
         print_json([each.to_json() for each in found])

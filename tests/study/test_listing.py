@@ -88,8 +88,13 @@ def test_the_list_is_a_table_or_a_document(capsys, folder, tmp_path):
     (row,) = [each.split() for each in out.splitlines()[:-1] if each.startswith("broken")]
     assert row[:3] == ["broken", "study", "unreadable"]
     assert "of" not in row
-    status, out, _ = sdw(capsys, "list", "--storage", tmp_path / "none")
-    assert (status, "no study" in out) == (0, True)
+    (tmp_path / "empty").mkdir()
+    status, out, _ = sdw(capsys, "list", "--storage", tmp_path / "empty")
+    assert status == 0
+    assert "holds no study and no comparison yet" in out
+    status, out, err = sdw(capsys, "list", "--storage", tmp_path / "none")
+    assert (status, out) == (2, "")
+    assert "must be a folder" in err
 
 
 def test_a_quiet_command_prints_results_warnings_and_errors_alone(capsys):

@@ -136,6 +136,8 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_one_sentence() -> None:
         InputError, match=r"`study.trackers.0` cannot be 'wanbd': did you mean `wandb`"
     ):
         small_spec("study.trackers=[wanbd]")
+    with pytest.raises(InputError, match=r"`study.trackers` must be trackers, each named once"):
+        small_spec("study.trackers=[wandb, wandb]")
     with pytest.raises(InputError, match=r"'trackio', whose package is not installed; install it"):
         require_trackers(small_spec("study.trackers=[trackio]"))
     require_trackers(small_spec())
