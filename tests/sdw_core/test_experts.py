@@ -878,7 +878,7 @@ def test_a_pipeline_that_is_stopped_in_its_expert_goes_on_there(
         lambda stage, fraction: told.append(fraction) if stage == "expert" else None,
     ).prepare()
     assert [path.suffix for path in tmp_path.glob("expert-*[!k]")] == [".safetensors"]
-    assert told[1:] == [50 / 120, 100 / 120, 1, 1]  # the training, then the stage
+    assert told[1:] == [50 / 120, 100 / 120, 1]
     assert torch.equal(resumed.task.targets, whole.task.targets)
     assert torch.equal(resumed.task.weights, whole.task.weights)
     np.testing.assert_array_equal(resumed.expert_returns, whole.expert_returns)
