@@ -16,8 +16,6 @@ from study.snapshot import Failures, Snapshot, minutes, number, settings
 
 PAGE = "/dashboard/studies/0"
 """Of the one study of a storage in memory."""
-FEW = 10
-"""Trials that are named one by one."""
 
 
 def study_note(snapshot: Snapshot, pictures: Sequence[Sequence[ArtifactMeta]]) -> str:
@@ -83,7 +81,7 @@ def _table(headings: Sequence[str], lines: Iterable[Iterable[object]]) -> str:
 def _question(spec: StudySpec) -> str:
     searched = [f"{code(path)} ({plain(_values(each))})" for path, each in spec.search.items()]
     wanted = [
-        f"the {'highest' if each.mode == 'max' else 'lowest'} {each.metric.replace('_', ' ')}"
+        f"the {'highest' if each.mode == 'max' else 'lowest'} {in_words(each.metric)}"
         for each in spec.study.objectives
     ]
     return (
@@ -92,8 +90,7 @@ def _question(spec: StudySpec) -> str:
 
 
 def _failed(group: Failures) -> str:
-    numbers = ", ".join(map(str, group.trials[:FEW])) + ", ..." * (len(group.trials) > FEW)
-    return f"**{len(group.trials)} FAILED.** {plain(group.reason)} (trial {numbers})"
+    return f"**{len(group.trials)} FAILED.** {plain(group.reason)} (trial {group.numbers()})"
 
 
 def _pictures_of_best(

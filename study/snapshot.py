@@ -73,6 +73,10 @@ class Failures:
     reason: str
     trials: list[int]
 
+    def numbers(self, most: int = 10) -> str:
+        """The first trials' numbers: `1, 4, ...`."""
+        return ", ".join(map(str, self.trials[:most])) + ", ..." * (len(self.trials) > most)
+
 
 @dataclass(frozen=True)
 class Snapshot:

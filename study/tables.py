@@ -59,8 +59,7 @@ def front_table(snapshot: Snapshot) -> Table:
         if not folder.is_dir():
             continue
         scores = fresh_scores(folder)
-        rows = scores.get("synthetic_ensemble") or scores["synthetic"]
-        random = scores.get("random_subset_ensemble") or scores["random_subset"]
+        rows, random = by_recipe(scores)
         table.add_row(
             str(row.number),
             *[_value(metric, row.values[i]) for i, metric in others.items() if row.values],
@@ -78,14 +77,15 @@ def fresh_scores(export: Path) -> dict[str, Any]:
     return {name: score for name, score in scores.items() if name != "search"}
 
 
-def doubt(scores: dict[str, Any]) -> str | None:
-    """That the rows may be worth no more than rows of the dataset; None where they are.
-
-    Args:
-        scores: those of `fresh_scores`; of ensembles where there are any.
-    """
+def by_recipe(scores: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of `fresh_scores`, those of the rows and of random ones: of ensembles where there are any."""
     recipe = "_ensemble" if "synthetic_ensemble" in scores else ""
-    rows, random = scores[f"synthetic{recipe}"], scores[f"random_subset{recipe}"]
+    return scores[f"synthetic{recipe}"], scores[f"random_subset{recipe}"]
+
+
+def doubt(scores: dict[str, Any]) -> str | None:
+    """That rows of such `fresh_scores` may be worth no more than random ones; None: they are."""
+    rows, random = by_recipe(scores)
     if rows["low"] > random["high"]:
         return None
     return (

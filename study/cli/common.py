@@ -1,6 +1,6 @@
 """What commands share: their options, and how returns are printed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -12,7 +12,7 @@ from sdw_core.console import Table
 from sdw_core.labels import ROWS, named
 from study.cli import completion
 from study.cli.help import OUTPUT, WHERE
-from study.console import show
+from study.console import out, show
 
 Spec = Annotated[
     str,
@@ -108,6 +108,12 @@ def shows_progress(command: Callable[..., None]) -> Callable[..., None]:
         parameters=[*own.parameters.values(), *added]
     )
     return run
+
+
+def print_lines(lines: Iterable[tuple[str, object]]) -> None:
+    """What lies where, or what may be done, and the path or the command."""
+    for what, it in lines:
+        out.print(f"  {what:<18}{it}")
 
 
 def returns_table(scores: dict[str, Any]) -> Table:

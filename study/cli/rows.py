@@ -20,6 +20,7 @@ from study.cli.common import (
     Set,
     Spec,
     Trust,
+    print_lines,
     returns_table,
     shows_progress,
 )
@@ -96,9 +97,13 @@ def distill(
     if to:
         out.print(f"exported to {to}")
         folder = quote(str(to))
-        out.print(f"  {'evaluate again':<18}sdw evaluate {folder}")
-        out.print(f"  {'train a policy':<18}sdw train {folder} --to policy.pt2")
-        out.print(f"  {'see it walk':<18}sdw render {folder}")
+        print_lines(
+            [
+                ("evaluate again", f"sdw evaluate {folder}"),
+                ("train a policy", f"sdw train {folder} --to policy.pt2"),
+                ("see it walk", f"sdw render {folder}"),
+            ]
+        )
 
 
 @shows_progress

@@ -19,6 +19,7 @@ from study.cli.common import (
     Spec,
     Storage,
     StudyName,
+    print_lines,
     returns_table,
     shows_progress,
 )
@@ -27,9 +28,6 @@ from study.console import log, out, print_json
 
 if TYPE_CHECKING:
     from study.snapshot import Snapshot
-
-SHOWN = 10
-"""Most trials that are named with a reason they failed for."""
 
 Name = Annotated[
     str | None, typer.Option(help="Name of the study; default: the spec's.", metavar="NAME")
@@ -356,8 +354,8 @@ def _print_study(snapshot: "Snapshot") -> None:
 
     out.print(trial_table(snapshot) if snapshot.trials else "no trial was begun yet")
     for group in snapshot.failures:
-        trials = ", ".join(map(str, group.trials[:SHOWN])) + ", ..." * (len(group.trials) > SHOWN)
-        out.print(f"{counted(len(group.trials), 'trial')} FAILED ({trials}): {group.reason}")
+        trials = counted(len(group.trials), "trial")
+        out.print(f"{trials} FAILED ({group.numbers()}): {group.reason}")
     if saved := snapshot.early_stopping:
         out.print(
             f"early stopping ended {counted(saved['pruned'], 'trial')} and saved "
@@ -367,11 +365,8 @@ def _print_study(snapshot: "Snapshot") -> None:
         log.print(f"warning, {counted(count, 'trial')}: {sentence}")
     if snapshot.best:
         _print_best(snapshot)
-    for what, path in _made(snapshot):
-        if path.exists():
-            out.print(f"  {what:<18}{path}")
-    for what, command in snapshot.next_commands[:3]:
-        out.print(f"  {what:<18}{command}")
+    print_lines((what, path) for what, path in _made(snapshot) if path.exists())
+    print_lines(snapshot.next_commands[:3])
 
 
 def _print_best(snapshot: "Snapshot") -> None:

@@ -5,7 +5,7 @@ from time import time
 from sdw_core.console import Table
 from sdw_core.errors import InputError
 from study.api import STUDIES, Study, storage_folder
-from study.cli.common import AsJson, Storage, StudyName
+from study.cli.common import AsJson, Storage, StudyName, print_lines
 from study.console import out, print_json
 
 
@@ -26,8 +26,7 @@ def watch(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False)
     if as_json:
         print_json(found.status())
     elif watch(found.folder, out) and out.is_terminal:
-        for what, command in found.snapshot().next_commands:
-            out.print(f"  {what:<18}{command}")
+        print_lines(found.snapshot().next_commands)
 
 
 def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:

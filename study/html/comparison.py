@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from sdw_core.artifact import versions
-from sdw_core.labels import counted, short_name
+from sdw_core.labels import counted
 from sdw_core.statistics import Estimate, gain, with_interval
 from sdw_core.style import Look, looks
 from study.html.page import (
@@ -110,21 +110,15 @@ def _answer(standings: Standings) -> Answer:
 
 
 def _table(standings: Standings) -> Table:
-    datasets = list(standings.spec.datasets)
-    rows = []
-    for method in standings.spec.methods:
-        found = standings.aggregate(method)
-        mean = (
-            [f"{found['mean'].value:.1f}", interval_text(found["mean"], ".1f")]
-            if found
-            else ["", ""]
-        )
-        cells = [standings.cell(method, dataset) for dataset in datasets]
-        rows.append([standings.title(method), *mean, *cells])
+    """That of `Standings`, its means first: a phone shows few columns."""
+    n = len(standings.spec.datasets)
+    head, *rows = (
+        [method, *found[n : n + 2], *found[:n]] for method, *found in standings.table("last")
+    )
     return Table(
         "Normalised return after the last outer step: mean +- standard deviation over distillation "
         "seeds",
-        ["method", "mean", "95 %", *map(short_name, datasets)],
+        head,
         rows,
     )
 
@@ -138,10 +132,9 @@ def _overview(standings: Standings, style: dict[str, Look]) -> list[Figure]:
         said = f"{standings.title(best[0])} has the highest mean: {best[1].value:.1f}."
         cells = [[standings.title(m), f"{e.value:.1f}", interval_text(e, ".1f")] for m, e in means]
         table = Table("Mean normalised return over all datasets", ["method", "mean", "95 %"], cells)
-        named_means = [(m, e) for m, e in means]
         layout = beside_names("mean normalised return")
         figures.append(
-            Figure("Mean over all datasets", said, _intervals(standings, named_means, style),
+            Figure("Mean over all datasets", said, _intervals(standings, means, style),
                    layout, table, _height(means))
         )  # fmt: skip
     gains = [(m, e) for m, e, _ in _gains(standings)]
