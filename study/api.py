@@ -320,10 +320,16 @@ class Study:
         return self.snapshot().frame()
 
     def best(self, top: int = 1) -> "list[TrialRow]":
-        """The best COMPLETE trials, best first; of a study of two objectives, the Pareto front."""
+        """The best COMPLETE trials, best first; of a study of two objectives, the Pareto front.
+
+        Those that have raced on fresh seeds come first, in the order that they came in.
+        """
+        from study.race import raced, ranked
+
         book = self.folder.book()
+        numbers = ranked(book, raced(self.folder, book), checked(top, Count, "top"))
         rows = book.rows()
-        return [rows[number] for number in book.best(checked(top, Count, "top"))]
+        return [rows[number] for number in numbers]
 
     @property
     def exports(self) -> list[Path]:
@@ -394,7 +400,8 @@ class Study:
             InputError: there is nothing to export, or a folder cannot be written or exists.
         """
         from sdw_core.card import require_license
-        from study.export import export
+        from study.export import export, hold_race
+        from study.race import ranked
 
         several = len(self.spec.study.objectives) > 1
         if pareto and not several:
@@ -407,7 +414,8 @@ class Study:
                 "trial is the best; use `pareto`."
             )
         license = None if license is None else require_license(license)
-        numbers = self.folder.book().best(1 if top is None else checked(top, Count, "top"))
+        top = 1 if top is None else checked(top, Count, "top")
+        numbers = ranked(self.folder.book(), hold_race(self.folder), top)
         where = checked(to, Path, "to") if to else None
         filming = None
         if film:
@@ -486,7 +494,8 @@ class Study:
     def _run(self, address: str | None, progress: bool) -> "Study":
         """Run the study to its end; confirm and export the winner."""
         from study.display import Display
-        from study.export import export
+        from study.export import export, hold_race
+        from study.race import ranked
         from study.runner import drive
         from study.trackers import tracked
 
@@ -496,8 +505,10 @@ class Study:
             book = folder.book()
             winners, remaining = book.best(), book.remaining()
             if winners and not remaining:
+                with _shown(progress).working("racing the best trials on fresh seeds"):
+                    race = hold_race(folder)
                 with _shown(progress).working("re-evaluating on fresh seeds"):
-                    export(folder, winners)
+                    export(folder, ranked(book, race))
             _reported(self, progress)
         if given_up and remaining:
             called, count = folder.called, book.spec.study.max_identical_failures

@@ -1,9 +1,11 @@
 """From a finished trial to an exported dataset, judged on seeds that the search never used."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from torch import Tensor
 from sdw_core.artifact import Artifact, Filming, read_artifact, refuse_existing, write_artifact
 from sdw_core.config import PipelineConfig, as_written
 from sdw_core.dataset import OfflineDataset, load_dataset
-from sdw_core.errors import InputError
+from sdw_core.errors import DivergenceError, InputError
 from sdw_core.evaluate import Arena
 from sdw_core.evidence import confirmed_scores, evidence_of, networks_of, source_states
 from sdw_core.files import read_whole, sha256_of_file, write_json
@@ -26,6 +28,7 @@ from sdw_core.validation import parse
 from study.folder import StudyFolder
 from study.outcomes import COMPLETE, TrialResult, config_hash, finished_result
 from study.preflight import check_writable
+from study.race import POLICIES, STAGE, Race, entered, race, raced, races
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,98 @@ def confirm(
     Raises:
         InputError: its folder does not hold its result any more, or the dataset is another.
     """
-    trial = folder.trial(number)
+    kept = folder.trial(number) / "confirmed.json"
+    judged = _judged(folder, number, lambda config: dataset, license)
+    document = read_whole(kept) or {}
+    if {key: document.pop(key, None) for key in judged.of} != judged.of:
+        found = judged.result.to_json()
+        document = confirmed_scores(judged.artifact, dataset, judged.config, found)
+        if os.access(kept.parent, os.W_OK):
+            write_json(kept, judged.of | document)
+    judged.artifact.evidence["scores"] = document
+    return Confirmed(judged.artifact, source_states(dataset, judged.config.seed))
+
+
+def hold_race(folder: StudyFolder) -> Race | None:
+    """Let a study's best trials race, if they are to race and have not raced; see `study.race`.
+
+    What each trial's policies returned is kept in its folder: neither an interruption nor another
+    race of some of the same trials judges anything twice.
+
+    Raises:
+        InputError: a trial's folder does not hold its result any more, or its dataset changed.
+    """
+    book = folder.book()
+    if not races(book.spec) or (found := raced(folder, book)):
+        return found
+    contenders, evaluations = entered(book)
+    if len(contenders) < 2:
+        return None
+    load = _loader()
+    judged = {number: _judged(folder, number, load) for number in contenders}
+
+    def judge(number: int, round: int) -> NDArray[np.float64]:
+        return _in_round(folder.trial(number) / "race.json", judged[number], round)
+
+    found = race(contenders, judge, evaluations)
+    if os.access(folder.path, os.W_OK):
+        write_json(folder.race, found.to_json())
+    return found
+
+
+def _in_round(kept: Path, judged: "_Judged", round: int) -> NDArray[np.float64]:
+    """Returns [P] of fresh policies of a trial, by the evaluation that its search was by."""
+    document = read_whole(kept) or {}
+    rounds: list[list[float]] = document["rounds"] if document.get("of") == judged.of else []
+    if round == len(rounds):
+        size = {"policies": POLICIES, "episodes": 1}
+        evaluation = judged.config.evaluation.model_copy(update=size)
+        try:
+            returns = judged.artifact.evaluate(evaluation, stage=f"{STAGE}-{round}")[:, 0]
+        except DivergenceError:  # such policies are worth what random ones are
+            returns = np.zeros(POLICIES)
+        rounds = [*rounds, returns.tolist()]
+        if os.access(kept.parent, os.W_OK):
+            write_json(kept, {"of": judged.of, "rounds": rounds})
+    return np.array(rounds[round])
+
+
+def _loader() -> Callable[[PipelineConfig], OfflineDataset]:
+    """Reads each dataset once."""
+    datasets: dict[str, OfflineDataset] = {}
+
+    def load(config: PipelineConfig) -> OfflineDataset:
+        if config.source not in datasets:
+            datasets[config.source] = load_dataset(config)
+        return datasets[config.source]
+
+    return load
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A trial's best rows, to be judged.
+
+    Attributes:
+        config, result: of the trial.
+        artifact: the rows, whose evidence has no scores yet.
+        of: what the scores hang on that are found with them.
+    """
+
+    config: PipelineConfig
+    result: TrialResult
+    artifact: Artifact
+    of: dict[str, Any]
+
+
+def _judged(
+    folder: StudyFolder,
+    number: int,
+    load: Callable[[PipelineConfig], OfflineDataset],
+    license: str | None = None,
+) -> _Judged:
     config, result, rows = found_by(folder, number)
+    dataset = load(config)
     _require_source_of(result, dataset, config, number)
     # The first version stated no units.
     stated = {f.name: rows[f.name].numpy() for f in fields(Units) if f.name in rows}
@@ -66,20 +159,13 @@ def confirm(
     artifact = Artifact.distilled(
         rows["observations"][best], rows["actions"][best], arena, recipe, evidence
     )
-    kept = trial / "confirmed.json"
     of = {
         "config_hash": result.config_hash,
-        "rows": sha256_of_file(trial / "rows.safetensors"),
+        "rows": sha256_of_file(folder.trial(number) / "rows.safetensors"),
         "scores": dataset.reference_scores and list(dataset.reference_scores),
         "method": METHOD["evaluate"],
     } | networks_of(config.evaluation)
-    document = read_whole(kept) or {}
-    if {key: document.pop(key, None) for key in of} != of:
-        document = confirmed_scores(artifact, dataset, config, result.to_json())
-        if os.access(trial, os.W_OK):
-            write_json(kept, of | document)
-    evidence["scores"] = document
-    return Confirmed(artifact, source_states(dataset, config.seed))
+    return _Judged(config, result, artifact, of)
 
 
 def _require_source_of(
@@ -191,7 +277,7 @@ def export(
     for target in targets:
         if not (target.exists() and to is None and license is None):
             refuse_existing(target)
-    datasets: dict[str, OfflineDataset] = {}
+    load = _loader()
     wanted: list[tuple[int, Path, OfflineDataset]] = []
     for number, target in zip(numbers, targets, strict=True):
         trial, (config, result, rows) = folder.trial(number), found_by(folder, number)
@@ -201,10 +287,9 @@ def export(
             if film and not (target / FILM).exists():
                 film(artifact, target / FILM)
             continue
-        if config.source not in datasets:
-            datasets[config.source] = load_dataset(config)
-        _require_source_of(result, datasets[config.source], config, number)
-        wanted.append((number, target, datasets[config.source]))
+        dataset = load(config)
+        _require_source_of(result, dataset, config, number)
+        wanted.append((number, target, dataset))
     if wanted:
         check_writable(to or folder.exports, "to")
     for number, target, dataset in wanted:

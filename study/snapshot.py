@@ -21,6 +21,7 @@ from study.book import TrialBook, TrialRow, settled_among
 from study.early_stopping import saved
 from study.folder import StudyFolder
 from study.outcomes import COMPLETE, FAILED, PRUNED, without_numbers
+from study.race import Race, raced, ranked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +94,7 @@ class Snapshot:
         trials: every trial, by number; one whose process is gone waits.
         under_way: the trials that run.
         best: numbers of the best COMPLETE trial, or of the Pareto front; empty before there is one.
+        race: which told the best trials apart on fresh seeds; None: they have not raced.
         early_stopping: what it saved; None where it is off.
         warnings: what trials were warned of, and how many of them.
     """
@@ -106,6 +108,7 @@ class Snapshot:
     trials: list[TrialRow]
     under_way: list[Running]
     best: list[int]
+    race: Race | None
     early_stopping: dict[str, Any] | None
     warnings: dict[str, int]
 
@@ -124,7 +127,8 @@ class Snapshot:
         book = book or folder.book()
         spec, driven = folder.spec(), folder.driven()  # `sdw extend` may have raised its number
         with folder.reading():
-            best = book.best()  # before the rows: a trial among them is COMPLETE then
+            race = raced(folder, book)
+            best = ranked(book, race)  # before the rows: a trial among them is COMPLETE then
             rows = book.rows()
             spared, warnings = saved(book), book.warnings()
         remaining = spec.study.trials > len(settled_among(rows))
@@ -140,6 +144,7 @@ class Snapshot:
             trials=rows,
             under_way=[_running(folder, row) for row in rows if row.outcome == "RUNNING"],
             best=best,
+            race=race,
             early_stopping=spared,
             warnings=warnings,
         )
@@ -351,6 +356,7 @@ class Snapshot:
             "driver": driver if self.state == "running" else None,
             "trials": [asdict(trial) for trial in self.trials],
             "best": self.best,
+            "race": self.race and self.race.to_json(),
             "early_stopping": self.early_stopping,
             "warnings": [
                 {"warning": sentence, "trials": count} for sentence, count in self.warnings.items()
