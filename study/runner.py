@@ -19,6 +19,7 @@ from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
+from search_spaces.spec import Resources
 from study.book import TrialBook
 from study.capacity import Nodes, Places
 from study.curves import HParams
@@ -354,17 +355,38 @@ def _connection(address: str | None) -> Iterator[Any]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints about dead workers on stdout
+        with redirect_stdout(sys.stderr), _silent_ray():  # what else is printed is no result
             yield context
     finally:
         ray.shutdown()
 
 
-def require_cluster(address: str | None) -> None:
-    """Refuse the address of a cluster that cannot be reached, and a process that has a Ray.
+@contextmanager
+def _silent_ray() -> Iterator[None]:
+    """Keep Ray from printing paragraphs of its own about nodes, workers and resources.
+
+    No public setting does: the driver prints whatever a raylet tells. Ray's own debugger does it in
+    this way, and Ray's logs have it all.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = True
+
+
+def require_cluster(address: str | None, need: Resources) -> None:
+    """Refuse the address of a cluster that could run no trial, and a process that has a Ray.
+
+    Args:
+        address: as for `drive`.
+        need: of a trial.
 
     Raises:
-        InputError: the cluster cannot be reached, or this process is connected to a Ray already.
+        InputError: the cluster cannot be reached or holds no trial, or this process is connected
+            to a Ray already.
     """
     import ray
 
@@ -372,7 +394,7 @@ def require_cluster(address: str | None) -> None:
         raise _connected_already()
     if address:
         with ray_session(address):
-            pass
+            Nodes(need, may_grow=True).require_room("study")
 
 
 def _knock(address: str) -> None:
