@@ -286,15 +286,19 @@ def _status() -> "ClusterStatus":
 def _growth(status: "ClusterStatus") -> Growth | None:
     """What the cluster's autoscaler may add; None where the cluster has none."""
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     (head,) = [node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
     there = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
     ask = ray.remote(num_cpus=0, scheduling_strategy=there)(_autoscaler_config)
-    config = ray.get(ask.remote(), timeout=PATIENCE)
+    try:
+        config = ray.get(ask.remote(), timeout=PATIENCE)
+    except RayError:  # as where the head has not this package
+        config = None
     if config is not None:
         return Growth.of(config) if config else None
-    # an autoscaler that runs elsewhere, as KubeRay's does, counts what it says of itself
+    # of an autoscaler that runs elsewhere, as KubeRay's does, only what it tells Ray is known
     return Growth({}) if status.stats.autoscaler_version != "0" else None
 
 

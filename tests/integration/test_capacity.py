@@ -106,8 +106,7 @@ def test_a_study_follows_nodes_that_join_and_leave_and_says_who_waits(
     assert status == 0, err
     assert "w2 (1 CPU) joined: 3 nodes now, 2 at a time" in err
     assert "w2 left: 2 nodes now, 1 at a time" in err
-    waiting = "WAITING (trial 1) for 1 CPU on a node; most is free on w1 of 2 nodes: 0 CPU"
-    assert err.count(waiting) == 1
+    assert err.count("WAITING (trial 1) for 1 CPU on a node; most is free on w") == 1, err
     says_nothing_of_ray(err)
 
 
