@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from tests.integration.hosts import Hosts, hosts_of, missing
 from tests.integration.processes import TINY, Sdw, World
 from tests.study import commands
 
@@ -14,6 +15,15 @@ def world() -> Iterator[World]:
     here = World()
     yield here
     here.end()
+
+
+@pytest.fixture(scope="module")
+def hosts(world: World) -> Iterator[Hosts]:
+    """Hosts to be added, as many as a test needs."""
+    if lacks := missing():
+        pytest.skip(lacks)
+    with hosts_of(world) as hosts:
+        yield hosts
 
 
 @pytest.fixture(scope="module")
