@@ -79,6 +79,18 @@ class Race:
         """The trials that cannot be told from the winner."""
         return [number for number in self.ranking[1:] if number not in self.dropped]
 
+    @property
+    def verdict(self) -> str:
+        """What came of it, in a sentence."""
+        open = [str(number) for number in self.open]
+        said = f"The {len(self.contenders)} best trials of the search raced on fresh seeds: trial "
+        said += f"{self.winner} has the highest mean, and "
+        if not open:
+            return f"{said}can be told from each of the others."
+        *others, last = open
+        which = f"trials {', '.join(others)} and {last}" if others else f"trial {last}"
+        return f"{said}cannot be told from {which}."
+
     def mean(self, number: int) -> float:
         """Of a trial's policies in the race."""
         return float(np.mean(self.scores[number]))

@@ -386,6 +386,8 @@ def _print_best(snapshot: "Snapshot") -> None:
         row = snapshot.row(snapshot.best[0])
         said = f"{snapshot.objectives(row)}; {settings(row.params)}".rstrip("; ")
         out.print(f"best: trial {row.number}, {said}")
+        if snapshot.race:
+            out.print(snapshot.race.verdict)
         if exports:
             out.print("on fresh seeds, beside what it has to beat:")
             scores = fresh_scores(exports[0])
