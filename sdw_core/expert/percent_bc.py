@@ -90,7 +90,9 @@ def best_episodes(
     """
     order = np.argsort(-returns, kind="stable")
     held = np.cumsum(np.diff(episode_ends, prepend=0)[order])
-    first, last = np.searchsorted(held, np.multiply((skipped, fraction), held[-1]), side="right")
+    # Rows are whole, and 1 - 0.9 is a little less than 0.1.
+    bounds = np.multiply((skipped, fraction), held[-1]).round(6)
+    first, last = np.searchsorted(held, bounds, side="right")
     first = min(first, len(order) - 1)
     return order[first : max(first + 1, last)]
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -364,6 +365,20 @@ def test_a_range_of_quantiles_is_counted_from_the_worst() -> None:
     returns, ends = np.arange(10.0), np.arange(10, 101, 10)
     assert set(best_rows(returns, ends, 1.0, 0.5)) == set(range(50))
     assert set(best_rows(returns, ends, 0.5, 0.25)) == set(range(50, 80))
+
+
+@pytest.mark.parametrize("episodes", [10, 100, 200])
+def test_each_tenth_of_equal_episodes_is_a_tenth(episodes: int) -> None:
+    returns, ends = np.arange(float(episodes)), 7 * np.arange(1, episodes + 1)
+    tenths = [k / 10 for k in range(11)]
+    for low, high in combinations(tenths, 2):
+        skipped, fraction = PercentBCConfig(episodes=(low, high)).cloned
+        first, last = round(low * episodes), round(high * episodes)
+        rows = best_rows(returns, ends, fraction, skipped)
+        assert sorted(rows) == list(range(7 * first, 7 * last)), (low, high)
+    best = PercentBCConfig(episodes=(0.9, 1)).cloned, PercentBCConfig(fraction=0.1).cloned
+    by_range, by_fraction = (best_rows(returns, ends, f, skipped) for skipped, f in best)
+    assert by_range.tolist() == by_fraction.tolist()
 
 
 def test_transitions_count_and_not_episodes() -> None:
