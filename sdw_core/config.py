@@ -175,13 +175,13 @@ def as_written(model: type[Config], document: Mapping[str, Any]) -> dict[str, An
     return whole
 
 
-def _section_of(annotation: Any, given: Mapping[str, Any]) -> type[Any] | None:
+def _section_of(annotation: Any, given: Mapping[str, Any]) -> type[Config] | None:
     """The model of a section: of several, the one that its tag names; None of a setting."""
-    models = submodels(annotation)
+    models = [model for model in submodels(annotation) if issubclass(model, Config)]
     if len(models) < 2:
         return models[0] if models else None
-    tags = (member.__metadata__[0].tag for member in get_args(annotation))
-    return dict(zip(tags, models, strict=True))[_tag_of(given)]
+    tags = [member.__metadata__[0].tag for member in get_args(annotation)]
+    return models[tags.index(_tag_of(given))]
 
 
 def _is_added(settings: BaseModel, name: str) -> bool:
@@ -426,8 +426,8 @@ class DistillConfig(Config):
         le=1e6,
         json_schema_extra=added(None),
         description="the hypergradient, that of the inner learning rates too, is scaled down to "
-        "this multiple of the moving average of its norm so scaled; null: never. Near 1 the average "
-        "falls to the smallest norms and nearly every step is scaled: 1.5 or more is of use",
+        "this multiple of the moving average of its norm so scaled; null: never. Near 1 the "
+        "average falls to the smallest norms and nearly every step is scaled: take 1.5 or more",
     )
     meta_batch_size: Batch = Field(1024, description="dataset states an outer step")
     tf32: bool = Field(
