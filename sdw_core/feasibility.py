@@ -34,7 +34,7 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
                 "choose `all`."
             )
         transitions = len(cloned_rows(dataset, config.expert))
-        source = f"the teacher's episodes of {dataset.name}"
+        source = f"the teacher's episodes in {dataset.name}"
     available = available_rows(initial_states, transitions)
     if size > available:
         chosen = "" if initial_states == "random" else f" that `{initial_states}` chooses from"
