@@ -36,6 +36,7 @@ from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec, parse_comparison
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
+from study.capacity import Nodes
 from study.driver import Heartbeat, Seat
 from study.folder import found
 from study.outcomes import (
@@ -282,8 +283,8 @@ def run_comparison(
         The results; some are missing if the comparison was asked to stop.
 
     Raises:
-        InputError: another process runs it, the cluster cannot be reached, or this machine holds
-            no cell.
+        InputError: another process runs it, the cluster cannot be reached, or this machine, or
+            the cluster, holds no cell.
         SourceChanged: a cell found that its dataset, checkpoint or method changed meanwhile.
         SDWError: a cell could not write, Ray cannot be started, its node died, or another process
             took the comparison over.
@@ -307,6 +308,8 @@ def run_comparison(
             with stopping(folder.stop_flag):
                 try:
                     with ray_session(address):
+                        nodes = Nodes(spec.comparison.resources, may_grow=address is not None)
+                        nodes.require_room("comparison")
                         write_spec(folder.path, spec)
                         _run(folder, spec, inventory, results, console, heartbeat)
                 except (NodeDied, RayNotStarted) as error:

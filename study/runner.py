@@ -19,14 +19,16 @@ from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
+from search_spaces.spec import Resources
 from study.book import TrialBook
+from study.capacity import Nodes, Places
 from study.curves import HParams
 from study.display import Display
 from study.driver import Heartbeat, Replaced
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import FAILED, WORKER_DEATHS, TrialResult
-from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
+from study.preflight import require_light, require_shared_folder, storage_trouble
 from study.signals import children_deaf, handlers_kept, stopping
 from study.startup import keep_ray_token, make_room_for_sockets, settle_environment
 from study.trial import placed, run_trial, throttled
@@ -101,13 +103,13 @@ def drive(
 
     Raises:
         Driven: another driver runs the study.
-        InputError: the cluster cannot be reached.
+        InputError: the cluster cannot be reached, or holds no trial.
         SourceChanged: a trial found that its dataset, checkpoint or method changed meanwhile.
         SDWError: Ray cannot be started, its node died, the storage cannot be written, or another
             driver took the study over.
     """
     given_up = None
-    ray_runs = False
+    nodes: Nodes | None = None
     with ExitStack() as held:
         with folder.edit_lock():
             heartbeat = held.enter_context(folder.driving())
@@ -121,7 +123,7 @@ def drive(
                 if not book.remaining() or folder.stop_flag.exists():
                     held.close()
                     return given_up
-            if not ray_runs:
+            if nodes is None:
                 held.enter_context(display)
                 display.say(f"connecting to {address}" if address else "starting Ray")
                 try:
@@ -130,14 +132,15 @@ def drive(
                     if folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
                         continue
                     raise
+                nodes = Nodes(book.spec.study.resources, may_grow=address is not None)
+                nodes.require_room("study")
                 if address:
                     require_shared_folder(folder.path)
                 heartbeat.tell(ray_dashboard=context.dashboard_url or None, begun=time())
                 held.enter_context(_time_budget(folder, book.spec))
                 display.say("starting the first trials")
-                ray_runs = True
                 continue  # a stop may have been asked for meanwhile
-            given_up = _tune(folder, book, trainable, heartbeat, grows=address is not None)
+            given_up = _tune(folder, book, trainable, heartbeat, nodes)
 
 
 def _tune(
@@ -145,7 +148,7 @@ def _tune(
     book: TrialBook,
     trainable: Callable[..., None],
     heartbeat: Heartbeat,
-    grows: bool,
+    nodes: Nodes,
 ) -> str | None:
     """Run as many trials as remain; why the study was given up, if it was."""
     from ray import tune
@@ -162,15 +165,13 @@ def _tune(
     )
     require_light(bound)
     flag = folder.stop_flag
-    places = concurrency(spec, grows)
-    heartbeat.tell(trials_at_a_time=places)
-    search = StudySearch(book, flag.exists, flag.touch, folder.trial)
+    places = Places(nodes, spec.study, heartbeat.tell)
+    search = StudySearch(book, flag.exists, flag.touch, folder.trial, places)
     tuner = tune.Tuner(
         tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=book.remaining(),
-            max_concurrent_trials=places,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
         ),
@@ -178,7 +179,7 @@ def _tune(
             name="tune",
             storage_path=str(folder.path),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            callbacks=[_watch(search, heartbeat)],
+            callbacks=[_watch(search, heartbeat, places)],
             verbose=0,
         ),
     )
@@ -251,12 +252,13 @@ def own_node() -> dict[str, Any]:
     return node
 
 
-def _watch(search: "StudySearch", heartbeat: Heartbeat) -> Any:
-    """Looks for the driver's node and its seat, and tells the search of workers that died.
+def _watch(search: "StudySearch", heartbeat: Heartbeat, places: Places) -> Any:
+    """Looks for the driver's node, its seat and the cluster; tells the search who died.
 
     Args:
         search: of the study.
         heartbeat: of its driver.
+        places: how many trials may be under way.
     """
     from ray import tune
 
@@ -267,6 +269,7 @@ def _watch(search: "StudySearch", heartbeat: Heartbeat) -> Any:
             """Tune takes several steps a second, whether anything happens or not."""
             heartbeat.require()
             look_for_node()
+            places.look(trials)
 
         def on_trial_recover(self, trial: Any, **told: Any) -> None:
             """Tune hands on no exception: what it wrote of the last one is looked at."""
@@ -277,34 +280,6 @@ def _watch(search: "StudySearch", heartbeat: Heartbeat) -> Any:
             search.on_trial_recover(trial.trial_id, death)
 
     return Watch()
-
-
-def concurrency(spec: StudySpec, grows: bool) -> int:
-    """Trials at a time: what the spec says, but no more than the connected cluster holds now.
-
-    Args:
-        spec: the study.
-        grows: whether the cluster may grow: then a number in the spec is what an autoscaler makes
-            room for.
-
-    Raises:
-        InputError: the cluster cannot hold a single trial.
-    """
-    import ray
-
-    asked, need = spec.study.concurrency, spec.study.resources
-    if grows and asked != "auto":
-        return asked
-    have = ray.cluster_resources()
-    fits = room_for(need, have.get("CPU", 0), have.get("GPU", 0))
-    if fits < 1:
-        raise InputError(
-            f"A trial needs {need.cpu} CPU and {need.gpu:g} GPU, and there are "
-            f"{have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU; lower `study.resources`, "
-            "or, on a cluster that grows, say with `study.concurrency` how many trials it shall "
-            "hold."
-        )
-    return fits if asked == "auto" else min(fits, asked)
 
 
 _CONNECTION = threading.Lock()
@@ -344,6 +319,7 @@ def _connection(address: str | None) -> Iterator[Any]:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # trials write their own curves
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher limits them
     path = module_path()
     if address is None:
         keep_ray_token()
@@ -379,17 +355,38 @@ def _connection(address: str | None) -> Iterator[Any]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints about dead workers on stdout
+        with redirect_stdout(sys.stderr), _silent_ray():  # what else is printed is no result
             yield context
     finally:
         ray.shutdown()
 
 
-def require_cluster(address: str | None) -> None:
-    """Refuse the address of a cluster that cannot be reached, and a process that has a Ray.
+@contextmanager
+def _silent_ray() -> Iterator[None]:
+    """Keep Ray from printing paragraphs of its own about nodes, workers and resources.
+
+    No public setting does: the driver prints whatever a raylet tells. Ray's own debugger does it in
+    this way, and Ray's logs have it all.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = True
+
+
+def require_cluster(address: str | None, need: Resources) -> None:
+    """Refuse the address of a cluster that could run no trial, and a process that has a Ray.
+
+    Args:
+        address: as for `drive`.
+        need: of a trial.
 
     Raises:
-        InputError: the cluster cannot be reached, or this process is connected to a Ray already.
+        InputError: the cluster cannot be reached or holds no trial, or this process is connected
+            to a Ray already.
     """
     import ray
 
@@ -397,7 +394,7 @@ def require_cluster(address: str | None) -> None:
         raise _connected_already()
     if address:
         with ray_session(address):
-            pass
+            Nodes(need, may_grow=True).require_room("study")
 
 
 def _knock(address: str) -> None:
