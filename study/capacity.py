@@ -10,7 +10,7 @@ is pinned, and a test runs a real autoscaler.
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -104,13 +104,17 @@ class Cluster:
         kinds: node id -> its node type.
         waiting: the resources of each placement group that waits for them, as a trial of Tune's.
         growth: what an autoscaler may add; None where there is none.
+        starting: node type -> nodes that it is starting.
+        failed: node type -> why it could start none.
     """
 
     nodes: dict[str, Node]
     free: dict[str, Node]
     kinds: dict[str, str]
     waiting: list[Node]
-    growth: Growth | None
+    growth: Growth | None = None
+    starting: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def holds(self, need: Resources) -> int:
         """Trials at a time, on the nodes that are there."""
@@ -212,6 +216,11 @@ class Nodes:
             import ray
 
             self._hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+        launches = [(each.ray_node_type_name, each.count) for each in status.pending_launches]
+        launched = [(node.ray_node_type_name, 1) for node in status.pending_nodes]
+        starting: Counter[str] = Counter()
+        for kind, count in (*launches, *launched):
+            starting[kind] += count
         host = {i: self._hosts.get(i, node.ip_address) for i, node in usable}
         return Cluster(
             nodes={i: Node.of(host[i], node.total_resources()) for i, node in usable},
@@ -223,6 +232,11 @@ class Nodes:
                 for group in demand.bundles_by_count
             ],
             growth=self._growth,
+            starting=dict(starting),
+            failed={
+                each.ray_node_type_name: (each.details or "no reason").splitlines()[0]
+                for each in status.failed_launches
+            },
         )
 
 
@@ -270,6 +284,8 @@ class Places:
                 "free": {"cpu": freest.cpu, "gpu": freest.gpu} if freest else None,
                 "node": freest.name if freest else None,
                 "nodes": len(cluster.nodes),
+                "starting": cluster.starting,
+                "failed": cluster.failed,
             }
         if said != self._said:
             self._said = said
