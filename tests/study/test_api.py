@@ -330,7 +330,7 @@ def test_a_result_that_is_not_whole_is_none(finished, damage):
 
 def test_the_cache_of_a_finished_study_can_go(finished):
     assert {(entry.stage, entry.needed) for entry in finished.cache()} == {
-        ("density", False), ("expert", False),
+        ("density", False), ("expert", False), ("judged", False),
     }  # fmt: skip
     assert len(finished.prune()["removed"]) >= 2
     assert finished.cache() == []
