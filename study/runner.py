@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import socket
 import sys
 import threading
 import warnings
@@ -15,24 +14,29 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from sdw_core.console import Table
 from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
+from study.address import refused, require_reachable, settled
+from study.admission import Admission, placed_by
 from study.book import TrialBook
 from study.curves import HParams
 from study.display import Display
-from study.driver import Heartbeat, Replaced
+from study.driver import Heartbeat, Replaced, Seat
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
-from study.outcomes import FAILED, WORKER_DEATHS, TrialResult
-from study.preflight import require_light, require_shared_folder, room_for, storage_trouble
+from study.outcomes import WORKER_DEATHS, TrialResult
+from study.preflight import require_light, room_for, storage_trouble
 from study.signals import children_deaf, handlers_kept, stopping
 from study.startup import keep_ray_token, make_room_for_sockets, settle_environment
 from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
     from study.search import StudySearch
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE = 100_000_000
 """Bytes of Ray's object store: trials exchange scalars, and a container's /dev/shm may be small."""
@@ -61,9 +65,6 @@ def _outcome(
     params: dict[str, Any],
     at_rung: Callable[[int, float], None],
 ) -> TrialResult:
-    if not (study.path / "study.yaml").exists():
-        reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
-        return TrialResult(outcome=FAILED, reason=reason + "on storage that all nodes share")
     spec = study.spec()
     config = spec.pipeline_with(params)
     return run_trial(
@@ -108,6 +109,7 @@ def drive(
     """
     given_up = None
     ray_runs = False
+    admission: Admission | None = None
     with ExitStack() as held:
         with folder.edit_lock():
             heartbeat = held.enter_context(folder.driving())
@@ -131,13 +133,30 @@ def drive(
                         continue
                     raise
                 if address:
-                    require_shared_folder(folder.path)
+                    admission = admitted(context, folder.seat, display.show, folder.stop_flag)
                 heartbeat.tell(ray_dashboard=context.dashboard_url or None, begun=time())
                 held.enter_context(_time_budget(folder, book.spec))
                 display.say("starting the first trials")
                 ray_runs = True
                 continue  # a stop may have been asked for meanwhile
-            given_up = _tune(folder, book, trainable, heartbeat, grows=address is not None)
+            given_up = _tune(folder, book, trainable, heartbeat, admission)
+
+
+def admitted(
+    context: Any, seat: Seat, show: Callable[[Table], object], stop_flag: Path
+) -> Admission:
+    """Say which cluster this process is connected to, and ask its nodes; see `Admission.ask`.
+
+    Args:
+        context: of the connection.
+        seat: the driver's.
+        show: is given a table of the nodes, if one fails.
+        stop_flag: a file whose appearance ends the wait for answers.
+    """
+    logger.info(f"connected to the Ray cluster at {context.address_info['gcs_address']}")
+    admission = Admission(seat)
+    admission.ask(show, stop_flag.exists)
+    return admission
 
 
 def _tune(
@@ -145,9 +164,17 @@ def _tune(
     book: TrialBook,
     trainable: Callable[..., None],
     heartbeat: Heartbeat,
-    grows: bool,
+    admission: Admission | None,
 ) -> str | None:
-    """Run as many trials as remain; why the study was given up, if it was."""
+    """Run as many trials as remain; why the study was given up, if it was.
+
+    Args:
+        folder: the study.
+        book: its trials.
+        trainable: what a worker runs.
+        heartbeat: of the driver.
+        admission: to the nodes of a cluster; None on this machine.
+    """
     from ray import tune
     from ray.exceptions import RayError
 
@@ -155,18 +182,17 @@ def _tune(
 
     spec = book.spec
     resources = spec.study.resources
-    bound = partial(
-        trainable,
-        folder=str(folder.path),
-        metrics=[objective.metric for objective in spec.study.objectives],
-    )
+    metrics = [objective.metric for objective in spec.study.objectives]
+    bound = partial(trainable, folder=str(folder.path), metrics=metrics)
+    if admission:
+        bound = admission.trainable(bound, metrics)
     require_light(bound)
     flag = folder.stop_flag
-    places = concurrency(spec, grows)
+    places = concurrency(spec, grows=admission is not None)
     heartbeat.tell(trials_at_a_time=places)
-    search = StudySearch(book, flag.exists, flag.touch, folder.trial)
+    search = StudySearch(book, flag.exists, flag.touch, folder.trial, admission)
     tuner = tune.Tuner(
-        tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
+        tune.with_resources(bound, placed_by(resources)),
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=book.remaining(),
@@ -345,7 +371,10 @@ def _connection(address: str | None) -> Iterator[Any]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     path = module_path()
-    if address is None:
+    if address:
+        address = settled(address)
+        require_reachable(address)
+    else:
         keep_ray_token()
         make_room_for_sockets()
     import ray
@@ -353,8 +382,6 @@ def _connection(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         raise _connected_already()
     try:
-        if address not in (None, "auto"):
-            _knock(address)
         own = {
             "include_dashboard": True,
             "num_cpus": usable_cpus(),
@@ -368,14 +395,11 @@ def _connection(address: str | None) -> Iterator[Any]:
                 runtime_env={"env_vars": {"PYTHONPATH": path}} if path else None,
                 **({} if address else own),
             )
-    except Exception as error:  # whatever Ray raises, and a port that nobody listens at
+    except Exception as error:  # whatever Ray raises
+        if address:
+            raise refused(address, error) from None
         why = (first_line(error) or type(error).__name__).rstrip(".")
-        if address is None:
-            raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
-        raise InputError(
-            f"There is no Ray cluster at {address!r} ({why}); give "
-            "HOST:PORT, or leave `address` out to run on this machine."
-        ) from None
+        raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
     try:
@@ -398,14 +422,6 @@ def require_cluster(address: str | None) -> None:
     if address:
         with ray_session(address):
             pass
-
-
-def _knock(address: str) -> None:
-    """Raises if nobody listens at HOST:PORT: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
-        raise ValueError("it names no port")
-    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager
