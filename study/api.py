@@ -157,7 +157,7 @@ class Study:
         from study.preflight import plan, require_launchable
 
         loaded = read_study(spec, overrides, name, trials)
-        elsewhere = address or cluster and str(cluster)
+        elsewhere = str(cluster) if cluster else address
         datasets, need = require_launchable(loaded, storage_folder(storage), elsewhere)
         document = plan(loaded, datasets, need, warned(datasets.values()))
         if cluster:

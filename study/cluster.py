@@ -8,6 +8,10 @@ from search_spaces.spec import Resources
 from study.preflight import GB, room_for
 
 
+PLENTY = 1e6
+"""Cores or GPUs of a node of which a file does not say how many it has."""
+
+
 @dataclass(frozen=True)
 class NodeType:
     """A kind of node; None stands for what the file does not say.
@@ -33,18 +37,19 @@ class NodeType:
             resources: of a trial.
             memory: bytes of a trial.
         """
-        if self.cpu is None or (self.gpu is None and resources.gpu):
-            return None
-        fits = room_for(resources, self.cpu, self.gpu or 0)
-        return fits if self.memory is None else min(fits, int(self.memory // memory))
+        cpu, gpu = self.cpu, self.gpu if resources.gpu else 0.0
+        given = [PLENTY if each is None else each for each in (cpu, gpu)]
+        known: float = room_for(resources, *given)
+        if self.memory is not None:
+            known = min(known, self.memory // memory)
+        return None if known and (cpu is None or gpu is None) else int(known)
 
     def __str__(self) -> str:
         """What a node has: `worker (8 CPU, 1 GPU, 32 GB)`."""
-        has = [
-            f"{value:g} {unit}" for value, unit in ((self.cpu, "CPU"), (self.gpu, "GPU")) if value
-        ]
+        counts = ((self.cpu, "CPU"), (self.gpu, "GPU"))
+        has = [f"{value:g} {unit}" for value, unit in counts if value is not None]
         has += [f"{self.memory / GB:.3g} GB"] if self.memory else []
-        return f"{self.name} ({', '.join(has) or 'no CPU'})"
+        return f"{self.name} ({', '.join(has) or 'not said'})"
 
 
 @dataclass(frozen=True)

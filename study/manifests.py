@@ -90,8 +90,8 @@ def read_cluster(path: Path) -> Cluster:
         )
     if "provider" not in documents[0] and "run" in documents[0]:
         raise InputError(
-            f"{what} seems to be a task of SkyPilot, and only files of the Ray cluster launcher and "
-            "of KubeRay are checked here; check it with `sky launch --dryrun`."
+            f"{what} seems to be a task of SkyPilot, and files of the Ray cluster launcher and of "
+            "KubeRay are checked here; check it with `sky launch --dryrun`."
         )
     return _of_launcher(documents[0], what)
 
