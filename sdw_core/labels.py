@@ -44,6 +44,15 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}" + "s" * (count != 1)
 
 
+def processors(cpu: float, gpu: float | None) -> str:
+    """Processors of a node or a trial; GPUs are left out where they are None.
+
+    >>> processors(1, None), processors(8, 0.25)
+    ('1 CPU', '8 CPU and 0.25 GPU')
+    """
+    return f"{cpu:g} CPU" if gpu is None else f"{cpu:g} CPU and {gpu:g} GPU"
+
+
 def named(name: str, *networks: int) -> str:
     """The name of a score, which says so where its policies are ensembles of several networks.
 

@@ -134,7 +134,9 @@ class StudyConfig(Config):
     seed: Seed = Field(0, description="root seed of the sampler, and of the pipeline")
     startup_trials: Count = Field(4, description="random trials before the sampler learns")
     concurrency: Count | Literal["auto"] = Field(
-        "auto", description="trials at a time; `auto`: as many as the resources hold"
+        "auto",
+        description="trials at a time; `auto`: as many as the nodes hold, those included that a "
+        "cluster may add",
     )
     resources: Resources = Resources()
     database: str = Field(

@@ -159,7 +159,7 @@ def unreachable(address: str, why: str) -> InputError:
     )
 
 
-def refused(address: str, error: Exception) -> InputError:
+def unconnected(address: str, error: Exception) -> InputError:
     """What Ray says when it does not connect to a cluster that is there."""
     said = " ".join(str(error).split())
     ours = re.findall(r"Ray: (\S+) Python: (\S+)", said)

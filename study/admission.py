@@ -31,6 +31,9 @@ NODE_ID = "ray.io/node-id"
 class Admission:
     """Which nodes of the connected cluster may run trials of a study, or cells of a comparison.
 
+    Attributes:
+        refused: id of a node that joined and failed -> why.
+
     Args:
         seat: the driver's.
     """
@@ -40,7 +43,7 @@ class Admission:
 
         cloudpickle.register_pickle_by_value(node)
         self._passed: list[str] = []
-        self._refused: dict[str, list[str]] = {}
+        self.refused: dict[str, list[str]] = {}
         self._question = {
             "folder": str(seat.folder),
             "driver": {key: seat.driver().get(key) for key in ("host", "pid")},
@@ -49,7 +52,7 @@ class Admission:
         }
 
     def ask(self, show: Callable[[Table], object], stopping: Callable[[], bool]) -> None:
-        """Ask every node that is there, all at once.
+        """Say which cluster this process is connected to, and ask all of its nodes at once.
 
         Args:
             show: is given a table of all nodes, if one fails.
@@ -61,6 +64,7 @@ class Admission:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        logger.info(f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address}")
         look = ray.remote(num_cpus=0, max_retries=0)(node.troubles)
         nodes = {each["NodeID"]: each for each in ray.nodes() if each["Alive"]}
         asked = {
@@ -96,8 +100,8 @@ class Admission:
         Args:
             refused: `node.refusal`.
         """
-        if refused["id"] not in self._refused:
-            self._refused[refused["id"]] = refused["troubles"]
+        if refused["id"] not in self.refused:
+            self.refused[refused["id"]] = refused["troubles"]
             logger.warning(
                 f"{refused['node']} joined the cluster and is not used: "
                 f"{'; '.join(refused['troubles'])}, and start Ray on it anew"
@@ -105,7 +109,7 @@ class Admission:
 
     def selector(self) -> dict[str, str]:
         """Ray's label selector of the nodes that were not refused."""
-        return {NODE_ID: f"!in({','.join(self._refused)})"} if self._refused else {}
+        return {NODE_ID: f"!in({','.join(self.refused)})"} if self.refused else {}
 
     def trainable(self, work: Callable[..., None], metrics: Sequence[str]) -> Any:
         """What Tune is given instead of `work`: it does that on a node that passes.

@@ -476,7 +476,7 @@ class Study:
 
         require_runnable(self.folder, address, trials)
         if not self.folder.driven():
-            require_cluster(address)
+            require_cluster(address, self.spec.study.resources)
 
     def _run_unless_driven(self, address: str | None, progress: bool) -> "Study":
         """Run new trials, or leave them to the process that runs the study."""

@@ -7,7 +7,6 @@ from sdw_core.labels import counted
 from search_spaces.spec import Resources
 from study.preflight import GB, room_for
 
-
 PLENTY = 1e6
 """Cores or GPUs of a node of which a file does not say how many it has."""
 
@@ -53,7 +52,7 @@ class NodeType:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterFile:
     """What a file says of a cluster.
 
     Attributes:

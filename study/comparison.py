@@ -54,7 +54,6 @@ from study.runner import (
     LOOK_FOR_NODE,
     NodeDied,
     RayNotStarted,
-    admitted,
     own_node,
     ray_session,
     require_node,
@@ -284,8 +283,8 @@ def run_comparison(
         The results; some are missing if the comparison was asked to stop.
 
     Raises:
-        InputError: another process runs it, the cluster cannot be reached, or this machine holds
-            no cell.
+        InputError: another process runs it, the cluster cannot be reached, or this machine, or
+            the cluster, holds no cell.
         SourceChanged: a cell found that its dataset, checkpoint or method changed meanwhile.
         SDWError: a cell could not write, Ray cannot be started, its node died, or another process
             took the comparison over.
@@ -308,11 +307,12 @@ def run_comparison(
         if any(ready(spec, results)):
             with stopping(folder.stop_flag):
                 try:
-                    with ray_session(address) as context:
-                        admission = None
-                        if address:
-                            given = (context, folder.seat, console.print, folder.stop_flag)
-                            admission = admitted(*given)
+                    with ray_session(address):
+                        admission = Admission(folder.seat) if address else None
+                        nodes = Nodes(spec.comparison.resources, may_grow=address is not None)
+                        nodes.require_room("comparison")
+                        if admission:
+                            admission.ask(console.print, folder.stop_flag.exists)
                         write_spec(folder.path, spec)
                         _run(folder, spec, inventory, results, console, heartbeat, admission)
                 except (NodeDied, RayNotStarted) as error:

@@ -23,7 +23,7 @@ from study.book import TrialBook
 from study.folder import StudyFolder
 from study.outcomes import FINAL
 from study.signals import Ended
-from study.snapshot import Failures, Snapshot, minutes, settings, stage
+from study.snapshot import Failures, Snapshot, Waiting, minutes, settings, stage
 
 REFRESH = 1.0
 """Seconds between looks at the study's folder."""
@@ -49,6 +49,7 @@ class Display:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._doing = ""
         self._unsaid: list[str] = []
+        self._said_waiting = -A_LINE
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -95,7 +96,12 @@ class Display:
         while not ended:
             with suppress(SDWError, OSError):  # the driver says what is wrong, if it cannot go on
                 now = Snapshot.of(self._folder, self._book)
-                begun = now.under_way or now.stopping or len(now.settled) > len(self._told)
+                begun = (
+                    now.under_way
+                    or now.waiting
+                    or now.stopping
+                    or len(now.settled) > len(self._told)
+                )
                 doing = [] if begun or not self._doing else [line((self._doing, "dim"))]
                 self._live.update(Group(view(now), *doing), refresh=True)
             ended = self._ended.wait(REFRESH)
@@ -117,7 +123,13 @@ class Display:
 
     def _announce(self) -> None:
         with suppress(SDWError, OSError), self._folder.reading():  # as above
-            for row in self._book.rows():
+            rows = self._book.rows()
+            waits = Waiting.among(rows, self._folder.driver())
+            if waits and monotonic() - self._said_waiting >= A_LINE:
+                self._say_all()
+                self._said_waiting = monotonic()
+                self._console.print(waiting(waits))
+            for row in rows:
                 if row.outcome in FINAL and row.number not in self._told:
                     self._say_all()
                     self._told.add(row.number)
@@ -215,6 +227,8 @@ def view(snapshot: Snapshot) -> RenderableType:
     ]
     if snapshot.under_way:
         found.append(_under_way(snapshot))
+    if snapshot.waiting:
+        found.append(line((waiting(snapshot.waiting), "yellow")))
     last = sorted(snapshot.failures, key=lambda group: -group.trials[-1])[:FAILURES]
     found += [_failed(group) for group in last]
     if snapshot.stopping:
@@ -229,7 +243,7 @@ def _state(snapshot: Snapshot) -> str:
         said += f" on {snapshot.driver['host']} (process {snapshot.driver.get('pid')})"
     if snapshot.under_way:
         counts = [", ".join(f"{name} {n}" for name, n in snapshot.stages.items())]
-        if len(snapshot.nodes) > 1:
+        if snapshot.on_several_nodes:
             counts.append(", ".join(f"{name} {n}" for name, n in snapshot.nodes.items()))
         said += f"  {len(snapshot.under_way)} under way: {'; '.join(counts)}"
     return said
@@ -242,6 +256,8 @@ def summary(snapshot: Snapshot) -> str:
         said.append(f"{pruned} PRUNED")
     if failed := snapshot.outcomes.get("FAILED"):
         said.append(f"{failed} FAILED")
+    if snapshot.waiting:
+        said.append(f"{len(snapshot.waiting.trials)} WAITING")
     if snapshot.best:
         said.append(best(snapshot))
     if snapshot.trials_per_hour:
@@ -249,6 +265,13 @@ def summary(snapshot: Snapshot) -> str:
     if snapshot.seconds_left:
         said.append(f"about {minutes(snapshot.seconds_left)} left")
     return ", ".join(said)
+
+
+def waiting(waits: Waiting) -> str:
+    """`WAITING (trials 4, 5) for 1 CPU on a node; most is free on node-a of 2 nodes: 0 CPU`."""
+    trials = "trial" if len(waits.trials) == 1 else "trials"
+    more = ", ..." * (len(waits.trials) > UNDER_WAY)
+    return f"WAITING ({trials} {', '.join(map(str, waits.trials[:UNDER_WAY]))}{more}) for {waits}"
 
 
 def best(snapshot: Snapshot) -> str:
@@ -264,7 +287,7 @@ def best(snapshot: Snapshot) -> str:
 
 def _under_way(snapshot: Snapshot) -> Table:
     table = Table(padding=(0, 1), header_style="dim")
-    several = len(snapshot.nodes) > 1
+    several = snapshot.on_several_nodes
     spare = {"expert": 1, "settings": 2}
     for column in ("trial", "stage", "", "seconds", "expert", *["node"] * several, "settings"):
         right = column in ("trial", "seconds", "expert")

@@ -112,7 +112,7 @@ class Seat:
         """What a driver wrote of itself; nothing once it left.
 
         `host` and `pid`; of a study also `ray_dashboard`, `begun` (when its Ray ran, epoch seconds)
-        and `trials_at_a_time`.
+        `trials_at_a_time` (on the nodes that are there), and `waiting` (see `snapshot.Waiting`).
         """
         return read_whole(self.note) or {}
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sdw_core.errors import InputError, first_line
 from sdw_core.validation import parse, shown
 from search_spaces.documents import StrictLoader, read_yaml
-from study.cluster import Cluster, NodeType
+from study.cluster import ClusterFile, NodeType
 
 KUBERAY = ("RayCluster", "RayJob")
 GPU = "nvidia.com/gpu"
@@ -55,7 +55,7 @@ _NODE_CONFIG = {
 A key that is like one of them, and is none, is refused; others are left to the provider."""
 
 
-def read_cluster(path: Path) -> Cluster:
+def read_cluster(path: Path) -> ClusterFile:
     """What a file of Ray's cluster launcher, or a manifest of KubeRay, says.
 
     Raises:
@@ -96,7 +96,7 @@ def read_cluster(path: Path) -> Cluster:
     return _of_launcher(documents[0], what)
 
 
-def _of_launcher(document: dict[str, Any], what: str) -> Cluster:
+def _of_launcher(document: dict[str, Any], what: str) -> ClusterFile:
     """By Ray's own validator, which is private: Ray's version is pinned."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -124,7 +124,7 @@ def _of_launcher(document: dict[str, Any], what: str) -> Cluster:
         kinds[name] = NodeType(name, kind["max_workers"], *has)
     workers = [kind for kind in kinds.values() if kind.name != head or kind.most]
     own = replace(kinds[head], most=1)
-    cluster = Cluster(what, reads_it, own, workers, prepared["max_workers"])
+    cluster = ClusterFile(what, reads_it, own, workers, prepared["max_workers"])
     if provider != "local" and not any(_MOUNTS.search(text) for text in _texts(document)):
         cluster.warnings.append(
             f"{what} mounts no storage that all nodes share, unless their image does; a study's "
@@ -254,7 +254,7 @@ class _RayJob(_Manifest):
     spec: _JobSpec
 
 
-def _of_kuberay(document: dict[str, Any], what: str) -> Cluster:
+def _of_kuberay(document: dict[str, Any], what: str) -> ClusterFile:
     try:
         if document["kind"] == "RayJob":
             spec = parse(_RayJob, document, "").spec.rayClusterSpec
@@ -267,7 +267,7 @@ def _of_kuberay(document: dict[str, Any], what: str) -> Cluster:
         most = group.maxReplicas if spec.enableInTreeAutoscaling else group.replicas or 0
         workers.append(_of_group(group.groupName, most * group.numOfHosts, group, what))
     _require_shared_mount(spec, what)
-    return Cluster(what, "KubeRay", head, workers)
+    return ClusterFile(what, "KubeRay", head, workers)
 
 
 def _of_group(name: str, most: int, group: _Group, what: str) -> NodeType:

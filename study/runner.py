@@ -14,21 +14,22 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from sdw_core.console import Table
 from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
-from study.address import refused, require_reachable, settled
+from search_spaces.spec import Resources
+from study.address import require_reachable, settled, unconnected
 from study.admission import Admission, placed_by
 from study.book import TrialBook
+from study.capacity import Nodes, Places
 from study.curves import HParams
 from study.display import Display
-from study.driver import Heartbeat, Replaced, Seat
+from study.driver import Heartbeat, Replaced
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import WORKER_DEATHS, TrialResult
-from study.preflight import require_light, room_for, storage_trouble
+from study.preflight import require_light, storage_trouble
 from study.signals import children_deaf, handlers_kept, stopping
 from study.startup import keep_ray_token, make_room_for_sockets, settle_environment
 from study.trial import placed, run_trial, throttled
@@ -102,13 +103,13 @@ def drive(
 
     Raises:
         Driven: another driver runs the study.
-        InputError: the cluster cannot be reached.
+        InputError: the cluster cannot be reached, or holds no trial.
         SourceChanged: a trial found that its dataset, checkpoint or method changed meanwhile.
         SDWError: Ray cannot be started, its node died, the storage cannot be written, or another
             driver took the study over.
     """
     given_up = None
-    ray_runs = False
+    nodes: Nodes | None = None
     admission: Admission | None = None
     with ExitStack() as held:
         with folder.edit_lock():
@@ -123,7 +124,7 @@ def drive(
                 if not book.remaining() or folder.stop_flag.exists():
                     held.close()
                     return given_up
-            if not ray_runs:
+            if nodes is None:
                 held.enter_context(display)
                 display.say(f"connecting to {address}" if address else "starting Ray")
                 try:
@@ -132,31 +133,18 @@ def drive(
                     if folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
                         continue
                     raise
-                if address:
-                    admission = admitted(context, folder.seat, display.show, folder.stop_flag)
+                admission = Admission(folder.seat) if address else None
+                refused = admission.refused if admission else ()
+                need = book.spec.study.resources
+                nodes = Nodes(need, may_grow=address is not None, refused=refused)
+                nodes.require_room("study")
+                if admission:
+                    admission.ask(display.show, folder.stop_flag.exists)
                 heartbeat.tell(ray_dashboard=context.dashboard_url or None, begun=time())
                 held.enter_context(_time_budget(folder, book.spec))
                 display.say("starting the first trials")
-                ray_runs = True
                 continue  # a stop may have been asked for meanwhile
-            given_up = _tune(folder, book, trainable, heartbeat, admission)
-
-
-def admitted(
-    context: Any, seat: Seat, show: Callable[[Table], object], stop_flag: Path
-) -> Admission:
-    """Say which cluster this process is connected to, and ask its nodes; see `Admission.ask`.
-
-    Args:
-        context: of the connection.
-        seat: the driver's.
-        show: is given a table of the nodes, if one fails.
-        stop_flag: a file whose appearance ends the wait for answers.
-    """
-    logger.info(f"connected to the Ray cluster at {context.address_info['gcs_address']}")
-    admission = Admission(seat)
-    admission.ask(show, stop_flag.exists)
-    return admission
+            given_up = _tune(folder, book, trainable, heartbeat, nodes, admission)
 
 
 def _tune(
@@ -164,6 +152,7 @@ def _tune(
     book: TrialBook,
     trainable: Callable[..., None],
     heartbeat: Heartbeat,
+    nodes: Nodes,
     admission: Admission | None,
 ) -> str | None:
     """Run as many trials as remain; why the study was given up, if it was.
@@ -173,6 +162,7 @@ def _tune(
         book: its trials.
         trainable: what a worker runs.
         heartbeat: of the driver.
+        nodes: where trials run.
         admission: to the nodes of a cluster; None on this machine.
     """
     from ray import tune
@@ -188,15 +178,13 @@ def _tune(
         bound = admission.trainable(bound, metrics)
     require_light(bound)
     flag = folder.stop_flag
-    places = concurrency(spec, grows=admission is not None)
-    heartbeat.tell(trials_at_a_time=places)
-    search = StudySearch(book, flag.exists, flag.touch, folder.trial, admission)
+    places = Places(nodes, spec.study, heartbeat.tell)
+    search = StudySearch(book, flag.exists, flag.touch, folder.trial, admission, places)
     tuner = tune.Tuner(
         tune.with_resources(bound, placed_by(resources)),
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=book.remaining(),
-            max_concurrent_trials=places,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
         ),
@@ -204,7 +192,7 @@ def _tune(
             name="tune",
             storage_path=str(folder.path),
             failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            callbacks=[_watch(search, heartbeat)],
+            callbacks=[_watch(search, heartbeat, places)],
             verbose=0,
         ),
     )
@@ -277,12 +265,13 @@ def own_node() -> dict[str, Any]:
     return node
 
 
-def _watch(search: "StudySearch", heartbeat: Heartbeat) -> Any:
-    """Looks for the driver's node and its seat, and tells the search of workers that died.
+def _watch(search: "StudySearch", heartbeat: Heartbeat, places: Places) -> Any:
+    """Looks for the driver's node, its seat and the cluster; tells the search who died.
 
     Args:
         search: of the study.
         heartbeat: of its driver.
+        places: how many trials may be under way.
     """
     from ray import tune
 
@@ -293,6 +282,7 @@ def _watch(search: "StudySearch", heartbeat: Heartbeat) -> Any:
             """Tune takes several steps a second, whether anything happens or not."""
             heartbeat.require()
             look_for_node()
+            places.look(trials)
 
         def on_trial_recover(self, trial: Any, **told: Any) -> None:
             """Tune hands on no exception: what it wrote of the last one is looked at."""
@@ -303,34 +293,6 @@ def _watch(search: "StudySearch", heartbeat: Heartbeat) -> Any:
             search.on_trial_recover(trial.trial_id, death)
 
     return Watch()
-
-
-def concurrency(spec: StudySpec, grows: bool) -> int:
-    """Trials at a time: what the spec says, but no more than the connected cluster holds now.
-
-    Args:
-        spec: the study.
-        grows: whether the cluster may grow: then a number in the spec is what an autoscaler makes
-            room for.
-
-    Raises:
-        InputError: the cluster cannot hold a single trial.
-    """
-    import ray
-
-    asked, need = spec.study.concurrency, spec.study.resources
-    if grows and asked != "auto":
-        return asked
-    have = ray.cluster_resources()
-    fits = room_for(need, have.get("CPU", 0), have.get("GPU", 0))
-    if fits < 1:
-        raise InputError(
-            f"A trial needs {need.cpu} CPU and {need.gpu:g} GPU, and there are "
-            f"{have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU; lower `study.resources`, "
-            "or, on a cluster that grows, say with `study.concurrency` how many trials it shall "
-            "hold."
-        )
-    return fits if asked == "auto" else min(fits, asked)
 
 
 _CONNECTION = threading.Lock()
@@ -370,6 +332,7 @@ def _connection(address: str | None) -> Iterator[Any]:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # trials write their own curves
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher limits them
     path = module_path()
     if address:
         address = settled(address)
@@ -397,23 +360,44 @@ def _connection(address: str | None) -> Iterator[Any]:
             )
     except Exception as error:  # whatever Ray raises
         if address:
-            raise refused(address, error) from None
+            raise unconnected(address, error) from None
         why = (first_line(error) or type(error).__name__).rstrip(".")
         raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints about dead workers on stdout
+        with redirect_stdout(sys.stderr), _silent_ray():  # what else is printed is no result
             yield context
     finally:
         ray.shutdown()
 
 
-def require_cluster(address: str | None) -> None:
-    """Refuse the address of a cluster that cannot be reached, and a process that has a Ray.
+@contextmanager
+def _silent_ray() -> Iterator[None]:
+    """Keep Ray from printing paragraphs of its own about nodes, workers and resources.
+
+    No public setting does: the driver prints whatever a raylet tells. Ray's own debugger does it in
+    this way, and Ray's logs have it all.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = True
+
+
+def require_cluster(address: str | None, need: Resources) -> None:
+    """Refuse the address of a cluster that could run no trial, and a process that has a Ray.
+
+    Args:
+        address: as for `drive`.
+        need: of a trial.
 
     Raises:
-        InputError: the cluster cannot be reached, or this process is connected to a Ray already.
+        InputError: the cluster cannot be reached or holds no trial, or this process is connected
+            to a Ray already.
     """
     import ray
 
@@ -421,7 +405,7 @@ def require_cluster(address: str | None) -> None:
         raise _connected_already()
     if address:
         with ray_session(address):
-            pass
+            Nodes(need, may_grow=True).require_room("study")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ nothing stays RUNNING.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         give_up: called when so many trials in a row have failed for one reason as the study allows.
         folder_of: the folder of a trial's number, where it is answered at a rung.
         admission: to the nodes of a cluster; None on this machine.
+        places: how many trials may be under way; Tune would fix that number at its start.
 
     Attributes:
         given_up: that reason; None until then.
@@ -110,6 +112,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         give_up: Callable[[], object] = lambda: None,
         folder_of: Callable[[int], Path] | None = None,
         admission: Admission | None = None,
+        places: Callable[[], float] = lambda: math.inf,
     ) -> None:
         settings = book.spec.study
         super().__init__(
@@ -125,15 +128,21 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._give_up = give_up
         self._folder_of = folder_of
         self._admission = admission
+        self._places = places
         self._in_a_row: list[str] = []
         self.given_up: str | None = None
         self.trouble: str | None = None
         self.changed: str | None = None
         self._deaths: dict[str, list[str]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next waiting trial, or a new one: its number and the searched values."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next waiting trial, or a new one: its number and the searched values.
+
+        Nothing for now while as many are under way as may be.
+        """
         if not (self._stopping() or self.trouble or self.changed):
+            if len(self._ot_trials) >= self._places():
+                return None
             with self._noting_trouble():
                 trial = self._ot_study.ask(fixed_distributions=self._space)
                 self._book.asked(trial)

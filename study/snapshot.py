@@ -6,6 +6,7 @@ folder can make one, on any host, whether the study runs or not.
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdw_core.config import STAGES
 from sdw_core.files import read_whole
-from sdw_core.labels import FILM, in_words, named
+from sdw_core.labels import FILM, counted, in_words, named, processors
 from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow, settled_among
 from study.early_stopping import saved
@@ -60,6 +61,48 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Trials that wait for a node with room for them, as the driver says.
+
+    Attributes:
+        trials: their numbers.
+        need: `cpu` and `gpu`, of each.
+        free: `cpu` and `gpu` of the node with most room; None without a node.
+        node: name of that node's host.
+        nodes: how many nodes the cluster has.
+    """
+
+    trials: list[int]
+    need: dict[str, float]
+    free: dict[str, float] | None
+    node: str | None
+    nodes: int
+
+    @classmethod
+    def among(cls, rows: Sequence[TrialRow], driver: Mapping[str, Any]) -> "Waiting | None":
+        """The waiting ones of some trials; None where none waits.
+
+        Args:
+            rows: the trials; of those that the driver spoke of, some may have ended since.
+            driver: what it says of itself.
+        """
+        said = driver.get("waiting") or {"trials": []}
+        running = {row.number for row in rows if row.outcome == "RUNNING"}
+        trials = [number for number in said["trials"] if number in running]
+        return cls(**said | {"trials": trials}) if trials else None
+
+    def __str__(self) -> str:
+        """`1 CPU on a node; most is free on node-a of 2 nodes: 0 CPU`."""
+        gpus = bool(self.need["gpu"])
+        need = processors(self.need["cpu"], self.need["gpu"] if gpus else None)
+        if self.free is None:
+            return f"{need} on a node; there is no node"
+        free = processors(self.free["cpu"], self.free["gpu"] if gpus else None)
+        nodes = counted(self.nodes, "node")
+        return f"{need} on a node; most is free on {self.node} of {nodes}: {free}"
+
+
+@dataclass(frozen=True)
 class Failures:
     """The trials that failed for one reason, apart from the numbers in the sentence.
 
@@ -92,6 +135,7 @@ class Snapshot:
             seconds), `trials_at_a_time`; empty where it says nothing.
         trials: every trial, by number; one whose process is gone waits.
         under_way: the trials that run.
+        waiting: those that wait for resources; None where no trial does.
         best: numbers of the best COMPLETE trial, or of the Pareto front; empty before there is one.
         early_stopping: what it saved; None where it is off.
         warnings: what trials were warned of, and how many of them.
@@ -105,6 +149,7 @@ class Snapshot:
     driver: dict[str, Any]
     trials: list[TrialRow]
     under_way: list[Running]
+    waiting: Waiting | None
     best: list[int]
     early_stopping: dict[str, Any] | None
     warnings: dict[str, int]
@@ -128,17 +173,25 @@ class Snapshot:
             rows = book.rows()
             spared, warnings = saved(book), book.warnings()
         remaining = spec.study.trials > len(settled_among(rows))
-        if not driven:
-            rows = [replace(r, outcome="WAITING") if r.outcome == "RUNNING" else r for r in rows]
+        driver = folder.driver() if driven else {}
+        asked = [row for row in rows if row.outcome == "RUNNING"]
+        waiting = Waiting.among(asked, driver)
+        waits = waiting.trials if waiting else []
+        under_way = [_running(folder, r) for r in asked if driven and r.number not in waits]
+        nodes = {trial.number: trial.node for trial in under_way}
+        for row in asked:
+            changed = {"node": nodes[row.number]} if row.number in nodes else {"outcome": "WAITING"}
+            rows[row.number] = replace(row, **changed)
         return cls(
             folder=folder,
             spec=spec,
             at=time(),
             state="running" if driven else "stopped" if remaining else "finished",
             stopping=driven and folder.stop_flag.exists(),
-            driver=folder.driver() if driven else {},
+            driver=driver,
             trials=rows,
-            under_way=[_running(folder, row) for row in rows if row.outcome == "RUNNING"],
+            under_way=under_way,
+            waiting=waiting,
             best=best,
             early_stopping=spared,
             warnings=warnings,
@@ -171,6 +224,11 @@ class Snapshot:
     def nodes(self) -> dict[str, int]:
         """Node -> number of trials that run there, as far as they said so."""
         return dict(Counter(trial.node for trial in self.under_way if trial.node))
+
+    @property
+    def on_several_nodes(self) -> bool:
+        """Whether the driver and the trials, all together, have run on more than one node."""
+        return len({self.driver.get("host"), *(row.node for row in self.trials)} - {None}) > 1
 
     @property
     def done(self) -> float:
@@ -293,6 +351,8 @@ class Snapshot:
                 at = f" on {trial.node}" if trial.node else ""
                 waits = ", and waits for another process" if trial.waiting else ""
                 return f"{it} runs{at}: {stage(trial)}, {100 * trial.fraction:.0f} %{waits}."
+        if self.waiting and row.number in self.waiting.trials:
+            return f"{it} waits for {self.waiting}."
         return f"{it} waits for its turn{self._its_turn}."
 
     @property
@@ -359,6 +419,7 @@ class Snapshot:
             "asked": self.total,
             "settled": len(self.settled),
             "running": [asdict(trial) for trial in self.under_way],
+            "waiting": asdict(self.waiting) if self.waiting else None,
             "failures": [asdict(group) for group in self.failures],
             "trials_per_hour": self.trials_per_hour,
             "seconds_left": self.seconds_left,

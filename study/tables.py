@@ -25,8 +25,11 @@ def trial_table(snapshot: Snapshot) -> Table:
     found = [named(metric, *kinds) if metric in RETURNS else metric for metric in metrics.values()]
     for heading in ("trial", *searched.values(), *found):
         table.add_column(_in_lines(heading), justify="right")
+    several = snapshot.on_several_nodes
     table.add_column("95 %\ninterval", justify="right", spare=1)
     table.add_column("trial\nseconds", justify="right", spare=2)
+    if several:
+        table.add_column("node", spare=3)
     table.add_column("outcome", no_wrap=True)
     for row in rows:
         best = row.number in snapshot.best
@@ -36,6 +39,7 @@ def trial_table(snapshot: Snapshot) -> Table:
             *[_value(metric, row.values[i]) if row.values else "" for i, metric in metrics.items()],
             "{:.1f} to {:.1f}".format(*row.interval) if row.interval else "",
             f"{row.seconds:.0f}" if row.seconds is not None else "",
+            *[row.node or ""] * several,
             _outcome(row, best, len(spec.study.objectives) > 1),
             style="bold" if best else None,
         )

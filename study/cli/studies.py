@@ -355,9 +355,12 @@ def _run(work: Callable[[], Study], as_json: bool) -> None:
 
 def _print_study(snapshot: "Snapshot") -> None:
     """The trials, why some failed, the winner on fresh seeds, what lies where, and how to go on."""
+    from study.display import waiting
     from study.tables import trial_table
 
     out.print(trial_table(snapshot) if snapshot.trials else "no trial was begun yet")
+    if snapshot.waiting:
+        out.print(waiting(snapshot.waiting))
     for group in snapshot.failures:
         trials = counted(len(group.trials), "trial")
         out.print(f"{trials} FAILED ({group.numbers()}): {group.reason}")

@@ -136,7 +136,7 @@ is only asked to stop looks for that once a second, and needs a trial without an
 KEYS = {
     *("study", "state", "driver", "trials", "best", "early_stopping", "warnings", "stopping"),
     *("asked", "settled", "running", "failures", "trials_per_hour", "seconds_left", "exports"),
-    "report",
+    *("waiting", "report"),
 }
 
 

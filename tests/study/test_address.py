@@ -4,7 +4,7 @@ import pytest
 from ray._private.utils import check_version_info
 
 from sdw_core.errors import InputError
-from study.address import _chosen, refused, settled
+from study.address import _chosen, settled, unconnected
 
 MINE, YOURS, OTHER = "10.0.0.1:6379", "10.0.0.2:6379", "10.0.0.3:6379"
 
@@ -55,7 +55,7 @@ def test_versions_that_do_not_go_together_are_both_named():
     there = {"ray_version": "2.9.0", "python_version": "3.8.1"}
     with pytest.raises(RuntimeError) as said:
         check_version_info(there, "node 10.0.0.9")
-    sentence = str(refused(MINE, said.value))
+    sentence = str(unconnected(MINE, said.value))
     assert sentence.startswith(f"The Ray cluster at {MINE} runs Ray 2.9.0 on Python 3.8.1, and ")
     assert "this process Ray 2.60" in sentence
     assert "\n" not in sentence

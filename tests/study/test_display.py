@@ -81,6 +81,34 @@ def test_nodes_are_named_where_there_are_several(study):
     assert re.search(r"distill \(5/6\).*node-b", text)
 
 
+WAITS = {"trials": [3], "need": {"cpu": 1, "gpu": 0}, "free": {"cpu": 0, "gpu": 0}}
+WAITS |= {"node": "node-a", "nodes": 2}
+WAITING = "WAITING (trial 3) for 1 CPU on a node; most is free on node-a of 2 nodes: 0 CPU"
+
+
+def test_a_trial_that_waits_for_a_node_is_not_shown_as_running(study):
+    terminal = console(terminal=True, width=100)
+    with study.driving() as driver:
+        driver.tell(waiting=WAITS)
+        terminal.print(view(Snapshot.of(study)))
+    text = shown(terminal)
+    assert "1 under way: distill 1" in text
+    assert "dataset (1/6)" not in text
+    assert WAITING in text
+    assert "2 of 16 trials, 1 FAILED, 1 WAITING, best" in text
+
+
+def test_a_pipe_says_once_that_trials_wait(study, monkeypatch):
+    monkeypatch.setattr(display, "REFRESH", 0.01)
+    pipe = console(terminal=False, width=100)
+    with study.driving() as driver, Display(study, pipe):
+        driver.tell(waiting=WAITS)
+        while WAITING not in shown(pipe):
+            sleep(0.01)
+        sleep(0.1)
+    assert shown(pipe).count("WAITING") == 1
+
+
 def test_a_terminal_shows_how_far_the_study_is_and_its_best(study):
     text = seen(study)
     assert f"2 of {study.spec().study.trials} trials" in text

@@ -21,7 +21,6 @@ from study.preflight import (
     require_room,
     storage_trouble,
 )
-from study.runner import concurrency
 from study.search import StudySearch
 from study.trial import run_trial
 from tests.study.conftest import small_spec
@@ -122,17 +121,6 @@ def test_the_cores_that_the_process_may_use_count(monkeypatch, tmp_path):
         )
     }
     assert list(at_a_time.values()) == [6, 1, 4, 6]
-
-
-@pytest.mark.parametrize(
-    ("asked", "grows", "found"), [("auto", False, 6), ("400", False, 6), ("4", False, 4),
-                                  ("auto", True, 6), ("400", True, 400)]
-)  # fmt: skip
-def test_a_study_runs_as_many_at_a_time_as_fit_unless_its_cluster_grows(
-    monkeypatch, asked, grows, found
-):
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 6.0})
-    assert concurrency(small_spec(f"study.concurrency={asked}"), grows) == found
 
 
 @pytest.mark.parametrize("asked", ["cpu: 7", "cpu: 1, gpu: 1000"])

@@ -98,6 +98,21 @@ def test_a_stopped_trial_waits_and_is_asked_again_with_its_number_and_values(fol
     assert again == first
 
 
+def test_no_more_trials_are_under_way_than_there_are_places_at_that_moment(folder):
+    places = 1
+    search = StudySearch(folder.book(), places=lambda: places)
+    search.suggest("a")
+    assert search.suggest("b") is None
+    places = 2  # a node joined
+    search.suggest("c")
+    places = 1  # and left
+    search.on_trial_complete("a", report(normalized_return=1.0))
+    assert search.suggest("d") is None
+    search.on_trial_complete("c", report(normalized_return=1.0))
+    assert search.suggest("e")
+    assert outcomes(folder.book()) == ["COMPLETE", "COMPLETE", "RUNNING"]
+
+
 def test_a_trial_that_stops_unasked_is_trouble_and_nothing_more_is_proposed(folder):
     search = StudySearch(folder.book())
     for name in "ab":

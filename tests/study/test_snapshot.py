@@ -47,6 +47,25 @@ def test_it_counts_the_trials_by_state_stage_and_node(study):
     assert seen.best == [0]
 
 
+def test_trials_that_wait_for_a_node_say_so_until_they_run_or_end(study):
+    waiting = {"trials": [0, 4], "need": {"cpu": 2, "gpu": 0.5}, "nodes": 2}
+    waiting |= {"free": {"cpu": 1, "gpu": 0}, "node": "node-b"}
+    with study.driving() as driver:
+        driver.tell(waiting=waiting)
+        seen = Snapshot.of(study)
+        assert [row.outcome for row in seen.trials[3:]] == ["RUNNING", "WAITING"]
+        assert [(trial.number, trial.node) for trial in seen.under_way] == [(3, "node-b")]
+        assert seen.trials[3].node == "node-b"
+        assert seen.to_json()["waiting"] == waiting | {"trials": [4]}
+        room = "2 CPU and 0.5 GPU on a node; most is free on node-b of 2 nodes: 1 CPU and 0 GPU"
+        assert str(seen.waiting) == room
+        assert seen.story(seen.row(4)) == f"Trial 4 waits for {room}."
+        driver.tell(waiting=waiting | {"nodes": 0, "free": None, "node": None})
+        assert str(Snapshot.of(study).waiting).endswith("on a node; there is no node")
+        driver.tell(waiting=None)
+        assert Snapshot.of(study).waiting is None
+
+
 def test_a_database_that_breaks_while_one_looks_is_said(study):
     book = study.book()
     for file in study.path.glob("study.db*"):
