@@ -37,6 +37,7 @@ from search_spaces import Cell, ComparisonSpec, parse_comparison
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.admission import Admission
+from study.capacity import Nodes
 from study.driver import Heartbeat, Seat
 from study.folder import found
 from study.outcomes import (
