@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -66,10 +67,9 @@ def test_a_study_follows_nodes_that_join_and_leave_and_says_who_waits(
     )
     launch = cluster.start("head", "launch", spec, "--address", cluster.address)
 
-    def study() -> dict[str, object]:
+    def study() -> Any:
         status, out, _ = cluster.run("head", "status", "long", "--json")
-        found: dict[str, object] = json.loads(out) if status == 0 else {"running": []}
-        return found
+        return json.loads(out) if status == 0 else {"running": []}
 
     def running() -> dict[int, str]:
         """Trial -> its node, of those that distil."""
@@ -97,6 +97,8 @@ def test_a_study_follows_nodes_that_join_and_leave_and_says_who_waits(
         "free": {"cpu": 0, "gpu": 0},
         "node": "w1",
         "nodes": 2,
+        "starting": {},
+        "failed": {},
     }
     assert [trial["outcome"] for trial in waits["trials"]] == ["RUNNING", "WAITING"]
     assert [each["number"] for each in waits["running"]] == [0]

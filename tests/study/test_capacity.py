@@ -19,7 +19,7 @@ SHIPPED = Growth(types={Node("gpu_worker", 8, 1): 4}, most=4)
 def cluster(*nodes: Node, growth: Growth | None = None, kind: str = "") -> Cluster:
     """Idle nodes, of one node type."""
     there = {node.name: node for node in nodes}
-    return Cluster(there, there, dict.fromkeys(there, kind), [], growth)
+    return Cluster(there, there, dict.fromkeys(there, kind), waiting=[], growth=growth)
 
 
 HEAD = Node("head", 0, 0)
@@ -107,7 +107,10 @@ def test_the_driver_says_how_many_run_and_which_trials_wait_for_what():
     assert told == [{"trials_at_a_time": 2, "waiting": None}]
     busy = {"a": Node("a", 0, 0), "b": Node("b", 0.5, 0)}
     others = [Node("", 3, 0), Node("", 1, 0)]
-    nodes.now = replace(ONES, nodes={"a": ONES.nodes["a"]}, free=busy, waiting=others)
+    coming = {"gpu_worker": 2}
+    nodes.now = replace(
+        ONES, nodes={"a": ONES.nodes["a"]}, free=busy, waiting=others, starting=coming
+    )
     places.look(trials)
     places.look(trials)
     waiting = {
@@ -116,14 +119,11 @@ def test_the_driver_says_how_many_run_and_which_trials_wait_for_what():
         "free": {"cpu": 0.5, "gpu": 0},
         "node": "b",
         "nodes": 1,
+        "starting": {"gpu_worker": 2},
+        "failed": {},
     }
     assert told[1:] == [{"trials_at_a_time": 1, "waiting": waiting}]
     nodes.now = replace(ONES, nodes={}, free={}, waiting=others)
     places.look(trials)
-    assert told[2]["waiting"] | {"trials": []} == {
-        "trials": [],
-        "need": {"cpu": 1, "gpu": 0},
-        "free": None,
-        "node": None,
-        "nodes": 0,
-    }
+    nowhere = {"free": None, "node": None, "nodes": 0, "starting": {}}
+    assert told[2]["waiting"] == waiting | nowhere
