@@ -148,20 +148,27 @@ class Study:
             address: which is not connected to.
             trials: how many.
             overrides: single settings.
-            cluster: a cluster.yaml to check as well.
+            cluster: a file of a cluster that the study is to fit, for Ray's launcher or KubeRay.
 
         Raises:
             InputError: `launch` would refuse the spec.
         """
-        from study.cluster import validate_cluster
+        from study.manifests import read_cluster
         from study.preflight import plan, require_launchable
 
         loaded = read_study(spec, overrides, name, trials)
-        datasets, need = require_launchable(loaded, storage_folder(storage), address)
-        if cluster:
-            validate_cluster(Path(cluster))
+        elsewhere = str(cluster) if cluster else address
+        datasets, need = require_launchable(loaded, storage_folder(storage), elsewhere)
         document = plan(loaded, datasets, need, warned(datasets.values()))
-        return document | {"cluster": str(cluster) if cluster else None}
+        if cluster:
+            described = read_cluster(Path(cluster))
+            holds = described.require_fit(loaded.study.resources, need.memory_per_trial)
+            said = {"cluster": str(cluster), "cluster_for": described.reads_it}
+            document |= said | {"cluster_holds": holds}
+            for sentence in described.warned(loaded.study.concurrency, holds):
+                logger.warning(sentence)
+                document["warnings"].append(sentence)
+        return document
 
     @classmethod
     def open(cls, reference: Path | str, storage: Path | str | None = None) -> "Study":

@@ -9,17 +9,17 @@ is pinned, and a test runs a real autoscaler.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psutil
-import yaml
 
 from sdw_core.errors import InputError
 from sdw_core.labels import counted, processors
+from search_spaces.documents import StrictLoader, read_yaml
 from search_spaces.spec import Resources, StudyConfig
 from study.preflight import room_for
 
@@ -171,10 +171,12 @@ class Nodes:
     Args:
         need: of a trial, or a cell.
         may_grow: whether there may be an autoscaler; a Ray of one's own has none.
+        refused: ids of nodes that are there and not used.
     """
 
-    def __init__(self, need: Resources, may_grow: bool) -> None:
+    def __init__(self, need: Resources, may_grow: bool, refused: Container[str] = ()) -> None:
         self._need = need
+        self._refused = refused
         self._growth = _growth(_status()) if may_grow else None
         self._hosts: dict[str, str] = {}
         self._looked = monotonic()
@@ -200,7 +202,7 @@ class Nodes:
         except RayError:
             return False
         joined = self.now.nodes.keys() - before.nodes.keys()
-        left = before.nodes.keys() - self.now.nodes.keys()
+        left = {i for i in before.nodes if i not in self.now.nodes and i not in self._refused}
         if joined or left:
             said = [f"{self.now.nodes[i]} joined" for i in joined]
             said += [f"{before.nodes[i].name} left" for i in left]
@@ -211,6 +213,7 @@ class Nodes:
     def _look(self) -> Cluster:
         status = _status()
         alive = [(n.node_id, n) for n in (*status.active_nodes, *status.idle_nodes) if n.node_id]
+        alive = [(i, node) for i, node in alive if i not in self._refused]
         usable = [(i, node) for i, node in alive if node.node_status != "DRAINING"]
         if not self._hosts.keys() >= dict(usable).keys():
             import ray
@@ -336,6 +339,7 @@ def _autoscaler_config() -> dict[str, Any] | None:
             path = options.get("--autoscaling-config")
             if path is None:
                 return {}
-            document = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+            text = Path(path).expanduser().read_text(encoding="utf-8")
+            document = read_yaml(text, path, StrictLoader)
             return {k: v for k, v in document.items() if k in ("max_workers", NODE_TYPES)}
     return None

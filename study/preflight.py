@@ -1,10 +1,9 @@
-"""Before the first trial: can a study run, will it fit, and does every node see its folder.
+"""Before the first trial: can a study run, and will it fit.
 
 Each refusal is one sentence, and comes before anything is written.
 """
 
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.distill.loop import engine_bytes
 from sdw_core.errors import InputError, SDWError
 from sdw_core.feasibility import check_fit, resolve_device
-from sdw_core.files import write_text
 from sdw_core.identity import Inventory
 from sdw_core.policy import MLP
 from sdw_core.resources import available_memory, usable_cpus
@@ -171,6 +169,8 @@ def plan(
         "pipeline": spec.pipeline.model_dump(mode="json"),
         "estimate": asdict(need),
         "cluster": None,
+        "cluster_for": None,
+        "cluster_holds": None,
         "warnings": warnings,
     }
 
@@ -329,47 +329,6 @@ def storage_trouble(folder: Path) -> str | None:
     except OSError as error:
         return error.strerror or type(error).__name__
     return None
-
-
-def require_shared_folder(folder: Path) -> None:
-    """Prove that every node of the connected Ray cluster sees what is written to a folder.
-
-    Raises:
-        InputError: a node does not see the folder; the message names the node.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nonce = secrets.token_hex(16)
-    note = folder / f".nonce-{nonce}"
-    write_text(note, nonce)
-    look = ray.remote(num_cpus=0)(_text_of)
-    try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        seen = [
-            look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(note))
-            for node in nodes
-        ]
-        read = ray.get(seen)
-    finally:
-        note.unlink()
-    blind = [
-        node["NodeManagerHostname"] for node, text in zip(nodes, read, strict=True) if text != nonce
-    ]
-    if blind:
-        raise InputError(
-            f"{len(blind)} of the cluster's {len(nodes)} nodes do not see what is written to "
-            f"{str(folder)!r} ({', '.join(blind)}); choose a `storage` that all nodes share."
-        )
-
-
-def _text_of(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return None
 
 
 def require_light(trainable: object) -> None:

@@ -136,7 +136,9 @@ def validate(
     cluster: Annotated[
         Path | None,
         typer.Option(
-            help="A cluster.yaml to check as well.", metavar="FILE", rich_help_panel=WHERE
+            help="A cluster that the study is to fit: a file of Ray's launcher, or KubeRay's.",
+            metavar="FILE",
+            rich_help_panel=WHERE,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -186,7 +188,10 @@ def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     on_gpu = f", {gpu:,.1f} GB on the GPU each" if gpu else ""
     yield "", f"{memory:,.1f} GB of memory for {at_a_time} at a time{on_gpu}"
     if document["cluster"]:
-        yield "cluster", f"{document['cluster']} is valid for the Ray cluster launcher"
+        yield "cluster", f"{document['cluster']} is valid for {document['cluster_for']}"
+        if document["cluster_holds"] is not None:
+            holds = counted(document["cluster_holds"], "trial")
+            yield "", f"holds {holds} at a time at its largest"
 
 
 def range_in_words(distribution: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ REFUSED = {
     "cluster file": (["validate", "quickstart", "--cluster", "none.yaml"], "none.yaml"),
     "empty cluster file": (
         ["validate", "quickstart", "--cluster", "/dev/null"],
-        "must hold a mapping, not None",
+        "is empty",
     ),
     "no port": (["launch", "quickstart", "--address", "nonsense"], "(it names no port)"),
     "reference scores that are one": (
