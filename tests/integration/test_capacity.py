@@ -113,8 +113,9 @@ def growing(world: World) -> None:
     for each in types.values():
         each |= {"node_config": {}}
         each["resources"]["object_store_memory"] = 80_000_000
-    nothing: dict[str, object] = {key: [] for key in cluster if key.endswith("_commands")}
-    nothing |= {"file_mounts": {}, "cluster_synced_files": [], "auth": {"ssh_user": "nobody"}}
+    nobody = {"auth": {"ssh_user": "nobody"}, "file_mounts": {}, "cluster_synced_files": []}
+    commands = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    nobody |= {f"{each}_commands": [] for each in ("initialization", *commands)}
     provider = {
         "type": "external",
         "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
@@ -122,7 +123,7 @@ def growing(world: World) -> None:
         "gcs_address": address,
         "launch_multiple": True,
     }
-    grows = cluster | nothing | {"provider": provider, "available_node_types": types}
+    grows = cluster | nobody | {"provider": provider, "available_node_types": types}
     grows |= {"head_node_type": "ray.head.default"}
     bootstrap = written(world, "ray_bootstrap_config", yaml.safe_dump(grows))
     host, port = address.rsplit(":", 1)
