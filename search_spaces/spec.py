@@ -164,6 +164,14 @@ class StudyConfig(Config):
         None,
         description="where and how lagging trials are ended; null: every trial runs to its end",
     )
+    bc_steps: int = Field(
+        20_000,
+        ge=0,
+        le=100_000_000,
+        json_schema_extra=added(0),
+        description="gradient steps of the behavioural cloning of all data that the best rows are "
+        "judged beside, once a dataset, when the study has ended; 0: none",
+    )
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = Field(
         (),
         json_schema_extra=added([]),
@@ -194,10 +202,10 @@ class StudySpec(Config):
         document: Document = identifying(self)
         running = (
             *("name", "trials", "concurrency", "resources", "database"),
-            *("time_budget", "trial_timeout", "max_identical_failures", "trackers"),
+            *("time_budget", "trial_timeout", "max_identical_failures", "bc_steps", "trackers"),
         )
         for key in running:
-            del document["study"][key]
+            document["study"].pop(key, None)
         del document["pipeline"]["device"]
         return sha256_of_json(document)
 

@@ -140,11 +140,12 @@ class Admission:
         import ray
         from ray import cloudpickle
 
-        given = {"work": cloudpickle.dumps(work), "asked": self._passed, "question": self._question}
-        remote = ray.remote(**options)(partial(node.cell, **given))
+        remote = ray.remote(**options)(node.task)
 
         def submit(*arguments: Any) -> Any:
-            return remote.options(label_selector=self.selector() or None).remote(*arguments)
+            chosen = remote.options(label_selector=self.selector() or None)
+            bound = cloudpickle.dumps(partial(work, *arguments))
+            return chosen.remote(bound, self._passed, self._question)
 
         return submit
 

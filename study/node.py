@@ -165,15 +165,14 @@ def trial(
     cloudpickle.loads(work)(config)
 
 
-def cell(*given: Any, work: bytes, asked: Sequence[str], question: Mapping[str, Any]) -> Any:
-    """What Ray runs on a node: a comparison's cell; or what `refusal` says of the node, as a dict.
+def task(work: bytes, asked: Sequence[str], question: Mapping[str, Any]) -> Any:
+    """What Ray runs on a node: some work; or what `refusal` says of the node, as a dict.
 
     Args:
-        given: to the pickled function.
-        work: that function.
+        work: a pickled function without arguments.
         asked: see `refusal`.
         question: see `refusal`.
     """
     from ray import cloudpickle
 
-    return refusal(asked, question) or cloudpickle.loads(work)(*given)
+    return refusal(asked, question) or cloudpickle.loads(work)()

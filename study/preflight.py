@@ -187,12 +187,16 @@ def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Need:
     per_trial = row_bytes + losses + RECORDS
     checkpoint = 2 * (4 * row_bytes + 2 * losses)  # rows, averages, moments, norms; old and new
     stages = 4 * len(dataset) * (actions.shape[1] + 2)
+    judged = 4 * len(dataset) * (actions.shape[1] + 1) * bool(spec.study.bc_steps)
     fitted_anew = any(path.startswith(("density.", "expert.", "seed")) for path in spec.search)
     on_gpu = bool(spec.study.resources.gpu)
     memory = PROCESS + COPIES * data + (0 if on_gpu else engine)
     return Need(
         disk_per_trial=per_trial,
-        disk=todo * per_trial + at_a_time * checkpoint + stages * (todo if fitted_anew else 1),
+        disk=todo * per_trial
+        + at_a_time * checkpoint
+        + stages * (todo if fitted_anew else 1)
+        + judged,
         memory_per_trial=memory,
         memory=at_a_time * memory,
         gpu_memory_per_trial=data + engine if on_gpu else 0,
