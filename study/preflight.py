@@ -238,9 +238,11 @@ def _trials_at_a_time(spec: StudySpec) -> int:
 
 
 def room_for(resources: Resources, cpus: float, gpus: float) -> int:
-    """Trials at a time that so many cores and GPUs hold."""
-    fits = int(cpus // resources.cpu)
-    return min(fits, int(gpus / resources.gpu + 1e-9)) if resources.gpu else fits
+    """Trials at a time that so many cores and GPUs of one node hold; a share is of one GPU."""
+    fits, share = int(cpus // resources.cpu), resources.gpu
+    if not share:
+        return fits
+    return min(fits, int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus // share))
 
 
 def require_resources(resources: Resources, section: str) -> None:
