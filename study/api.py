@@ -148,20 +148,27 @@ class Study:
             address: which is not connected to.
             trials: how many.
             overrides: single settings.
-            cluster: a cluster.yaml to check as well.
+            cluster: a file of a cluster that the study is to fit, for Ray's launcher or KubeRay.
 
         Raises:
             InputError: `launch` would refuse the spec.
         """
-        from study.cluster import validate_cluster
+        from study.manifests import read_cluster
         from study.preflight import plan, require_launchable
 
         loaded = read_study(spec, overrides, name, trials)
-        datasets, need = require_launchable(loaded, storage_folder(storage), address)
-        if cluster:
-            validate_cluster(Path(cluster))
+        elsewhere = str(cluster) if cluster else address
+        datasets, need = require_launchable(loaded, storage_folder(storage), elsewhere)
         document = plan(loaded, datasets, need, warned(datasets.values()))
-        return document | {"cluster": str(cluster) if cluster else None}
+        if cluster:
+            described = read_cluster(Path(cluster))
+            holds = described.require_fit(loaded.study.resources, need.memory_per_trial)
+            said = {"cluster": str(cluster), "cluster_for": described.reads_it}
+            document |= said | {"cluster_holds": holds}
+            for sentence in described.warned(loaded.study.concurrency, holds):
+                logger.warning(sentence)
+                document["warnings"].append(sentence)
+        return document
 
     @classmethod
     def open(cls, reference: Path | str, storage: Path | str | None = None) -> "Study":
@@ -364,7 +371,7 @@ class Study:
             InputError: the trial has no result, or its dataset changed.
         """
         from sdw_core.dataset import load_dataset
-        from study.export import confirm, found_by
+        from study.confirm import cache_of, confirm, found_by
 
         if number is None:
             best = self.best()
@@ -373,7 +380,8 @@ class Study:
             number = best[0].number
         number = checked(number, int, "number")
         config, _, _ = found_by(self.folder, number)
-        return confirm(self.folder, number, load_dataset(config)).artifact
+        with cache_of(self.folder) as cache:
+            return confirm(self.folder, number, load_dataset(config), cache).artifact
 
     def export(
         self,
@@ -382,6 +390,7 @@ class Study:
         pareto: bool = False,
         license: str | None = None,
         film: bool = False,
+        progress: bool = False,
     ) -> list[Path]:
         """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
 
@@ -392,6 +401,7 @@ class Study:
                 its front.
             license: of the exports, such as cc-by-4.0; None: the source's.
             film: make a film of each one's policies; see `sdw_core.render`.
+            progress: tell on stderr what is being done.
 
         Returns:
             The folders.
@@ -400,8 +410,8 @@ class Study:
             InputError: there is nothing to export, or a folder cannot be written or exists.
         """
         from sdw_core.card import require_license
-        from study.export import export, hold_race
-        from study.race import ranked
+        from study.confirm import ON_FRESH_SEEDS
+        from study.export import export
 
         several = len(self.spec.study.objectives) > 1
         if pareto and not several:
@@ -414,15 +424,15 @@ class Study:
                 "trial is the best; use `pareto`."
             )
         license = None if license is None else require_license(license)
-        top = 1 if top is None else checked(top, Count, "top")
-        numbers = ranked(self.folder.book(), hold_race(self.folder), top)
+        numbers = self._raced(1 if top is None else checked(top, Count, "top"), progress)
         where = checked(to, Path, "to") if to else None
         filming = None
         if film:
             from sdw_core.film import render
 
             filming = partial(render, cache=self.folder.cache)
-        return export(self.folder, numbers, where, license, filming)
+        with _shown(progress).working(ON_FRESH_SEEDS) as say:
+            return export(self.folder, numbers, where, license, filming, say)
 
     def report(self, to: Path | str | None = None) -> Path:
         """Write the study as one HTML page that loads nothing else, the answer first.
@@ -491,11 +501,20 @@ class Study:
         logger.info(f"{process(self.folder.driver())} {does}")
         return self
 
+    def _raced(self, top: int, progress: bool) -> list[int]:
+        """Numbers of the best trials, once those that are to race have raced."""
+        from study.confirm import hold_race
+        from study.race import ranked
+
+        with _shown(progress).working("racing the best trials on fresh seeds"):
+            race = hold_race(self.folder)
+        return ranked(self.folder.book(), race, top)
+
     def _run(self, address: str | None, progress: bool) -> "Study":
         """Run the study to its end; confirm and export the winner."""
+        from study.confirm import ON_FRESH_SEEDS
         from study.display import Display
-        from study.export import export, hold_race
-        from study.race import ranked
+        from study.export import export
         from study.runner import drive
         from study.trackers import tracked
 
@@ -505,10 +524,9 @@ class Study:
             book = folder.book()
             winners, remaining = book.best(), book.remaining()
             if winners and not remaining:
-                with _shown(progress).working("racing the best trials on fresh seeds"):
-                    race = hold_race(folder)
-                with _shown(progress).working("re-evaluating on fresh seeds"):
-                    export(folder, ranked(book, race))
+                best = self._raced(1, progress)
+                with _shown(progress).working(ON_FRESH_SEEDS) as say:
+                    export(folder, best, say=say)
             _reported(self, progress)
         if given_up and remaining:
             called, count = folder.called, book.spec.study.max_identical_failures

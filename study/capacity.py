@@ -9,17 +9,17 @@ is pinned, and a test runs a real autoscaler.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psutil
-import yaml
 
 from sdw_core.errors import InputError
 from sdw_core.labels import counted, processors
+from search_spaces.documents import StrictLoader, read_yaml
 from search_spaces.spec import Resources, StudyConfig
 from study.preflight import room_for
 
@@ -104,13 +104,17 @@ class Cluster:
         kinds: node id -> its node type.
         waiting: the resources of each placement group that waits for them, as a trial of Tune's.
         growth: what an autoscaler may add; None where there is none.
+        starting: node type -> nodes that it is starting.
+        failed: node type -> why it could start none.
     """
 
     nodes: dict[str, Node]
     free: dict[str, Node]
     kinds: dict[str, str]
     waiting: list[Node]
-    growth: Growth | None
+    growth: Growth | None = None
+    starting: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def holds(self, need: Resources) -> int:
         """Trials at a time, on the nodes that are there."""
@@ -167,10 +171,12 @@ class Nodes:
     Args:
         need: of a trial, or a cell.
         may_grow: whether there may be an autoscaler; a Ray of one's own has none.
+        refused: ids of nodes that are there and not used.
     """
 
-    def __init__(self, need: Resources, may_grow: bool) -> None:
+    def __init__(self, need: Resources, may_grow: bool, refused: Container[str] = ()) -> None:
         self._need = need
+        self._refused = refused
         self._growth = _growth(_status()) if may_grow else None
         self._hosts: dict[str, str] = {}
         self._looked = monotonic()
@@ -196,7 +202,7 @@ class Nodes:
         except RayError:
             return False
         joined = self.now.nodes.keys() - before.nodes.keys()
-        left = before.nodes.keys() - self.now.nodes.keys()
+        left = {i for i in before.nodes if i not in self.now.nodes and i not in self._refused}
         if joined or left:
             said = [f"{self.now.nodes[i]} joined" for i in joined]
             said += [f"{before.nodes[i].name} left" for i in left]
@@ -207,11 +213,17 @@ class Nodes:
     def _look(self) -> Cluster:
         status = _status()
         alive = [(n.node_id, n) for n in (*status.active_nodes, *status.idle_nodes) if n.node_id]
+        alive = [(i, node) for i, node in alive if i not in self._refused]
         usable = [(i, node) for i, node in alive if node.node_status != "DRAINING"]
         if not self._hosts.keys() >= dict(usable).keys():
             import ray
 
             self._hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+        launches = [(each.ray_node_type_name, each.count) for each in status.pending_launches]
+        launched = [(node.ray_node_type_name, 1) for node in status.pending_nodes]
+        starting: Counter[str] = Counter()
+        for kind, count in (*launches, *launched):
+            starting[kind] += count
         host = {i: self._hosts.get(i, node.ip_address) for i, node in usable}
         return Cluster(
             nodes={i: Node.of(host[i], node.total_resources()) for i, node in usable},
@@ -223,6 +235,11 @@ class Nodes:
                 for group in demand.bundles_by_count
             ],
             growth=self._growth,
+            starting=dict(starting),
+            failed={
+                each.ray_node_type_name: (each.details or "no reason").splitlines()[0]
+                for each in status.failed_launches
+            },
         )
 
 
@@ -270,6 +287,8 @@ class Places:
                 "free": {"cpu": freest.cpu, "gpu": freest.gpu} if freest else None,
                 "node": freest.name if freest else None,
                 "nodes": len(cluster.nodes),
+                "starting": cluster.starting,
+                "failed": cluster.failed,
             }
         if said != self._said:
             self._said = said
@@ -320,6 +339,7 @@ def _autoscaler_config() -> dict[str, Any] | None:
             path = options.get("--autoscaling-config")
             if path is None:
                 return {}
-            document = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+            text = Path(path).expanduser().read_text(encoding="utf-8")
+            document = read_yaml(text, path, StrictLoader)
             return {k: v for k, v in document.items() if k in ("max_workers", NODE_TYPES)}
     return None

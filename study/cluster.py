@@ -1,40 +1,126 @@
-"""Checking a `cluster.yaml` for the Ray cluster launcher."""
+"""Does a study fit a cluster: kinds of nodes, as far as a file or a cluster says what they have."""
 
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from sdw_core.errors import InputError, first_line
-from sdw_core.validation import shown
-from search_spaces.documents import StrictLoader, read_yaml
+from sdw_core.errors import InputError
+from sdw_core.labels import counted
+from search_spaces.spec import Resources
+from study.preflight import GB, room_for
+
+PLENTY = 1e6
+"""Cores or GPUs of a node of which a file does not say how many it has."""
 
 
-def validate_cluster(path: Path) -> None:
-    """Check a file with Ray's own validator, without a network.
+@dataclass(frozen=True)
+class NodeType:
+    """A kind of node; None stands for what the file does not say.
 
-    Ray's validator is private and looks not inside `node_config`: Ray's version is pinned, and a
-    test checks the shipped file.
-
-    Raises:
-        InputError: the file is missing, no YAML, or not what the launcher takes.
+    Attributes:
+        name: in the file.
+        most: nodes of it, at most.
+        cpu: cores of a node.
+        gpu: GPUs of a node.
+        memory: bytes of a node.
     """
-    from ray.autoscaler._private.util import prepare_config, validate_config
 
-    what = f"The cluster file {str(path)!r}"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"There is no cluster file {str(path)!r}.") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{what} must be UTF-8 text, and cannot be read ({error}).") from None
-    document = read_yaml(text, what, StrictLoader)
-    if not isinstance(document, dict):
-        raise InputError(
-            f"{what} must hold a mapping, not {shown(document)}; write one for the Ray cluster "
-            "launcher, as the project's own cluster.yaml is."
-        )
-    try:
-        validate_config(prepare_config(document))
-    except Exception as error:
-        reason = first_line(error).rstrip(".") or type(error).__name__
-        if isinstance(error, KeyError):
-            reason = f"it has no key {reason}"
-        raise InputError(f"{what} is not valid for the Ray cluster launcher: {reason}.") from None
+    name: str
+    most: int
+    cpu: float | None = None
+    gpu: float | None = None
+    memory: float | None = None
+
+    def room(self, resources: Resources, memory: int) -> int | None:
+        """Trials that a node holds at a time; None if the file does not say enough.
+
+        Args:
+            resources: of a trial.
+            memory: bytes of a trial.
+        """
+        cpu, gpu = self.cpu, self.gpu if resources.gpu else 0.0
+        given = [PLENTY if each is None else each for each in (cpu, gpu)]
+        known: float = room_for(resources, *given)
+        if self.memory is not None:
+            known = min(known, self.memory // memory)
+        return None if known and (cpu is None or gpu is None) else int(known)
+
+    def __str__(self) -> str:
+        """What a node has: `worker (8 CPU, 1 GPU, 32 GB)`."""
+        counts = ((self.cpu, "CPU"), (self.gpu, "GPU"))
+        has = [f"{value:g} {unit}" for value, unit in counts if value is not None]
+        has += [f"{self.memory / GB:.3g} GB"] if self.memory else []
+        return f"{self.name} ({', '.join(has) or 'not said'})"
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """What a file says of a cluster.
+
+    Attributes:
+        what: begins a sentence about the file.
+        reads_it: who takes such a file.
+        head: the node that the driver runs on.
+        workers: kinds of the other nodes.
+        most: nodes beside the head, at most; None: as many as their kinds say.
+        warnings: sentences.
+    """
+
+    what: str
+    reads_it: str
+    head: NodeType
+    workers: list[NodeType]
+    most: int | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def require_fit(self, resources: Resources, memory: int) -> int | None:
+        """Refuse a cluster of which no node can hold a trial.
+
+        Args:
+            resources: of a trial.
+            memory: bytes of a trial.
+
+        Returns:
+            Trials at a time that the cluster holds at its largest; None if the file does not say.
+
+        Raises:
+            InputError: no kind of node can hold a trial, or there can be none of those that can.
+        """
+        kinds = [self.head, *self.workers]
+        rooms = [kind.room(resources, memory) for kind in kinds]
+        known = [(room, kind) for room, kind in zip(rooms, kinds, strict=True) if room is not None]
+        if len(known) == len(kinds) and not any(room and kind.most for room, kind in known):
+            need = f"{resources.cpu} CPU, {resources.gpu:g} GPU and {memory / GB:.2g} GB of memory"
+            fits = [kind.name for room, kind in known if room]
+            if fits:
+                raise InputError(
+                    f"{self.what} lets there be no node of {', '.join(fits)}, and none of the "
+                    f"other kinds can hold a trial, which needs {need}; raise the most that there "
+                    "can be."
+                )
+            raise InputError(
+                f"{self.what} has no kind of node that can hold a trial, which needs {need}: "
+                f"{', '.join(map(str, kinds))}; choose larger nodes, or lower "
+                "`study.resources`."
+            )
+        if len(known) < len(kinds):
+            return None
+        (total, _), *others = known
+        left = sum(kind.most for kind in self.workers) if self.most is None else self.most
+        for room, kind in sorted(others, key=lambda each: -each[0]):
+            count = min(kind.most, left)
+            total, left = total + room * count, left - count
+        return total
+
+    def warned(self, concurrency: int | str, holds: int | None) -> list[str]:
+        """What to look at before a study is launched on it.
+
+        Args:
+            concurrency: of the study.
+            holds: of `require_fit`.
+        """
+        said = list(self.warnings)
+        if holds is not None and isinstance(concurrency, int) and concurrency > holds:
+            said.append(
+                f"{self.what} holds {counted(holds, 'trial')} at a time at its largest, and "
+                f"`study.concurrency` is {concurrency}"
+            )
+        return said

@@ -36,6 +36,7 @@ from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec, parse_comparison
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
+from study.admission import Admission
 from study.capacity import Nodes
 from study.driver import Heartbeat, Seat
 from study.folder import found
@@ -308,10 +309,13 @@ def run_comparison(
             with stopping(folder.stop_flag):
                 try:
                     with ray_session(address):
+                        admission = Admission(folder.seat) if address else None
                         nodes = Nodes(spec.comparison.resources, may_grow=address is not None)
                         nodes.require_room("comparison")
+                        if admission:
+                            admission.ask(console.print, folder.stop_flag.exists)
                         write_spec(folder.path, spec)
-                        _run(folder, spec, inventory, results, console, heartbeat)
+                        _run(folder, spec, inventory, results, console, heartbeat, admission)
                 except (NodeDied, RayNotStarted) as error:
                     if folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
                         return results
@@ -334,14 +338,20 @@ def _run(
     results: Results,
     console: Console,
     heartbeat: Heartbeat,
+    admission: Admission | None,
 ) -> None:
     """Add to the results what the cells find that have none."""
     import ray
 
     resources = spec.comparison.resources
-    task = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=WORKER_DEATHS)(
-        run_cell
-    )
+    options = {
+        "num_cpus": resources.cpu,
+        "num_gpus": resources.gpu,
+        "max_retries": WORKER_DEATHS,
+    }
+    submit = ray.remote(**options)(run_cell).remote
+    if admission:
+        submit = admission.task(run_cell, options)
     running: dict[Any, Cell] = {}
     stopped: str | None = None
     changed: str | None = None
@@ -354,7 +364,7 @@ def _run(
             if home not in homes and not stopped:
                 homes.append(home)
                 given = (str(folder.path), cell, sources, resources.cpu, resources.gpu)
-                running[task.remote(*given)] = cell
+                running[submit(*given)] = cell
         if not running:
             break
         ended, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_FOR_NODE)
@@ -369,6 +379,9 @@ def _run(
             raise NodeDied(own_node()) from error
         except ray.exceptions.RayError:  # kept nowhere: the same command tries again
             result = TrialResult(outcome=FAILED, reason="infrastructure: the worker died")
+        if admission and isinstance(result, dict):  # the cell waits for another node
+            admission.refuse(result)
+            continue
         if result.outcome == STOPPED:
             stopped = result.reason
             if result.sources_changed:

@@ -84,6 +84,10 @@ class Display:
         self._doing = doing
         self._unsaid.append(doing)
 
+    def show(self, table: Table) -> None:
+        """Print a table above what goes on."""
+        self._console.print(table)
+
     def _follow(self) -> None:
         (self._show if self._console.is_terminal else self._tell)()
 

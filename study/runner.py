@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import socket
 import sys
 import threading
 import warnings
@@ -20,6 +19,8 @@ from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from search_spaces.spec import Resources
+from study.address import require_reachable, settled, unconnected
+from study.admission import Admission, placed_by
 from study.book import TrialBook
 from study.capacity import Nodes, Places
 from study.curves import HParams
@@ -27,14 +28,16 @@ from study.display import Display
 from study.driver import Heartbeat, Replaced
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
-from study.outcomes import FAILED, WORKER_DEATHS, TrialResult
-from study.preflight import require_light, require_shared_folder, storage_trouble
+from study.outcomes import WORKER_DEATHS, TrialResult
+from study.preflight import require_light, storage_trouble
 from study.signals import children_deaf, handlers_kept, stopping
 from study.startup import keep_ray_token, make_room_for_sockets, settle_environment
 from study.trial import placed, run_trial, throttled
 
 if TYPE_CHECKING:
     from study.search import StudySearch
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE = 100_000_000
 """Bytes of Ray's object store: trials exchange scalars, and a container's /dev/shm may be small."""
@@ -63,9 +66,6 @@ def _outcome(
     params: dict[str, Any],
     at_rung: Callable[[int, float], None],
 ) -> TrialResult:
-    if not (study.path / "study.yaml").exists():
-        reason = f"infrastructure: {socket.gethostname()} does not see {study.path}; put the study "
-        return TrialResult(outcome=FAILED, reason=reason + "on storage that all nodes share")
     spec = study.spec()
     config = spec.pipeline_with(params)
     return run_trial(
@@ -110,6 +110,7 @@ def drive(
     """
     given_up = None
     nodes: Nodes | None = None
+    admission: Admission | None = None
     with ExitStack() as held:
         with folder.edit_lock():
             heartbeat = held.enter_context(folder.driving())
@@ -132,15 +133,18 @@ def drive(
                     if folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
                         continue
                     raise
-                nodes = Nodes(book.spec.study.resources, may_grow=address is not None)
+                admission = Admission(folder.seat) if address else None
+                refused = admission.refused if admission else ()
+                need = book.spec.study.resources
+                nodes = Nodes(need, may_grow=address is not None, refused=refused)
                 nodes.require_room("study")
-                if address:
-                    require_shared_folder(folder.path)
+                if admission:
+                    admission.ask(display.show, folder.stop_flag.exists)
                 heartbeat.tell(ray_dashboard=context.dashboard_url or None, begun=time())
                 held.enter_context(_time_budget(folder, book.spec))
                 display.say("starting the first trials")
                 continue  # a stop may have been asked for meanwhile
-            given_up = _tune(folder, book, trainable, heartbeat, nodes)
+            given_up = _tune(folder, book, trainable, heartbeat, nodes, admission)
 
 
 def _tune(
@@ -149,8 +153,18 @@ def _tune(
     trainable: Callable[..., None],
     heartbeat: Heartbeat,
     nodes: Nodes,
+    admission: Admission | None,
 ) -> str | None:
-    """Run as many trials as remain; why the study was given up, if it was."""
+    """Run as many trials as remain; why the study was given up, if it was.
+
+    Args:
+        folder: the study.
+        book: its trials.
+        trainable: what a worker runs.
+        heartbeat: of the driver.
+        nodes: where trials run.
+        admission: to the nodes of a cluster; None on this machine.
+    """
     from ray import tune
     from ray.exceptions import RayError
 
@@ -158,17 +172,16 @@ def _tune(
 
     spec = book.spec
     resources = spec.study.resources
-    bound = partial(
-        trainable,
-        folder=str(folder.path),
-        metrics=[objective.metric for objective in spec.study.objectives],
-    )
+    metrics = [objective.metric for objective in spec.study.objectives]
+    bound = partial(trainable, folder=str(folder.path), metrics=metrics)
+    if admission:
+        bound = admission.trainable(bound, metrics)
     require_light(bound)
     flag = folder.stop_flag
     places = Places(nodes, spec.study, heartbeat.tell)
-    search = StudySearch(book, flag.exists, flag.touch, folder.trial, places)
+    search = StudySearch(book, flag.exists, flag.touch, folder.trial, admission, places)
     tuner = tune.Tuner(
-        tune.with_resources(bound, {"cpu": resources.cpu, "gpu": resources.gpu}),
+        tune.with_resources(bound, placed_by(resources)),
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=book.remaining(),
@@ -321,7 +334,10 @@ def _connection(address: str | None) -> Iterator[Any]:
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher limits them
     path = module_path()
-    if address is None:
+    if address:
+        address = settled(address)
+        require_reachable(address)
+    else:
         keep_ray_token()
         make_room_for_sockets()
     import ray
@@ -329,8 +345,6 @@ def _connection(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         raise _connected_already()
     try:
-        if address not in (None, "auto"):
-            _knock(address)
         own = {
             "include_dashboard": True,
             "num_cpus": usable_cpus(),
@@ -344,14 +358,11 @@ def _connection(address: str | None) -> Iterator[Any]:
                 runtime_env={"env_vars": {"PYTHONPATH": path}} if path else None,
                 **({} if address else own),
             )
-    except Exception as error:  # whatever Ray raises, and a port that nobody listens at
+    except Exception as error:  # whatever Ray raises
+        if address:
+            raise unconnected(address, error) from None
         why = (first_line(error) or type(error).__name__).rstrip(".")
-        if address is None:
-            raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
-        raise InputError(
-            f"There is no Ray cluster at {address!r} ({why}); give "
-            "HOST:PORT, or leave `address` out to run on this machine."
-        ) from None
+        raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
     try:
@@ -395,14 +406,6 @@ def require_cluster(address: str | None, need: Resources) -> None:
     if address:
         with ray_session(address):
             Nodes(need, may_grow=True).require_room("study")
-
-
-def _knock(address: str) -> None:
-    """Raises if nobody listens at HOST:PORT: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
-        raise ValueError("it names no port")
-    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager

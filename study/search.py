@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from sdw_core.seeds import derive_seed
+from study.admission import Admission
 from study.book import TrialBook, optuna_distribution
 from study.early_stopping import decide
 from study.outcomes import FAILED, STOPPED, WORKER_DEATHS, TrialResult, without_numbers
@@ -95,6 +96,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         stopping: while it returns True, nothing new is proposed.
         give_up: called when so many trials in a row have failed for one reason as the study allows.
         folder_of: the folder of a trial's number, where it is answered at a rung.
+        admission: to the nodes of a cluster; None on this machine.
         places: how many trials may be under way; Tune would fix that number at its start.
 
     Attributes:
@@ -109,6 +111,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         stopping: Callable[[], bool] = lambda: False,
         give_up: Callable[[], object] = lambda: None,
         folder_of: Callable[[int], Path] | None = None,
+        admission: Admission | None = None,
         places: Callable[[], float] = lambda: math.inf,
     ) -> None:
         settings = book.spec.study
@@ -124,6 +127,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         self._stopping = stopping
         self._give_up = give_up
         self._folder_of = folder_of
+        self._admission = admission
         self._places = places
         self._in_a_row: list[str] = []
         self.given_up: str | None = None
@@ -143,13 +147,14 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
                 trial = self._ot_study.ask(fixed_distributions=self._space)
                 self._book.asked(trial)
                 self._ot_trials[trial_id] = trial
-                return {"number": trial.number, "params": dict(trial.params)}
+                proposed = {"number": trial.number, "params": dict(trial.params)}
+                return proposed | ({"nodes": self._admission.selector()} if self._admission else {})
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Answer a trial that reports from a rung; what else it reports is its outcome."""
         document = json.loads(result["document"])
-        if "outcome" not in document and self._folder_of:
+        if "rung" in document and self._folder_of:
             trial = self._ot_trials[trial_id]
             folder = self._folder_of(trial.number)
             with self._noting_trouble():
@@ -165,6 +170,7 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         """Tell Optuna the outcome; an error without a result is the death of a process.
 
         An outcome that cannot be told stays in the trial's folder, where the next driver finds it.
+        A trial that came to a node which cannot run it waits to be asked for again.
         Tune hands a trial to a worker that ran another one before. Where that worker dies before
         the trial begins, Tune does not start the trial again: the trial waits to be asked for.
         """
@@ -172,6 +178,8 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         deaths = self._deaths.pop(trial_id, [])
         document = json.loads((result or {}).get("document", "{}"))
         found = TrialResult.from_json(document) if "outcome" in document else None
+        if "refused" in document and self._admission:
+            self._admission.refuse(document["refused"])
         if not document and len(deaths) >= WORKER_DEATHS:
             found = TrialResult(outcome=FAILED, reason=deaths[-1])
         if found and found.sources_changed:

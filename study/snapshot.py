@@ -71,6 +71,8 @@ class Waiting:
         free: `cpu` and `gpu` of the node with most room; None without a node.
         node: name of that node's host.
         nodes: how many nodes the cluster has.
+        starting: node type -> nodes that an autoscaler is starting.
+        failed: node type -> why it could start none.
     """
 
     trials: list[int]
@@ -78,6 +80,8 @@ class Waiting:
     free: dict[str, float] | None
     node: str | None
     nodes: int
+    starting: dict[str, int]
+    failed: dict[str, str]
 
     @classmethod
     def among(cls, rows: Sequence[TrialRow], driver: Mapping[str, Any]) -> "Waiting | None":
@@ -93,14 +97,18 @@ class Waiting:
         return cls(**said | {"trials": trials}) if trials else None
 
     def __str__(self) -> str:
-        """`1 CPU on a node; most is free on node-a of 2 nodes: 0 CPU`."""
+        """`1 CPU on a node; most is free on node-a of 2 nodes: 0 CPU; 1 worker being started`."""
         gpus = bool(self.need["gpu"])
-        need = processors(self.need["cpu"], self.need["gpu"] if gpus else None)
+        said = [processors(self.need["cpu"], self.need["gpu"] if gpus else None) + " on a node"]
         if self.free is None:
-            return f"{need} on a node; there is no node"
-        free = processors(self.free["cpu"], self.free["gpu"] if gpus else None)
-        nodes = counted(self.nodes, "node")
-        return f"{need} on a node; most is free on {self.node} of {nodes}: {free}"
+            said.append("there is no node")
+        else:
+            free = processors(self.free["cpu"], self.free["gpu"] if gpus else None)
+            nodes = counted(self.nodes, "node")
+            said.append(f"most is free on {self.node} of {nodes}: {free}")
+        said += [f"{count} {kind} being started" for kind, count in self.starting.items()]
+        said += [f"no {kind} could be started ({why})" for kind, why in self.failed.items()]
+        return "; ".join(said)
 
 
 @dataclass(frozen=True)

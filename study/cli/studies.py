@@ -136,7 +136,9 @@ def validate(
     cluster: Annotated[
         Path | None,
         typer.Option(
-            help="A cluster.yaml to check as well.", metavar="FILE", rich_help_panel=WHERE
+            help="A cluster that the study is to fit: a file of Ray's launcher, or KubeRay's.",
+            metavar="FILE",
+            rich_help_panel=WHERE,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -179,6 +181,9 @@ def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "each trial", f"{distill['objective']}, {steps}, {seeds}"
     gpus = f", {resources['gpu']:g} GPU" if resources["gpu"] else ""
     yield "", f"{counted(resources['cpu'], 'core')}{gpus}"
+    if steps := document["study"]["bc_steps"]:
+        cloned = f"BC on all data ({counted(steps, 'step')})"
+        yield "at the end", f"the best on fresh seeds, beside random rows, {cloned} and the expert"
     disk, a_trial = need["disk"] / 1e6, need["disk_per_trial"] / 1e6
     yield "needs", f"about {disk:,.0f} MB of disk, {a_trial:,.1f} MB a trial"
     memory, gpu = need["memory"] / 1e9, need["gpu_memory_per_trial"] / 1e9
@@ -186,7 +191,10 @@ def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     on_gpu = f", {gpu:,.1f} GB on the GPU each" if gpu else ""
     yield "", f"{memory:,.1f} GB of memory for {at_a_time} at a time{on_gpu}"
     if document["cluster"]:
-        yield "cluster", f"{document['cluster']} is valid for the Ray cluster launcher"
+        yield "cluster", f"{document['cluster']} is valid for {document['cluster_for']}"
+        if document["cluster_holds"] is not None:
+            holds = counted(document["cluster_holds"], "trial")
+            yield "", f"holds {holds} at a time at its largest"
 
 
 def range_in_words(distribution: dict[str, Any]) -> str:
@@ -269,8 +277,7 @@ def export(
         sdw export mine --top 3 --to best
     """
     found = Study.open(study, storage)
-    with log.working("re-evaluating on fresh seeds"):
-        folders = found.export(to, top, pareto, license, film)
+    folders = found.export(to, top, pareto, license, film, progress=True)
     if as_json:
         print_json({"study": found.name, "folders": [str(path) for path in folders]})
     else:

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -20,6 +20,7 @@ import psutil
 from tests.integration.processes import SDW, World, ended
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
+NOTHING: Mapping[str, str] = {}
 SUBNETS = 250
 """Of 10.77.0.0/16, one for the hosts of each test process."""
 PATIENT = {
@@ -61,7 +62,7 @@ class Hosts:
         self._subnet = _claimed_subnet()
         self._free = count(1)
         self._addresses: dict[str, str] = {}
-        self._hidden: dict[str, Sequence[Path]] = {}
+        self._mounts: dict[str, list[str]] = {}
         self.address = f"10.77.{self._subnet}.1:6379"
 
     @property
@@ -74,16 +75,21 @@ class Hosts:
     def _cable(self, host: str) -> str:
         return f"sdw{self._subnet}.{self._addresses[host].rpartition('.')[2]}"
 
-    def add(self, host: str, hidden: Sequence[Path] = ()) -> None:
+    def add(self, host: str, hidden: Sequence[Path] = (), readonly: Sequence[Path] = ()) -> None:
         """A new host.
 
         Args:
             host: its name.
             hidden: folders over which it has an empty disk.
+            readonly: folders that it cannot write.
         """
         namespace = self._namespace(host)
         self._addresses[host] = f"10.77.{self._subnet}.{next(self._free)}"
-        self._hidden[host] = hidden
+        self._mounts[host] = [f"mount -t tmpfs none {folder}" for folder in hidden]
+        self._mounts[host] += [
+            f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder}"
+            for folder in readonly
+        ]
         _ip("netns", "add", namespace)
         peer = ("peer", "name", "eth0", "netns", namespace)
         _ip("link", "add", self._cable(host), "type", "veth", *peer)
@@ -96,8 +102,7 @@ class Hosts:
         self, host: str, *arguments: object, program: Sequence[str | Path] = (SDW,)
     ) -> subprocess.Popen[str]:
         """`sdw ARGUMENTS`, or another program, on a host; see `World.start`."""
-        mounts = (f"mount -t tmpfs none {folder}" for folder in self._hidden[host])
-        script = " && ".join([f"hostname {host}", *mounts, 'exec "$@"'])
+        script = " && ".join([f"hostname {host}", *self._mounts[host], 'exec "$@"'])
         on_host = ("ip", "netns", "exec", self._namespace(host), "unshare", "-u", "-m")
         shell = (*on_host, "sh", "-c", script, "sh")
         return self._world.start(*arguments, program=(*shell, *program))
@@ -106,26 +111,37 @@ class Hosts:
         """Exit status, stdout and stderr of `sdw ARGUMENTS` on a host."""
         return ended(self.start(host, *arguments))
 
-    def start_head(self, **resources: float) -> None:
+    def start_head(self, env: Mapping[str, str] = NOTHING, **resources: float) -> None:
         """The head of a cluster on a new host, `head`: with the driver, and no CPUs."""
         self.add("head")
-        self._start_node(
-            "head", "--head", "--port=6379", "--include-dashboard=false", num_cpus=0, **resources
-        )
+        where = ("--head", "--port=6379", "--include-dashboard=false")
+        self._start_node("head", *where, env=env, **{"num_cpus": 0} | resources)
 
-    def start_worker(self, host: str, hidden: Sequence[Path] = (), **resources: float) -> None:
+    def start_worker(
+        self,
+        host: str,
+        hidden: Sequence[Path] = (),
+        readonly: Sequence[Path] = (),
+        env: Mapping[str, str] = NOTHING,
+        **resources: float,
+    ) -> None:
         """A node of the cluster on a new host, with 1 CPU unless told otherwise.
 
         Args:
             host: its name.
             hidden: folders over which it has an empty disk.
+            readonly: folders that it cannot write.
+            env: added to the environment of the node.
             resources: such as `num_cpus=2`.
         """
-        self.add(host, hidden)
-        self._start_node(host, f"--address={self.address}", **{"num_cpus": 1} | resources)
+        self.add(host, hidden, readonly)
+        self._start_node(host, f"--address={self.address}", env=env, **{"num_cpus": 1} | resources)
 
-    def _start_node(self, host: str, *where: str, **resources: float) -> None:
+    def _start_node(
+        self, host: str, *where: str, env: Mapping[str, str] = NOTHING, **resources: float
+    ) -> None:
         """Started one by one: `ray start` returns when the node has joined."""
+        settings = [f"{name}={value}" for name, value in (PATIENT | env).items()]
         given = [f"--{key.replace('_', '-')}={value:g}" for key, value in resources.items()]
         process = self.start(
             host,
@@ -135,7 +151,7 @@ class Hosts:
             "--disable-usage-stats",
             "--object-store-memory=80000000",
             *given,
-            program=("env", *(f"{name}={value}" for name, value in PATIENT.items()), *RAY, "start"),
+            program=("env", *settings, *RAY, "start"),
         )
         status, out, err = ended(process)
         assert status == 0, f"no Ray node on {host}: {out}{err}"

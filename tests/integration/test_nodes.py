@@ -93,6 +93,7 @@ def test_a_node_that_does_not_see_the_folder_is_named_and_nothing_is_left(
     )
     assert (status, out) == (2, "")
     (line,) = [line for line in err.splitlines() if line.startswith("sdw: ")]
-    assert line.startswith("sdw: 1 of the cluster's 3 nodes do not see what is written to ")
+    assert line.startswith("sdw: 1 of the cluster's 3 nodes cannot run this: ")
+    assert f"does not see what is written to {storage}" in line
     assert "`storage`" in line
     assert list(storage.iterdir()) == []

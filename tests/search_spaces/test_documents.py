@@ -13,8 +13,8 @@ from sdw_core.errors import InputError
 from search_spaces import load_comparison, load_spec, shipped_comparisons, shipped_specs
 from search_spaces.documents import SpecLoader, StrictLoader, read_yaml
 from search_spaces.spec import read_document
-from study.cluster import validate_cluster
 from study.folder import StudyFolder
+from study.manifests import read_cluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,7 +151,7 @@ def test_a_studys_and_a_clusters_file_say_nothing_twice(tmp_path):
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text((ROOT / "cluster.yaml").read_text() + "max_workers: 7\n")
     with pytest.raises(InputError, match="'max_workers' twice"):
-        validate_cluster(cluster)
+        read_cluster(cluster)
 
 
 def test_a_studys_file_is_read_as_it_was_written(tmp_path):

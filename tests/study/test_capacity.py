@@ -19,7 +19,7 @@ SHIPPED = Growth(types={Node("gpu_worker", 8, 1): 4}, most=4)
 def cluster(*nodes: Node, growth: Growth | None = None, kind: str = "") -> Cluster:
     """Idle nodes, of one node type."""
     there = {node.name: node for node in nodes}
-    return Cluster(there, there, dict.fromkeys(there, kind), [], growth)
+    return Cluster(there, there, dict.fromkeys(there, kind), waiting=[], growth=growth)
 
 
 HEAD = Node("head", 0, 0)
@@ -31,6 +31,11 @@ def test_a_trial_runs_on_one_node_whatever_all_nodes_have_together():
     threes = cluster(Node("a", 3, 0), Node("b", 3, 0))
     assert (threes.holds(CPU), threes.holds(PAIR)) == (6, 2)
     assert cluster(Node("a", 8, 0), Node("b", 0, 1)).holds(QUARTER) == 0
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.25, 8), (0.4, 4), (0.1, 20), (1, 2), (2, 1)])
+def test_a_share_of_a_gpu_is_of_one_gpu(share, fits):
+    assert Node("two GPUs", 64, 2).room(Resources(cpu=1, gpu=share)) == fits
 
 
 def test_a_trial_that_no_node_holds_is_refused_and_the_largest_named():
@@ -107,7 +112,10 @@ def test_the_driver_says_how_many_run_and_which_trials_wait_for_what():
     assert told == [{"trials_at_a_time": 2, "waiting": None}]
     busy = {"a": Node("a", 0, 0), "b": Node("b", 0.5, 0)}
     others = [Node("", 3, 0), Node("", 1, 0)]
-    nodes.now = replace(ONES, nodes={"a": ONES.nodes["a"]}, free=busy, waiting=others)
+    coming = {"gpu_worker": 2}
+    nodes.now = replace(
+        ONES, nodes={"a": ONES.nodes["a"]}, free=busy, waiting=others, starting=coming
+    )
     places.look(trials)
     places.look(trials)
     waiting = {
@@ -116,14 +124,11 @@ def test_the_driver_says_how_many_run_and_which_trials_wait_for_what():
         "free": {"cpu": 0.5, "gpu": 0},
         "node": "b",
         "nodes": 1,
+        "starting": {"gpu_worker": 2},
+        "failed": {},
     }
     assert told[1:] == [{"trials_at_a_time": 1, "waiting": waiting}]
     nodes.now = replace(ONES, nodes={}, free={}, waiting=others)
     places.look(trials)
-    assert told[2]["waiting"] | {"trials": []} == {
-        "trials": [],
-        "need": {"cpu": 1, "gpu": 0},
-        "free": None,
-        "node": None,
-        "nodes": 0,
-    }
+    nowhere = {"free": None, "node": None, "nodes": 0, "starting": {}}
+    assert told[2]["waiting"] == waiting | nowhere

@@ -70,7 +70,7 @@ REFUSED = {
     "cluster file": (["validate", "quickstart", "--cluster", "none.yaml"], "none.yaml"),
     "empty cluster file": (
         ["validate", "quickstart", "--cluster", "/dev/null"],
-        "must hold a mapping, not None",
+        "is empty",
     ),
     "no port": (["launch", "quickstart", "--address", "nonsense"], "(it names no port)"),
     "reference scores that are one": (
@@ -97,7 +97,7 @@ REFUSED = {
             "distill.state_noise=-0.1": "at least 0, not -0.1",
             "distill.state_noise=.nan": "a finite number, not nan",
             "distill.outer_schedule=linear": "`constant`, `cosine`",
-            "distill.max_gradient_ratio=0.5": "at least 1, not 0.5",
+            "distill.max_gradient_ratio=0.5": "greater than 1, not 0.5",
             "expert.episodes=[0.9, 0.9]": "the lower one first",
             "expert.episodes=[]": "a list of 2, not []",
             "evaluation.ensemble=0": "greater than 0, not 0",

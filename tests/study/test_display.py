@@ -82,7 +82,7 @@ def test_nodes_are_named_where_there_are_several(study):
 
 
 WAITS = {"trials": [3], "need": {"cpu": 1, "gpu": 0}, "free": {"cpu": 0, "gpu": 0}}
-WAITS |= {"node": "node-a", "nodes": 2}
+WAITS |= {"node": "node-a", "nodes": 2, "starting": {}, "failed": {}}
 WAITING = "WAITING (trial 3) for 1 CPU on a node; most is free on node-a of 2 nodes: 0 CPU"
 
 

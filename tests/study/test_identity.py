@@ -18,7 +18,8 @@ from sdw_core.identity import Inventory, method_of
 from sdw_core.units import Units
 from search_spaces import ComparisonSpec, load_comparison, load_spec
 from study.comparison import ComparisonFolder, Results, check_comparison, ready, run_cell
-from study.export import confirm, export
+from study.confirm import confirm
+from study.export import export
 from study.folder import StudyFolder
 from study.outcomes import finished_result
 from study.search import StudySearch
@@ -111,7 +112,7 @@ def test_rows_are_read_in_the_units_that_they_were_distilled_in(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: StudyFolder
 ) -> None:
     """Even by a later version whose normaliser is another."""
-    before = confirm(folder, 0, load(str(data))).artifact
+    before = confirm(folder, 0, load(str(data)), folder.cache).artifact
     fit = Units.fit
 
     def other(observations: np.ndarray, *bounds: np.ndarray) -> Units:
@@ -120,7 +121,7 @@ def test_rows_are_read_in_the_units_that_they_were_distilled_in(
 
     monkeypatch.setattr(Units, "fit", other)
     assert np.array_equal(
-        confirm(folder, 0, load(str(data))).artifact.observations, before.observations
+        confirm(folder, 0, load(str(data)), folder.cache).artifact.observations, before.observations
     )
 
 
@@ -138,10 +139,15 @@ def test_an_export_of_another_trial_of_that_number_is_not_taken_for_its_own(
 def test_scores_on_fresh_seeds_count_for_the_rows_that_they_were_found_with(
     data: Path, tmp_path: Path, folder: StudyFolder
 ) -> None:
-    before = confirm(folder, 0, load(str(data))).artifact.evidence["scores"]["synthetic"]
+    before = confirm(folder, 0, load(str(data)), folder.cache).artifact.evidence["scores"][
+        "synthetic"
+    ]
     rows = load_file(folder.trial(0) / "rows.safetensors")
     save_file(rows | {"actions": 0.5 * rows["actions"]}, folder.trial(0) / "rows.safetensors")
-    assert confirm(folder, 0, load(str(data))).artifact.evidence["scores"]["synthetic"] != before
+    assert (
+        confirm(folder, 0, load(str(data)), folder.cache).artifact.evidence["scores"]["synthetic"]
+        != before
+    )
 
 
 # Studies

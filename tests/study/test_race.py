@@ -9,7 +9,8 @@ import pytest
 from sdw_core.errors import InputError
 from sdw_core.files import write_json
 from sdw_core.statistics import FEWEST
-from study.export import export, hold_race
+from study.confirm import hold_race
+from study.export import export
 from study.folder import StudyFolder
 from study.race import LEVEL, POLICIES, Race, behind, entered, race, raced, ranked
 from study.runner import _outcome

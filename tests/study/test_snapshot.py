@@ -49,7 +49,7 @@ def test_it_counts_the_trials_by_state_stage_and_node(study):
 
 def test_trials_that_wait_for_a_node_say_so_until_they_run_or_end(study):
     waiting = {"trials": [0, 4], "need": {"cpu": 2, "gpu": 0.5}, "nodes": 2}
-    waiting |= {"free": {"cpu": 1, "gpu": 0}, "node": "node-b"}
+    waiting |= {"free": {"cpu": 1, "gpu": 0}, "node": "node-b", "starting": {}, "failed": {}}
     with study.driving() as driver:
         driver.tell(waiting=waiting)
         seen = Snapshot.of(study)
@@ -60,8 +60,13 @@ def test_trials_that_wait_for_a_node_say_so_until_they_run_or_end(study):
         room = "2 CPU and 0.5 GPU on a node; most is free on node-b of 2 nodes: 1 CPU and 0 GPU"
         assert str(seen.waiting) == room
         assert seen.story(seen.row(4)) == f"Trial 4 waits for {room}."
-        driver.tell(waiting=waiting | {"nodes": 0, "free": None, "node": None})
-        assert str(Snapshot.of(study).waiting).endswith("on a node; there is no node")
+        grows = {"nodes": 0, "free": None, "node": None}
+        grows |= {"starting": {"large": 2}, "failed": {"spot": "no capacity"}}
+        driver.tell(waiting=waiting | grows)
+        assert str(Snapshot.of(study).waiting) == (
+            "2 CPU and 0.5 GPU on a node; there is no node; 2 large being started; "
+            "no spot could be started (no capacity)"
+        )
         driver.tell(waiting=None)
         assert Snapshot.of(study).waiting is None
 

@@ -1,0 +1,185 @@
+"""Which Ray cluster an address means, and whether this process may connect to it."""
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from sdw_core.errors import InputError, first_line
+from sdw_core.validation import shown
+
+REACH = 10.0
+"""Seconds to reach the head: Ray itself would try for minutes."""
+
+
+def settled(address: str) -> str:
+    """HOST:PORT of the cluster that an address means.
+
+    `auto` is what RAY_ADDRESS names, or else the Ray that runs on this machine: one of this user
+    before one of others.
+
+    Raises:
+        InputError: it is no such address, or `auto` finds no Ray, or cannot tell which is meant.
+    """
+    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if named in ("", "auto"):
+        return _chosen(_running(), _last_started(), psutil.Process().username())
+    if "://" in named:
+        raise InputError(
+            f"The address of a cluster is `auto` or HOST:PORT of its head's Ray, not {shown(named)}"
+            ": a study's driver is a process on a node of the cluster and no client from outside, "
+            "so give the command on the head, as with `ray attach`, `kubectl exec` or `ssh`, with "
+            "`--address auto`."
+        )
+    host, _, port = named.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(
+            f"There is no Ray cluster at {named!r} (it names no port); give HOST:PORT, or leave "
+            "`address` out to run on this machine."
+        )
+    return named
+
+
+def _chosen(running: Mapping[str, str], last: str | None, me: str) -> str:
+    """The address that `auto` means.
+
+    Args:
+        running: address -> user, of each Ray that has a node on this machine.
+        last: where `ray start` last started a head here, or joined one.
+        me: this process's user.
+    """
+    mine = [address for address, user in running.items() if user == me] or list(running)
+    if last in mine:
+        return str(last)
+    if not mine:
+        raise InputError(
+            "There is no Ray cluster at 'auto' (no Ray runs on this machine, and RAY_ADDRESS names "
+            "none); start one with `ray start --head`, give HOST:PORT, or leave `address` out."
+        )
+    if len(mine) > 1:
+        found = ", ".join(f"{address} of {running[address]}" for address in sorted(mine))
+        raise InputError(
+            f"The address `auto` could mean any of {len(mine)} Rays on this machine ({found}); "
+            "give HOST:PORT, or name one in RAY_ADDRESS."
+        )
+    return mine[0]
+
+
+def _running() -> dict[str, str]:
+    """Address -> user, of each Ray that has a node on this machine."""
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, LookupError):
+            if process.name() == "raylet":
+                (given,) = {
+                    word.partition("=")[2]
+                    for word in process.cmdline()
+                    if word.startswith("--gcs-address=")
+                }
+                found[given] = process.username()
+    return found
+
+
+def _last_started() -> str | None:
+    from ray._private.utils import read_ray_address
+
+    with suppress(OSError):
+        return str(read_ray_address() or "") or None
+    return None
+
+
+def require_reachable(address: str) -> None:
+    """Refuse a cluster at HOST:PORT that is not there, or does not take this process's token.
+
+    A token that is at hand is used, as Ray does for `auto` alone: Ray's clusters without token
+    authentication take no notice of it.
+
+    Raises:
+        InputError: nobody listens there, or the token is missing or wrong.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH).close()
+    except (OSError, OverflowError) as error:
+        why = first_line(error) or type(error).__name__
+        raise unreachable(address, why) from None
+    from ray._private.authentication.authentication_token_setup import (
+        maybe_enable_token_auth_if_token_available,
+    )
+    from ray._raylet import (  # type: ignore[attr-defined]
+        AuthenticationTokenLoader,
+        GcsClient,
+    )
+    from ray.exceptions import AuthenticationError
+
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it says on twenty lines that it has a token
+    enabled = maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    try:
+        with _silence():
+            GcsClient(address=address)
+    except AuthenticationError:
+        tokens = AuthenticationTokenLoader.instance()
+        held = enabled and tokens.has_token(ignore_auth_mode=True)
+        raise InputError(_unauthenticated(address, held)) from None
+    except Exception as error:  # whatever Ray makes of a port that is not its own
+        raise unreachable(address, first_line(error)) from None
+
+
+def _unauthenticated(address: str, held: bool) -> str:
+    way_out = (
+        "give the cluster's own, which `ray get-auth-token` prints on its head, in RAY_AUTH_TOKEN "
+        "or ~/.ray/auth_token"
+    )
+    if held:
+        return f"The Ray cluster at {address} does not take the token of {_source()}; {way_out}."
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode != "token":
+        said = f"The Ray cluster at {address} asks for a token, and RAY_AUTH_MODE is {mode!r} here"
+        return f"{said}; unset it, and {way_out}."
+    return f"The Ray cluster at {address} asks for a token, and there is none here; {way_out}."
+
+
+def _source() -> str:
+    """Where Ray has found its token, in its own order."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    return os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path.home() / ".ray" / "auth_token")
+
+
+def unreachable(address: str, why: str) -> InputError:
+    """A cluster that cannot be connected to, and what is known of the reason."""
+    return InputError(
+        f"There is no Ray cluster at {address!r} ({why.rstrip('.')}); give HOST:PORT, or leave "
+        "`address` out to run on this machine."
+    )
+
+
+def unconnected(address: str, error: Exception) -> InputError:
+    """What Ray says when it does not connect to a cluster that is there."""
+    said = " ".join(str(error).split())
+    ours = re.findall(r"Ray: (\S+) Python: (\S+)", said)
+    if "Version mismatch" in said and len(ours) == 2:
+        there, here = (f"Ray {ray} on Python {python}" for ray, python in ours)
+        return InputError(
+            f"The Ray cluster at {address} runs {there}, and this process {here}; give the command "
+            "in the environment that the cluster's nodes have."
+        )
+    return unreachable(address, first_line(error) or type(error).__name__)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The C++ of Ray writes what it then raises to stderr, too."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
