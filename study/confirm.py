@@ -88,7 +88,9 @@ def confirm(
             document[ALL_DATA] = _bc_score(config, dataset, steps, cache, say)
     if of | document != before and os.access(kept.parent, os.W_OK):
         write_json(kept, of | document)
-    judged.artifact.evidence["scores"] = document
+    race = raced(folder, folder.book())
+    told = {"race": {"trial": number} | race.told} if race and number in race.contenders else {}
+    judged.artifact.evidence["scores"] = document | told
     return Confirmed(judged.artifact, source_states(dataset, config.seed))
 
 

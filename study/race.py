@@ -80,6 +80,11 @@ class Race:
         return [number for number in self.ranking[1:] if number not in self.dropped]
 
     @property
+    def told(self) -> dict[str, Any]:
+        """What came of it, as a manifest states it."""
+        return {"contenders": list(self.contenders), "winner": self.winner, "open": self.open}
+
+    @property
     def verdict(self) -> str:
         """What came of it, in a sentence."""
         open = [str(number) for number in self.open]
@@ -111,8 +116,7 @@ class Race:
 
     def to_json(self) -> dict[str, Any]:
         """What `race.json` holds and `sdw status --json` prints."""
-        found = {"winner": self.winner, "open": self.open, "ranking": self.ranking}
-        return asdict(self) | found | {"level": LEVEL}
+        return asdict(self) | self.told | {"ranking": self.ranking, "level": LEVEL}
 
 
 def race(contenders: Sequence[int], judge: Judge, evaluations: int, level: float = LEVEL) -> Race:
