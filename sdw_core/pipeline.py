@@ -29,7 +29,7 @@ from sdw_core.distill.objectives import build_task, warnings_of
 from sdw_core.distill.selection import WITHOUT_TIME
 from sdw_core.distill.stability import risen
 from sdw_core.distill.state import Distilled
-from sdw_core.distill.task import Task
+from sdw_core.distill.task import Task, state_noise
 from sdw_core.errors import StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.expert import Demonstrations, Expert, tensors_of
@@ -44,6 +44,7 @@ from sdw_core.progress import Measured, Points, Progress, StageProgress, unheard
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import DENSITIES, EXPERTS
 from sdw_core.result import PipelineResult
+from sdw_core.seeds import torch_generator
 from sdw_core.stage_keys import density_key, expert_key, judged_key, needs_density
 from sdw_core.statistics import Returns, ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
@@ -346,12 +347,13 @@ class Pipeline:
                 task = replace(task, expert_values=values, timesteps=timesteps)
             if torch.equal(task.targets, actions):
                 task = replace(task, targets_at=self._actions_of(restored))
+                self._require_targets_beside(task)
             if self.config.distill.states == "teacher":
                 assert isinstance(self.config.expert, PercentBCConfig)
                 task = task.of(torch.from_numpy(cloned_rows(dataset, self.config.expert)))
         returns = arena.normalized(expert.tensors["returns"].numpy())
         expert_summary = summarize(returns, self.config.seed)
-        warnings = warnings_of(self.config.distill, task.weights)
+        warnings = warnings_of(self.config.distill, task)
         if found := shortfall(self.config.expert, expert_summary, dataset):
             warnings.append(found)
         return Prepared(
@@ -554,6 +556,22 @@ class Pipeline:
             return found.reshape(*states.shape[:-1], -1)
 
         return actions
+
+    def _require_targets_beside(self, task: Task) -> None:
+        """Refuse an expert that gives no actions where `state_noise` will take the states.
+
+        It is asked about one batch, for a distillation, which waits for the device nowhere, looks
+        at no answer.
+        """
+        distill, method = self.config.distill, self.config.expert.method
+        generator, size = torch_generator(self.config.seed, "beside"), distill.meta_batch_size
+        noise = state_noise(distill.state_noise, size, [generator], task.states)
+        if noise is None:
+            return
+        picks = torch.randint(len(task.states), (1, size), generator=generator).to(self.device)
+        batch = task.batch(picks, noise)
+        what = "actions beside the dataset's states too (`pipeline.distill.state_noise`),"
+        EXPERTS.numbers(method, what, batch.targets[0], (size, task.actions.shape[1]))
 
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:
