@@ -25,7 +25,7 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from sdw_core.config import Count
+from sdw_core.config import Count, Seconds
 from sdw_core.console import Console
 from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.labels import named
@@ -371,6 +371,7 @@ class Study:
         """
         from study.snapshot import Snapshot
 
+        every = checked(every, Seconds, "every")
         book = self.folder.book()
         while True:
             yield (snapshot := Snapshot.of(self.folder, book))

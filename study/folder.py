@@ -533,7 +533,8 @@ def found(reference: str, storage: Path, *kinds: str) -> Path:
             if (candidate / f"{other}.yaml").is_file():
                 raise InputError(
                     f"{reference!r} is a {other}, and a {kinds[0]} is asked for; name one, or see "
-                    f"the {other} with `sdw report {quote(str(candidate))}`."
+                    f"how far the {other} is with `sdw list`, and what came of it with `sdw report "
+                    f"{quote(str(candidate))}`."
                 )
     what = " or ".join(kinds)
     known = [path.parent.name for kind in kinds for path in storage.glob(f"*/{kind}.yaml")]
