@@ -12,6 +12,8 @@ from sdw_core.statistics import FEWEST
 from study.confirm import hold_race
 from study.export import export
 from study.folder import StudyFolder
+from study.html.study import study_page
+from study.notes import study_note
 from study.race import LEVEL, POLICIES, Race, behind, entered, race, raced, ranked
 from study.runner import _outcome
 from study.search import StudySearch
@@ -187,3 +189,27 @@ def test_studies_made_before_do_not_race_and_their_identity_does_not_change() ->
 def test_a_race_that_cannot_be_is_refused(setting: str, rule: str) -> None:
     with pytest.raises(InputError, match=rule):
         small_spec(f"study.confirm.{setting}")
+
+
+def test_the_verdict_names_whom_the_winner_cannot_be_told_from() -> None:
+    level = np.arange(16.0)
+    scores = {4: list(level + 9), 2: list(level), 8: list(level + 8), 6: list(level + 7)}
+    assert Race((4, 2, 8, 6), scores, {2: 1, 8: 1, 6: 1}).verdict.endswith(
+        "trial 4 has the highest mean, and can be told from each of the others."
+    )
+    assert Race((4, 2, 8), scores, {2: 1}).verdict.endswith("cannot be told from trial 8.")
+    assert Race((4, 2, 8, 6), scores, {2: 1}).verdict.endswith("from trials 8 and 6.")
+
+
+def test_an_export_and_the_page_say_how_the_race_went(
+    finished: StudyFolder, tmp_path: Path
+) -> None:
+    finished.race.unlink(missing_ok=True)
+    found = hold_race(finished)
+    assert found is not None
+    (path,) = export(finished, [found.winner], tmp_path)
+    stated = json.loads((path / "manifest.json").read_text())["scores"]["race"]
+    assert stated == {"trial": found.winner} | found.told
+    assert "raced on other fresh seeds: these won" in (path / "README.md").read_text()
+    assert found.verdict in study_page(finished)
+    assert found.verdict in study_note(Snapshot.of(finished), [[], [], []])
