@@ -81,4 +81,6 @@ if [[ $AGAIN ]] && { ((STATUS)) || ! finished; }; then
     echo "sdw: the time of job $SLURM_JOB_ID is over, and it queues again"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
 fi
+# A job whose nodes another job takes is put back into the queue by SLURM, unless it ends before.
+[[ $ENDING ]] && sleep 600
 exit "$STATUS"
