@@ -72,7 +72,13 @@ run "$PYTHON" -P -m study.job "$ADDRESS" "$SLURM_JOB_NUM_NODES" "$RAY" &&
     run "$PYTHON" -P -m study.cli resume "$STUDY" --address "$ADDRESS"
 STATUS=$?
 
-kill -TERM "$RAY"
+# The nodes of Ray end by a signal to the job's steps, which this script is none of.
+scancel --signal=TERM "$SLURM_JOB_ID"
+for _ in {1..60}; do
+    kill -0 "$RAY" 2>/dev/null || break
+    sleep 0.5
+done
+kill -TERM "$RAY" 2>/dev/null
 wait "$RAY"
 
 # The same job, in the queue again: with its number, this script, and what the study's folder holds.

@@ -115,10 +115,9 @@ def test_a_job_queues_again_when_its_time_ends_is_stopped_and_ends_as_if_uninter
     slurm: Slurm, world: World
 ) -> None:
     """The signal that SLURM sends before a time limit comes in the middle of a distillation."""
-    steps, settings = 2 * LONG, ("study.concurrency=1", "study.trials=2")
-    sets = [word for each in settings for word in ("--set", each)]
-    spec = spec_of(world, "again", 2, steps)
-    folder, job = submitted(world, spec, *sets, "--nodes", 2)
+    steps = 2 * LONG
+    spec = spec_of(world, "again", 1, steps)
+    folder, job = submitted(world, spec, "--nodes", 2)
     checkpoint = folder.trial(0) / "checkpoint.safetensors"
     wait_for(lambda: checkpoint.exists(), partial(said, folder))
     slurm.ask("scancel", "--batch", "--signal=USR1", str(job))
@@ -139,7 +138,7 @@ def test_a_job_queues_again_when_its_time_ends_is_stopped_and_ends_as_if_uninter
     assert found["state"] == "finished", said(folder)
     assert len(found["exports"]) == 1
 
-    status, out, err = world.run("launch", spec, "--name", "straight", *sets, "--json")
+    status, out, err = world.run("launch", spec, "--name", "straight", "--json")
     assert status == 0, err
     wanted = json.loads(out)
     straight = StudyFolder(world.path / "sdw-studies" / "straight")
