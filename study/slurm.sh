@@ -19,6 +19,7 @@ ADDRESS=$IP:$PORT
 RAY_AUTH_TOKEN=$(od -An -v -N 32 -t x1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 unset RAY_ADDRESS
+unset "${!SLURM_MEM_PER_@}" # srun takes one way of asking for memory, and gets `--mem=0` below
 
 # A node of Ray, until it is told to end. Its folder has a short path, as sockets lie in it, and goes
 # with it.
