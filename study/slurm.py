@@ -163,9 +163,7 @@ def script(folder: StudyFolder, spec: StudySpec, need: Need, asked: Allocation) 
     asked = replace(asked, nodes=asked.nodes or 1)
     trials = trials_per_node(spec, need, asked)
     memory = ceil((trials * need.memory_per_trial + DRIVER) / 2**20)
-    told = any(
-        option.startswith("--mem") for option in asked.options
-    )  # two ways exclude each other
+    told = any(each.startswith("--mem") for each in asked.options)  # one way excludes the others
     ways = [
         f"--job-name={folder.name}",
         f"--output={str(folder.path).replace('%', '%%')}/slurm-%j.log",
