@@ -62,55 +62,6 @@ def said(folder: StudyFolder) -> str:
     return "\n".join(path.read_text() for path in folder.path.glob("slurm-*.log"))
 
 
-def test_two_jobs_run_at_once_on_the_same_two_nodes_and_a_third_waits_or_is_cancelled(
-    slurm: Slurm, world: World
-) -> None:
-    """A job has a CPU of each node: two trials at a time are a trial on each of its nodes."""
-    long = 100 * LONG
-    jobs = [
-        submitted(world, spec_of(world, name, 4, long), "--nodes", 2, "--time", "1:00:00")
-        for name in ("one", "other")
-    ]
-    for folder, _ in jobs:
-        tell = partial(said, folder)
-        wait_for(partial(lambda at: at.driver().get("trials_at_a_time") == 2, folder), tell)
-        wait_for(partial(lambda at: len(at.left("progress.json")) == 2, folder), tell)
-    assert [slurm.state(job) for _, job in jobs] == ["RUNNING", "RUNNING"]
-    lines = [line for folder, _ in jobs for line in said(folder).splitlines()]
-    assert len({line.split()[-1] for line in lines if line.startswith("sdw: job")}) == 2
-    for folder, job in jobs:
-        seen = status_of(world, folder)
-        assert seen["state"] == "running"
-        assert seen["job"]["id"] == job
-
-    waits, job = submitted(world, spec_of(world, "waits", 1, 6), "--nodes", 2)
-    seen = status_of(world, waits)
-    assert seen["state"] == "queued"
-    assert seen["job"]["id"] == job
-    assert (seen["job"]["state"], seen["job"]["reason"]) == ("PENDING", "Resources")
-    _, out, _ = world.run("status", waits.name)
-    assert out.startswith(f"waits: queued (job {job} waits (Resources)")
-    status, _, err = world.run("resume", waits.name)
-    assert status == 2
-    assert f"is left to SLURM, whose job {job} waits (Resources)" in err
-    status, _, err = world.run("extend", waits.name, "--trials", 1)
-    assert status == 0, err
-    assert f"job {job} takes them up" in err
-    assert waits.spec().study.trials == 2
-    status, _, err = world.run("stop", waits.name)
-    assert status == 0, err
-    assert f"`sdw slurm {waits.path} --resume`" in err
-    assert slurm.state(job) == "CANCELLED"
-    assert status_of(world, waits)["state"] == "stopped"
-
-    for folder, job in jobs:
-        status, _, err = world.run("stop", folder.name)
-        assert status == 0, err
-        assert slurm.state(job) == "COMPLETED"
-        assert status_of(world, folder)["state"] == "stopped"
-    assert not list(Path("/tmp").glob(f"sdw-{jobs[0][1]}-*"))
-
-
 def test_a_job_queues_again_when_its_time_ends_is_stopped_and_ends_as_if_uninterrupted(
     slurm: Slurm, world: World
 ) -> None:
@@ -174,3 +125,52 @@ def test_what_this_slurm_cannot_run_is_refused_and_leaves_nothing(
     assert sentence in err
     assert err.count("\n") == 1
     assert not (world.path / "sdw-studies" / "refused").exists()
+
+
+def test_two_jobs_run_at_once_on_the_same_two_nodes_and_a_third_waits_or_is_cancelled(
+    slurm: Slurm, world: World
+) -> None:
+    """A job has a CPU of each node: two trials at a time are a trial on each of its nodes."""
+    long = 100 * LONG
+    jobs = [
+        submitted(world, spec_of(world, name, 4, long), "--nodes", 2, "--time", "1:00:00")
+        for name in ("one", "other")
+    ]
+    for folder, _ in jobs:
+        tell = partial(said, folder)
+        wait_for(partial(lambda at: at.driver().get("trials_at_a_time") == 2, folder), tell)
+        wait_for(partial(lambda at: len(at.left("progress.json")) == 2, folder), tell)
+    assert [slurm.state(job) for _, job in jobs] == ["RUNNING", "RUNNING"]
+    lines = [line for folder, _ in jobs for line in said(folder).splitlines()]
+    assert len({line.split()[-1] for line in lines if line.startswith("sdw: job")}) == 2
+    for folder, job in jobs:
+        seen = status_of(world, folder)
+        assert seen["state"] == "running"
+        assert seen["job"]["id"] == job
+
+    waits, job = submitted(world, spec_of(world, "waits", 1, 6), "--nodes", 2)
+    seen = status_of(world, waits)
+    assert seen["state"] == "queued"
+    assert seen["job"]["id"] == job
+    assert (seen["job"]["state"], seen["job"]["reason"]) == ("PENDING", "Resources")
+    _, out, _ = world.run("status", waits.name)
+    assert out.startswith(f"waits: queued (job {job} waits (Resources)")
+    status, _, err = world.run("resume", waits.name)
+    assert status == 2
+    assert f"is left to SLURM, whose job {job} waits (Resources)" in err
+    status, _, err = world.run("extend", waits.name, "--trials", 1)
+    assert status == 0, err
+    assert f"job {job} takes them up" in err
+    assert waits.spec().study.trials == 2
+    status, _, err = world.run("stop", waits.name)
+    assert status == 0, err
+    assert f"`sdw slurm {waits.path} --resume`" in err
+    assert slurm.state(job) == "CANCELLED"
+    assert status_of(world, waits)["state"] == "stopped"
+
+    for folder, job in jobs:
+        status, _, err = world.run("stop", folder.name)
+        assert status == 0, err
+        assert slurm.state(job) == "COMPLETED"
+        assert status_of(world, folder)["state"] == "stopped"
+    assert not list(Path("/tmp").glob(f"sdw-{jobs[0][1]}-*"))
