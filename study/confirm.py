@@ -104,7 +104,9 @@ def hold_race(folder: StudyFolder) -> Race | None:
         InputError: a trial's folder does not hold its result any more, or its dataset changed.
     """
     book = folder.book()
-    if not races(book.spec) or (found := raced(folder, book)):
+    if not races(book.spec):
+        return None
+    if found := raced(folder, book):
         return found
     contenders, evaluations = entered(book)
     if len(contenders) < 2:
