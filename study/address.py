@@ -13,6 +13,8 @@ import psutil
 from sdw_core.errors import InputError, first_line
 from sdw_core.validation import shown
 
+logger = logging.getLogger(__name__)
+
 REACH = 10.0
 """Seconds to reach the head: Ray itself would try for minutes."""
 
@@ -91,6 +93,13 @@ def _last_started() -> str | None:
     with suppress(OSError):
         return str(read_ray_address() or "") or None
     return None
+
+
+def say_connected() -> None:
+    """Say, in a line, which cluster this process is connected to."""
+    import ray
+
+    logger.info(f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address}")
 
 
 def require_reachable(address: str) -> None:

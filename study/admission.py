@@ -52,7 +52,7 @@ class Admission:
         }
 
     def ask(self, show: Callable[[Table], object], stopping: Callable[[], bool]) -> None:
-        """Say which cluster this process is connected to, and ask all of its nodes at once.
+        """Ask every node that is there, all at once.
 
         Args:
             show: is given a table of all nodes, if one fails.
@@ -64,7 +64,6 @@ class Admission:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        logger.info(f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address}")
         look = ray.remote(num_cpus=0, max_retries=0)(node.troubles)
         nodes = {each["NodeID"]: each for each in ray.nodes() if each["Alive"]}
         asked = {

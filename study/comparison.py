@@ -36,6 +36,7 @@ from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec, parse_comparison
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
+from study.address import say_connected
 from study.admission import Admission
 from study.capacity import Nodes
 from study.driver import Heartbeat, Seat
@@ -313,6 +314,7 @@ def run_comparison(
                         nodes = Nodes(spec.comparison.resources, may_grow=address is not None)
                         nodes.require_room("comparison")
                         if admission:
+                            say_connected()
                             admission.ask(console.print, folder.stop_flag.exists)
                         write_spec(folder.path, spec)
                         _run(folder, spec, inventory, results, console, heartbeat, admission)

@@ -14,18 +14,19 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from sdw_core.console import Table
 from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from search_spaces.spec import Resources
-from study.address import require_reachable, settled, unconnected
+from study.address import require_reachable, say_connected, settled, unconnected
 from study.admission import Admission, placed_by
 from study.book import TrialBook
 from study.capacity import Nodes, Places
 from study.curves import HParams
 from study.display import Display
-from study.driver import Heartbeat, Replaced
+from study.driver import Heartbeat, Replaced, Seat
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.outcomes import WORKER_DEATHS, TrialResult
@@ -139,6 +140,7 @@ def drive(
                 nodes = Nodes(need, may_grow=address is not None, refused=refused)
                 nodes.require_room("study")
                 if admission:
+                    say_connected()
                     admission.ask(display.show, folder.stop_flag.exists)
                 heartbeat.tell(ray_dashboard=context.dashboard_url or None, begun=time())
                 held.enter_context(_time_budget(folder, book.spec))
@@ -388,24 +390,29 @@ def _silent_ray() -> Iterator[None]:
         worker._worker_logs_enabled = True
 
 
-def require_cluster(address: str | None, need: Resources) -> None:
+def require_cluster(
+    address: str | None, need: Resources, seat: Seat, show: Callable[[Table], object]
+) -> None:
     """Refuse the address of a cluster that could run no trial, and a process that has a Ray.
 
     Args:
         address: as for `drive`.
         need: of a trial.
+        seat: of the study's driver, which is free.
+        show: see `Admission.ask`.
 
     Raises:
-        InputError: the cluster cannot be reached or holds no trial, or this process is connected
-            to a Ray already.
+        InputError: the cluster cannot be reached or holds no trial, a node of it cannot run one, or
+            this process is connected to a Ray already.
     """
     import ray
 
     if _CONNECTION.locked() or ray.is_initialized():
         raise _connected_already()
     if address:
-        with ray_session(address):
+        with ray_session(address), seat.taken():
             Nodes(need, may_grow=True).require_room("study")
+            Admission(seat).ask(show, lambda: False)
 
 
 @contextmanager
