@@ -15,6 +15,10 @@ from sdw_core.validation import shown
 
 logger = logging.getLogger(__name__)
 
+ON_THE_HEAD = (
+    "give the command on the head, as with `ray attach`, `kubectl exec` or `ssh`, and with `--address "
+    "auto`"
+)
 REACH = 10.0
 """Seconds to reach the head: Ray itself would try for minutes."""
 
@@ -34,9 +38,8 @@ def settled(address: str) -> str:
     if "://" in named:
         raise InputError(
             f"The address of a cluster is `auto` or HOST:PORT of its head's Ray, not {shown(named)}"
-            ": a study's driver is a process on a node of the cluster and no client from outside, "
-            "so give the command on the head, as with `ray attach`, `kubectl exec` or `ssh`, with "
-            "`--address auto`."
+            ": a study's driver is a process on a node of the cluster and no client from outside; "
+            f"{ON_THE_HEAD}."
         )
     host, _, port = named.rpartition(":")
     if not host or not port.isdecimal():
@@ -109,7 +112,7 @@ def require_reachable(address: str) -> None:
     authentication take no notice of it.
 
     Raises:
-        InputError: nobody listens there, or the token is missing or wrong.
+        InputError: nobody listens there, the token is missing or wrong, or no Ray runs here.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -137,6 +140,16 @@ def require_reachable(address: str) -> None:
         raise InputError(_unauthenticated(address, held)) from None
     except Exception as error:  # whatever Ray makes of a port that is not its own
         raise unreachable(address, first_line(error)) from None
+    _require_node(address)
+
+
+def _require_node(address: str) -> None:
+    """Refuse a machine on which no Ray runs: Ray itself would wait a minute for one to begin."""
+    if not _running():
+        raise InputError(
+            f"This machine is no node of the Ray cluster at {address}, and a study's driver is a "
+            f"process on one; {ON_THE_HEAD}."
+        )
 
 
 def _unauthenticated(address: str, held: bool) -> str:

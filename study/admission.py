@@ -20,8 +20,6 @@ from study.driver import Seat
 
 logger = logging.getLogger(__name__)
 
-ANSWER = 90.0
-"""Seconds that a node has to answer: its Python starts first, from a slow disk perhaps."""
 NAMED = 3
 """Most nodes that the sentence of a refusal names; the table has all."""
 NODE_ID = "ray.io/node-id"
@@ -73,7 +71,7 @@ class Admission:
             for identity in nodes
         }
         waiting, waited = list(asked), 0.0
-        while waiting and waited < ANSWER:
+        while waiting and waited < node.ANSWER:
             _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1)
             waited += 1
             if stopping():
@@ -172,7 +170,7 @@ def _answer(reference: Any, waiting: list[Any]) -> list[str]:
 
     if reference in waiting:
         ray.cancel(reference, force=True)
-        return [f"did not answer within {ANSWER:.0f} s: look at Ray's logs there"]
+        return [f"did not answer within {node.ANSWER:.0f} s: look at Ray's logs there"]
     try:
         said: list[str] = ray.get(reference)
     except Exception as error:  # the node died, or its Python cannot begin
