@@ -39,7 +39,7 @@ def measure_all(
         jobs: processes at a time.
         to: a file of a line a cell, which found cells are taken from and new ones appended to.
     """
-    known = [json.loads(line) for line in to.read_text().splitlines()] if to and to.exists() else []
+    known = _cells_of(to) if to and to.exists() else []
     found = [next((k for k in known if k.items() >= each.items()), None) for each in asked]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         missing = {
@@ -59,6 +59,14 @@ def measure_all(
                 with to.open("a") as file:
                     file.write(json.dumps(cell) + "\n")
     return [cell for cell in found if cell is not None]
+
+
+def _cells_of(file: Path) -> list[Cell]:
+    """What is in a file; its last line, torn where a writer was killed, is taken out of it."""
+    lines = file.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        file.write_text("".join(lines := lines[:-1]))
+    return [json.loads(line) for line in lines]
 
 
 def _on_one_thread(measure: Callable[[Cell], Cell], asked: Cell) -> Cell:

@@ -3,8 +3,8 @@
     python -m benchmarks.quickstart [--seeds 0 1 2 3] [--spec quickstart] [--json]
 
 Each seed is a whole study, as `make quickstart` runs it, in a fresh folder. The winner is judged on
-seeds that its search did not use, beside as many random rows of the dataset and the expert. Seconds
-of a stage are summed over trials; trials run side by side.
+seeds that its search did not use, beside as many random rows of the dataset, behavioural cloning of
+all of it and the expert. Seconds of a stage are summed over trials; trials run side by side.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def run(spec: str, seed: int, storage: Path) -> dict[str, Any]:
         "trials": len(status["trials"]),
         "params": winner["params"],
         "in_search": winner["values"][0],
-        **{key: scores[key] for key in ("synthetic", "random_subset", "expert")},
+        **{key: scores[key] for key in ("synthetic", "random_subset", "bc_all_data", "expert")},
         "stage_seconds": {
             stage: sum(trial["stages"].get(stage, 0.0) for trial in status["trials"])
             for stage in STAGES
@@ -69,7 +69,8 @@ def line(run: dict[str, Any]) -> str:
     stages = ", ".join(f"{stage} {value:.0f}" for stage, value in run["stage_seconds"].items())
     return (
         f"seed {run['seed']}: {rows['mean']:.1f} ({rows['low']:.1f} to {rows['high']:.1f}), random "
-        f"rows {subset['mean']:.1f}, expert {run['expert']['mean']:.1f}; "
+        f"rows {subset['mean']:.1f}, BC on all data {run['bc_all_data']['mean']:.1f}, expert "
+        f"{run['expert']['mean']:.1f}; "
         f"{run['params']['distill.synthetic_size']} rows at temperature "
         f"{run['params']['weighting.temperature']:.3f}; {run['trials']} trials in "
         f"{run['seconds']:.0f} s (stages, summed: {stages})"

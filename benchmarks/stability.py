@@ -30,12 +30,12 @@ from sdw_core.distill.task import Task
 from sdw_core.errors import DivergenceError
 from sdw_core.pipeline import Pipeline
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "before": BEFORE,
-    "after": RECIPE,
-    "cosine alone": RECIPE | {"max_gradient_ratio": None},
+SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {
+    "before": (0.1, BEFORE),
+    "after": (0, RECIPE),
+    "cosine alone": (0, RECIPE | {"max_gradient_ratio": None}),
 }
-"""Of `distill`."""
+"""The weights' temperature, and settings of `distill`."""
 SHARED: dict[str, Any] = {
     "synthetic_size": 64,
     "inner_steps": 50,
@@ -45,12 +45,8 @@ SHARED: dict[str, Any] = {
     "rate_lr": 0.01,
     "states": "all",
 }
-"""Of `distill`, in both."""
-PIPELINE: dict[str, Any] = {
-    "seed": 0,
-    "weighting": {"temperature": 0.1},
-    "expert": {"method": "percent_bc", "fraction": 0.1, "steps": 2000},
-}
+"""Of `distill`, in all."""
+EXPERT = {"method": "percent_bc", "fraction": 0.1, "steps": 2000}
 RATIOS = ("largest", "final")
 
 
@@ -70,7 +66,7 @@ def main() -> None:
             "device": arguments.device,
             "steps": arguments.steps,
             "seeds": arguments.seeds,
-            "settings": SHARED | SETTINGS[name],
+            "settings": settings(name),
         }
         for dataset in arguments.datasets
         for name in arguments.settings
@@ -84,16 +80,27 @@ def main() -> None:
         show(runs)
 
 
+def settings(name: str) -> dict[str, Any]:
+    """Of `pipeline`, without the dataset, the device and the sizes."""
+    temperature, distill = SETTINGS[name]
+    return {
+        "seed": 0,
+        "weighting": {"temperature": temperature},
+        "expert": EXPERT,
+        "distill": SHARED | distill,
+    }
+
+
 def measured(asked: Cell, cache: Path) -> Cell:
     """The ratios of a run, a distillation seed each, and its smoothed meta-losses.
 
     Null for what became not finite.
     """
-    sizes = {"outer_steps": asked["steps"], "seeds": asked["seeds"]}
+    asked_for, sizes = asked["settings"], {"outer_steps": asked["steps"], "seeds": asked["seeds"]}
     config = PipelineConfig.model_validate(
-        PIPELINE
+        asked_for
         | {"dataset": asked["dataset"], "device": asked["device"]}
-        | {"distill": asked["settings"] | sizes}
+        | {"distill": asked_for["distill"] | sizes}
     )
     pipeline = Pipeline(config, cache)
     task = pipeline.prepare().task

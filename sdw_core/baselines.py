@@ -1,10 +1,10 @@
-"""What synthetic rows have to beat: as many rows of the dataset, drawn at random."""
+"""What synthetic rows have to beat: as many rows drawn at random, and cloning all of the data."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdw_core.config import PipelineConfig
+from sdw_core.config import PercentBCConfig, PipelineConfig
 from sdw_core.evaluate import Arena, evaluate_rows
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.protocols import applied, own_recipe
@@ -40,3 +40,18 @@ def random_subset(
         stage,
         ensemble=config.evaluation.ensemble,
     )
+
+
+def bc_on_all_data(config: PipelineConfig, steps: int) -> PipelineConfig:
+    """The settings of a run whose expert is behavioural cloning of all the data.
+
+    Its networks are those of the run's own expert, where that is cloned from episodes.
+
+    Args:
+        config: of a run.
+        steps: gradient steps of the cloning.
+    """
+    own = config.expert if isinstance(config.expert, PercentBCConfig) else PercentBCConfig()
+    cloning = {"fraction": 1.0, "episodes": None, "ensemble": 1, "steps": steps, "value_steps": 50}
+    expert = own.model_copy(update=cloning)
+    return config.model_copy(update={"expert": expert, "device": "cpu"})

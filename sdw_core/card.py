@@ -56,6 +56,9 @@ MEMBERS = """
 It is an ensemble of {networks} networks; each of `networks` alone is a single policy. `sdw train` trains an ensemble of
 as many, and a single policy with `--ensemble 1`."""
 
+BC = """
+BC on all data is behavioural cloning: one policy, trained on every transition of the source in {steps:,} steps.
+"""
 FILM_SHOWN = f"""
 ![Episodes of the best, median and worst of fresh policies that were cloned from the rows, and of the expert]({GIF})
 """
@@ -76,8 +79,8 @@ seeds that the search never used).{ensembles}
 |---|---|---|---|
 {table}
 
-![Source and synthetic states on the source's first two principal components, and the return of each policy and of each of the expert's episodes](card.png)
-{film}
+![Source and synthetic states on the source's first two principal components, and the return of each policy, and of each episode of {single}](card.png)
+{film}{bc}
 0 is a random policy's return ({random:.1f}) and 100 an expert's ({expert:.1f}){reference_source}.
 
 The environment is {whole_environment}. {license}
@@ -111,8 +114,11 @@ NAMES = {
     "synthetic_ensemble": "these rows",
     "random_subset": "random rows, as many",
     "random_subset_ensemble": "random rows, as many",
+    "bc_all_data": "BC on all data",
     "expert": "the expert",
 }
+ONE_POLICY = ("bc_all_data", "expert")
+"""Scores of a single policy, of which each episode counts as a policy."""
 
 
 def write_card(
@@ -175,6 +181,8 @@ def write_card(
         ensembles=ensembles,
         members=members,
         table=table,
+        single=" and of ".join(NAMES[key] for key in ONE_POLICY if key in scores),
+        bc=BC.format(**bc) if (bc := scores.get("bc_all_data")) else "",
         film=FILM_SHOWN if (folder / GIF).exists() else "",
         filmed=FILM_LISTED if (folder / FILM).exists() else "",
         random=random,
@@ -307,7 +315,7 @@ def _picture(
     """The rows on two principal components, and what their policies return, as PNG."""
     judged = {key: scores[key] for key in NAMES if key in scores}
     names = [named(NAMES[key], score.get("ensemble", 1)) for key, score in judged.items()]
-    wide = 24 if len(names) <= 3 else 11  # as many letters as have room side by side
+    wide = 60 // len(names)  # as many letters as have room side by side
     content = io.BytesIO()
     with drawn(content, 10, 4) as figure:
         left, right = figure.subplots(1, 2)
@@ -323,11 +331,11 @@ def _picture(
                 f"{mean:.1f}", (place + 0.25, mean), (3, 0), "data", "offset points",
                 color=colour, va="center",
             )  # fmt: skip
-            what = "episodes" if key == "expert" else "policies"
+            what = "episodes" if key in ONE_POLICY else "policies"
             labels.append(f"{fill(name, wide)}\n{len(values)} {what}")
         right.set_xticks(range(len(labels)), labels)
         right.set(
-            ylabel="normalised return", title="Each policy, each episode of the expert: a dot"
+            ylabel="normalised return", title="A dot: a policy or an episode, as stated below"
         )
         right.set_xlim(-0.5, len(labels) - 0.4)
     return content.getvalue()

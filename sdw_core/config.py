@@ -5,7 +5,7 @@ field carries its meaning, so that the reference in `docs/configuration.md` is g
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -27,13 +27,28 @@ from pydantic import (
 
 from sdw_core.errors import InputError
 from sdw_core.registry import DENSITIES, EXPERTS, OBJECTIVES, SELECTIONS, WEIGHTINGS
-from sdw_core.validation import sentence_of
+from sdw_core.validation import sentence_of, submodels
 
 if TYPE_CHECKING:
     from sdw_core.offline_dataset import OfflineDataset
 
 STAGES = ("dataset", "density", "weights", "expert", "distill", "evaluate")
 """The stages of a pipeline, in order."""
+
+
+def _no_text(value: Any) -> Any:
+    """Refuse text and `true` in a list of numbers: Pydantic would read numbers."""
+    if isinstance(value, bool | str):
+        raise ValueError("a number")
+    return value
+
+
+def _no_set(value: Any) -> Any:
+    """Refuse what has no order in place of a list: Pydantic would take it in any."""
+    if isinstance(value, Set):
+        raise ValueError("a list")
+    return value
+
 
 # Upper bounds: a number above them is a slip, or meant to exhaust the machine.
 Count = Annotated[PositiveInt, Field(le=1_000_000_000)]
@@ -48,7 +63,10 @@ LearningRate = Annotated[PositiveFloat, Field(le=1e30)]
 Batch = Annotated[PositiveInt, Field(le=10_000_000)]
 Runs = Annotated[PositiveInt, Field(le=10_000)]
 """Of policies, or of episodes."""
-Quantile = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[int | float, BeforeValidator(_no_text)]
+"""In a list; and so the two below."""
+Quantile = Annotated[float, BeforeValidator(_no_text), Field(ge=0, le=1)]
+Return = Annotated[float, BeforeValidator(_no_text)]
 Copies = Annotated[PositiveInt, Field(le=1_000)]
 """Of one thing, side by side: distillations, networks of a policy, samples."""
 Scalar = bool | int | float | str | None
@@ -149,12 +167,21 @@ def as_written(model: type[Config], document: Mapping[str, Any]) -> dict[str, An
     """
     whole = dict(document)
     for name, field in model.model_fields.items():
-        section, given, extra = field.annotation, whole.get(name), field.json_schema_extra
+        given, extra = whole.get(name), field.json_schema_extra
         if isinstance(extra, dict):
             whole.setdefault(name, extra["before"])
-        elif isinstance(section, type) and issubclass(section, Config) and isinstance(given, dict):
+        elif isinstance(given, dict) and (section := _section_of(field.annotation, given)):
             whole[name] = as_written(section, given)
     return whole
+
+
+def _section_of(annotation: Any, given: Mapping[str, Any]) -> type[Config] | None:
+    """The model of a section: of several, the one that its tag names; None of a setting."""
+    models = [model for model in submodels(annotation) if issubclass(model, Config)]
+    if len(models) < 2:
+        return models[0] if models else None
+    tags = [member.__metadata__[0].tag for member in get_args(annotation)]
+    return models[tags.index(_tag_of(given))]
 
 
 def _is_added(settings: BaseModel, name: str) -> bool:
@@ -215,7 +242,7 @@ class PercentBCConfig(Config):
         le=1,
         description="fraction of the transitions that is cloned: whole episodes, the best first",
     )
-    episodes: tuple[Quantile, Quantile] | None = Field(
+    episodes: Annotated[tuple[Quantile, Quantile] | None, BeforeValidator(_no_set)] = Field(
         None,
         json_schema_extra=added(None),
         description="in place of `fraction`, the range of quantiles of the return that is cloned, "
@@ -374,7 +401,8 @@ class DistillConfig(Config):
         le=1e6,
         json_schema_extra=added(0.0),
         description="standard deviation, in normalised units, of what is added to three of four "
-        "states of the meta-batch, where the expert is asked anew; 0: nothing",
+        "states of the meta-batch, where the expert is asked anew (under `dbc` the target stays "
+        "that of the row); 0: nothing",
     )
     states: Literal["all", "teacher"] = Field(
         "all",
@@ -394,11 +422,12 @@ class DistillConfig(Config):
     )
     max_gradient_ratio: float | None = Field(
         2.0,
-        ge=1,
+        gt=1,
         le=1e6,
         json_schema_extra=added(None),
         description="the hypergradient, that of the inner learning rates too, is scaled down to "
-        "this multiple of the moving average of its norm; null: never",
+        "this multiple of the moving average of its norm so scaled; null: never. Near 1 the "
+        "average falls to the smallest norms and nearly every step is scaled: take 1.5 or more",
     )
     meta_batch_size: Batch = Field(1024, description="dataset states an outer step")
     tf32: bool = Field(
@@ -458,7 +487,7 @@ class PipelineConfig(Config):
         description="bundled or Minari id, a Minari folder, or a D4RL-layout .hdf5 or .npz file; "
         "`?env=ID&key=value` behind it names the environment"
     )
-    reference_scores: tuple[float, float] | None = Field(
+    reference_scores: Annotated[tuple[Return, Return] | None, BeforeValidator(_no_set)] = Field(
         None,
         json_schema_extra=added(None),
         description="undiscounted returns of a random and of an expert policy, which are 0 and 100 "

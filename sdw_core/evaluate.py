@@ -220,7 +220,7 @@ def evaluate_rows(
     if lost:
         raise DivergenceError(
             f"{lost} of {len(recipes) * networks} policies cloned from the rows became non-finite; "
-            "lower `distill.inner_lr`, or the evaluation's `learning_rate`."
+            "lower `pipeline.distill.inner_lr`, or the evaluation's `learning_rate`."
         )
 
     def policy(states: Tensor) -> Tensor:

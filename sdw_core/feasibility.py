@@ -25,7 +25,7 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
     """
     require_parts(config)
     size, initial_states = config.distill.synthetic_size, config.distill.initial_states
-    transitions, whose = len(dataset), ""
+    transitions, source = len(dataset), dataset.name
     if config.distill.states == "teacher":
         if not isinstance(config.expert, PercentBCConfig):
             raise InputError(
@@ -33,13 +33,14 @@ def check_fit(config: PipelineConfig, dataset: OfflineDataset) -> None:
                 f"`percent_bc` clones, and `pipeline.expert.method` is `{config.expert.method}`; "
                 "choose `all`."
             )
-        transitions, whose = len(cloned_rows(dataset, config.expert)), " of the teacher's episodes"
+        transitions = len(cloned_rows(dataset, config.expert))
+        source = f"the teacher's episodes in {dataset.name}"
     available = available_rows(initial_states, transitions)
     if size > available:
         chosen = "" if initial_states == "random" else f" that `{initial_states}` chooses from"
         raise InputError(
-            f"`distill.synthetic_size` cannot exceed the {available} transitions of "
-            f"{dataset.name}{chosen}{whose}, and is {size}; lower it."
+            f"`pipeline.distill.synthetic_size` cannot exceed the {available} transitions of "
+            f"{source}{chosen}, and is {size}; lower it."
         )
     check_rewards(config.distill, dataset.rewards, dataset.name)
     evaluation = config.evaluation

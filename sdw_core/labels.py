@@ -11,9 +11,10 @@ ROWS = {
     "confirmed_ensemble": "the exported rows, fresh seeds",
     "random_subset": "random rows, as many",
     "random_subset_ensemble": "random rows, as many",
+    "bc_all_data": "BC on all data",
     "expert": "expert",
 }
-"""What a summary of returns is of, by its key in a document."""
+"""What a summary of returns is of, by its key in a document, in the order shown."""
 
 
 def label(name: str) -> str:

@@ -179,13 +179,16 @@ class ScoreSection(Open):
 class ScoresSection(Open):
     """Scores on fresh seeds, and what the search had found.
 
-    Those of ensembles are there where `evaluation.ensemble` is more than 1.
+    Those of ensembles are there where `evaluation.ensemble` is more than 1; that of behavioural
+    cloning of all the data where a study judged it. Each episode of that, and of the expert's,
+    counts as a policy.
     """
 
     synthetic: ScoreSection
     random_subset: ScoreSection | None = None
     synthetic_ensemble: ScoreSection | None = None
     random_subset_ensemble: ScoreSection | None = None
+    bc_all_data: ScoreSection | None = None
     expert: ScoreSection | None = None
     search: ScoreSection | None = None
 
@@ -367,7 +370,7 @@ def _require_sound(manifest: FirstManifest) -> None:
             f"`scores.synthetic{OF_ENSEMBLES}` must be there where `evaluation.ensemble` is more "
             f"than 1, and nowhere else, and it is {networks}."
         )
-    for name in ("synthetic", "random_subset", "expert"):
+    for name in ("synthetic", "random_subset", "bc_all_data", "expert"):
         for kind, stated, why in (
             ("", 1, "of single policies"),
             (OF_ENSEMBLES, networks, "as `evaluation.ensemble` says"),

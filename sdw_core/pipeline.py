@@ -29,7 +29,7 @@ from sdw_core.distill.objectives import build_task, warnings_of
 from sdw_core.distill.selection import WITHOUT_TIME
 from sdw_core.distill.stability import risen
 from sdw_core.distill.state import Distilled
-from sdw_core.distill.task import Task
+from sdw_core.distill.task import Task, state_noise
 from sdw_core.errors import StopRequested
 from sdw_core.evaluate import Arena, Recipe, evaluate_rows, rollout
 from sdw_core.expert import Demonstrations, Expert, tensors_of
@@ -44,7 +44,8 @@ from sdw_core.progress import Measured, Points, Progress, StageProgress, unheard
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import DENSITIES, EXPERTS
 from sdw_core.result import PipelineResult
-from sdw_core.stage_keys import density_key, expert_key, needs_density
+from sdw_core.seeds import torch_generator
+from sdw_core.stage_keys import density_key, expert_key, judged_key, needs_density
 from sdw_core.statistics import Returns, ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
@@ -328,10 +329,7 @@ class Pipeline:
             expert = self._expert(dataset, states, arena)
             actions = expert.tensors["actions"].to(self.device)
             values = expert.tensors["values"].to(self.device)
-            state = {name: tensor.to(self.device) for name, tensor in expert.tensors.items()}
-            method = self.config.expert.method
-            with EXPERTS.running(method):
-                restored: Expert = EXPERTS.resolve(method).from_state(state)
+            restored = self._restored(expert)
             lengths = np.diff(dataset.episode_ends, prepend=0)
             task = build_task(
                 self.config.distill,
@@ -349,12 +347,13 @@ class Pipeline:
                 task = replace(task, expert_values=values, timesteps=timesteps)
             if torch.equal(task.targets, actions):
                 task = replace(task, targets_at=self._actions_of(restored))
+                self._require_targets_beside(task)
             if self.config.distill.states == "teacher":
                 assert isinstance(self.config.expert, PercentBCConfig)
                 task = task.of(torch.from_numpy(cloned_rows(dataset, self.config.expert)))
         returns = arena.normalized(expert.tensors["returns"].numpy())
         expert_summary = summarize(returns, self.config.seed)
-        warnings = warnings_of(self.config.distill, task.weights)
+        warnings = warnings_of(self.config.distill, task)
         if found := shortfall(self.config.expert, expert_summary, dataset):
             warnings.append(found)
         return Prepared(
@@ -436,9 +435,7 @@ class Pipeline:
 
         In units of reward: the reference scores are no part of what the key hashes.
         """
-        checkpoint = self._expert_file
-        sha256 = checkpoint.sha256 if checkpoint else None
-        key = expert_key(self.config, dataset.content_hash, sha256, code_of(self.config))
+        key = self._expert_key(dataset)
         curves: dict[str, dict[int, float]] = {}
 
         def measured(curve: str, points: Points) -> None:
@@ -468,7 +465,7 @@ class Pipeline:
                 checkpoint=self._expert_file,
             )
             tensors = tensors_of(method, expert, fresh, dataset)
-            returns = self._returns_of(expert, arena, EXPERT_EPISODES, "expert")
+            returns = self._returns_of(expert, arena, 1, EXPERT_EPISODES, "expert")
             return StageResult(
                 {**tensors, "returns": torch.from_numpy(returns.T.copy())},
                 {"curves": {name: list(points.items()) for name, points in curves.items()}},
@@ -478,6 +475,18 @@ class Pipeline:
         for curve, points in found.document.get("curves", {}).items():
             self._measured(curve, dict(points))
         return found
+
+    def _expert_key(self, dataset: OfflineDataset) -> str:
+        sha256 = self._expert_file.sha256 if self._expert_file else None
+        return expert_key(self.config, dataset.content_hash, sha256, code_of(self.config))
+
+    def _restored(self, kept: StageResult) -> Expert:
+        """The expert that `_expert` keeps."""
+        state = {name: tensor.to(self.device) for name, tensor in kept.tensors.items()}
+        method = self.config.expert.method
+        with EXPERTS.running(method):
+            expert: Expert = EXPERTS.resolve(method).from_state(state)
+        return expert
 
     @cached_property
     def _expert_file(self) -> Checkpoint | None:
@@ -504,16 +513,36 @@ class Pipeline:
         prepared = self.prepare()
         with self._stage("evaluate"):
             arena = prepared.arena
-            found = self._returns_of(prepared.expert, arena, episodes, "evaluate")
+            found = self._returns_of(prepared.expert, arena, 1, episodes, "evaluate")
             return arena.normalized(found)
 
+    def judged_expert(self, dataset: OfflineDataset, stage: str) -> Returns:
+        """Normalised returns [K, M] of the expert, started where K policies of rows would be.
+
+        The stage cache keeps them too.
+
+        Args:
+            dataset: the source.
+            stage: name of the random stream.
+        """
+        arena, evaluation = Arena.of(dataset), self.config.evaluation
+
+        def judge() -> StageResult:
+            expert = self._restored(self._expert(dataset, dataset.states, arena))
+            size = evaluation.policies, evaluation.episodes
+            found = self._returns_of(expert, arena, *size, stage)
+            return StageResult({"returns": torch.from_numpy(found)})
+
+        key = judged_key(self.config, self._expert_key(dataset), stage)
+        return arena.normalized(self._cache.result("judged", key, judge).tensors["returns"].numpy())
+
     def _returns_of(
-        self, expert: Expert, arena: Arena, episodes: int, stage: str
+        self, expert: Expert, arena: Arena, lanes: int, episodes: int, stage: str
     ) -> NDArray[np.float64]:
-        """Returns [1, M] of an expert, in units of reward."""
+        """Returns [K, M] of an expert on K times M episodes, in units of reward."""
         actions = self._actions_of(expert)
         act = arena.actor(actions, self.device)
-        return rollout(act, arena, 1, episodes, self.config.seed, stage)
+        return rollout(act, arena, lanes, episodes, self.config.seed, stage)
 
     def _actions_of(self, expert: Expert) -> Callable[[Tensor], Tensor]:
         """pi* of any states [*, O]; a user's own is asked about [N, O], and named where it fails.
@@ -527,6 +556,22 @@ class Pipeline:
             return found.reshape(*states.shape[:-1], -1)
 
         return actions
+
+    def _require_targets_beside(self, task: Task) -> None:
+        """Refuse an expert that gives no actions where `state_noise` will take the states.
+
+        It is asked about one batch, for a distillation, which waits for the device nowhere, looks
+        at no answer.
+        """
+        distill, method = self.config.distill, self.config.expert.method
+        generator, size = torch_generator(self.config.seed, "beside"), distill.meta_batch_size
+        noise = state_noise(distill.state_noise, size, [generator], task.states)
+        if noise is None:
+            return
+        picks = torch.randint(len(task.states), (1, size), generator=generator).to(self.device)
+        batch = task.batch(picks, noise)
+        what = "actions beside the dataset's states too (`pipeline.distill.state_noise`),"
+        EXPERTS.numbers(method, what, batch.targets[0], (size, task.actions.shape[1]))
 
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:

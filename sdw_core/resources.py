@@ -3,8 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    import torch
 
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -41,6 +45,16 @@ def available_memory(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> 
         if (headroom := _headroom(group, version)) is not None
     ]
     return min([psutil.virtual_memory().available, *headrooms])
+
+
+def free_memory(device: "torch.device") -> int:
+    """Free bytes of a device: on a GPU, those too that torch holds and does not use."""
+    if device.type != "cuda":
+        return available_memory()
+    import torch  # here, for most that looks at resources needs none
+
+    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reusable
 
 
 def _groups(controller: str, cgroups: Path, membership: Path) -> Iterator[tuple[int, Path]]:

@@ -46,6 +46,18 @@ def expert_key(
     return StageCache.key("expert", METHOD["expert"], settings, *inputs)
 
 
+def judged_key(config: PipelineConfig, expert: str, stage: str) -> str:
+    """What the returns of an expert, judged as rows are, depend on.
+
+    Args:
+        config: the settings.
+        expert: its key.
+        stage: name of the random stream.
+    """
+    size = config.evaluation.policies, config.evaluation.episodes
+    return StageCache.key("judged", METHOD["evaluate"], [*size, stage], expert)
+
+
 def cache_entries(
     config: PipelineConfig,
     content_hash: str,
@@ -57,6 +69,13 @@ def cache_entries(
     if needs_density(config):
         used.add(entry_name("density", density_key(config, content_hash, code)))
     return used
+
+
+def judged_entries(config: PipelineConfig, content_hash: str, stage: str) -> set[str]:
+    """Names of the files of a cloned expert, and of its returns in a stage; see `judged_key`."""
+    expert = expert_key(config, content_hash)
+    judged = judged_key(config, expert, stage)
+    return {entry_name("expert", expert), entry_name("judged", judged)}
 
 
 def _code(code: Mapping[str, str], name: str) -> list[str]:

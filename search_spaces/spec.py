@@ -10,7 +10,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, field_validator
 
-from sdw_core.config import Config, Count, PipelineConfig, Runs, Seconds, Seed, added, identifying
+from sdw_core.config import (
+    Config,
+    Count,
+    Number,
+    PipelineConfig,
+    Runs,
+    Seconds,
+    Seed,
+    added,
+    identifying,
+)
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from sdw_core.registry import REGISTRIES, look_in
@@ -57,14 +67,18 @@ class Choice(Config):
     """One of several values."""
 
     type: Literal["categorical"]
-    choices: tuple[str | int | float | bool | tuple[int | float, ...] | None, ...] = Field(
+    choices: tuple[str | int | float | bool | tuple[Number, ...] | None, ...] = Field(
         min_length=1, description="the values; a list of numbers is one value, such as [0.5, 1]"
     )
 
     @property
     def params(self) -> tuple[str | int | float | bool | None, ...]:
-        """What a trial's parameter is for each of the values: the value, or a list's JSON text."""
-        return tuple(json.dumps(c) if isinstance(c, tuple) else c for c in self.choices)
+        """What a trial's parameter is for each of the values: the value, or a list's JSON text.
+
+        Equal lists have one text, that of the first: [0.5, 1] and [0.5, 1.0] are one value.
+        """
+        texts = {c: json.dumps(c) for c in reversed(self.choices) if isinstance(c, tuple)}
+        return tuple(texts[c] if isinstance(c, tuple) else c for c in self.choices)
 
 
 Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
@@ -164,6 +178,14 @@ class StudyConfig(Config):
         None,
         description="where and how lagging trials are ended; null: every trial runs to its end",
     )
+    bc_steps: int = Field(
+        20_000,
+        ge=0,
+        le=100_000_000,
+        json_schema_extra=added(0),
+        description="gradient steps of the behavioural cloning of all data that the best rows are "
+        "judged beside, once a dataset, when the study has ended; 0: none",
+    )
     trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = Field(
         (),
         json_schema_extra=added([]),
@@ -194,10 +216,10 @@ class StudySpec(Config):
         document: Document = identifying(self)
         running = (
             *("name", "trials", "concurrency", "resources", "database"),
-            *("time_budget", "trial_timeout", "max_identical_failures", "trackers"),
+            *("time_budget", "trial_timeout", "max_identical_failures", "bc_steps", "trackers"),
         )
         for key in running:
-            del document["study"][key]
+            document["study"].pop(key, None)
         del document["pipeline"]["device"]
         return sha256_of_json(document)
 

@@ -365,7 +365,7 @@ class Study:
             InputError: the trial has no result, or its dataset changed.
         """
         from sdw_core.dataset import load_dataset
-        from study.export import confirm, found_by
+        from study.export import cache_of, confirm, found_by
 
         if number is None:
             best = self.best()
@@ -374,7 +374,8 @@ class Study:
             number = best[0].number
         number = checked(number, int, "number")
         config, _, _ = found_by(self.folder, number)
-        return confirm(self.folder, number, load_dataset(config)).artifact
+        with cache_of(self.folder) as cache:
+            return confirm(self.folder, number, load_dataset(config), cache).artifact
 
     def export(
         self,
@@ -383,6 +384,7 @@ class Study:
         pareto: bool = False,
         license: str | None = None,
         film: bool = False,
+        progress: bool = False,
     ) -> list[Path]:
         """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
 
@@ -393,6 +395,7 @@ class Study:
                 its front.
             license: of the exports, such as cc-by-4.0; None: the source's.
             film: make a film of each one's policies; see `sdw_core.render`.
+            progress: tell on stderr what is being done.
 
         Returns:
             The folders.
@@ -401,7 +404,7 @@ class Study:
             InputError: there is nothing to export, or a folder cannot be written or exists.
         """
         from sdw_core.card import require_license
-        from study.export import export
+        from study.export import ON_FRESH_SEEDS, export
 
         several = len(self.spec.study.objectives) > 1
         if pareto and not several:
@@ -421,7 +424,8 @@ class Study:
             from sdw_core.film import render
 
             filming = partial(render, cache=self.folder.cache)
-        return export(self.folder, numbers, where, license, filming)
+        with _shown(progress).working(ON_FRESH_SEEDS) as say:
+            return export(self.folder, numbers, where, license, filming, say)
 
     def report(self, to: Path | str | None = None) -> Path:
         """Write the study as one HTML page that loads nothing else, the answer first.
@@ -494,7 +498,7 @@ class Study:
     def _run(self, address: str | None, progress: bool) -> "Study":
         """Run the study to its end; confirm and export the winner."""
         from study.display import Display
-        from study.export import export
+        from study.export import ON_FRESH_SEEDS, export
         from study.runner import drive
         from study.trackers import tracked
 
@@ -504,8 +508,8 @@ class Study:
             book = folder.book()
             winners, remaining = book.best(), book.remaining()
             if winners and not remaining:
-                with _shown(progress).working("re-evaluating on fresh seeds"):
-                    export(folder, winners)
+                with _shown(progress).working(ON_FRESH_SEEDS) as say:
+                    export(folder, winners, say=say)
             _reported(self, progress)
         if given_up and remaining:
             called, count = folder.called, book.spec.study.max_identical_failures

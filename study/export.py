@@ -1,9 +1,12 @@
 """From a finished trial to an exported dataset, judged on seeds that the search never used."""
 
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +14,41 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sdw_core.artifact import Artifact, Filming, read_artifact, refuse_existing, write_artifact
+from sdw_core.artifact import (
+    CONFIRM,
+    Artifact,
+    Filming,
+    read_artifact,
+    refuse_existing,
+    score,
+    write_artifact,
+)
+from sdw_core.baselines import bc_on_all_data
 from sdw_core.config import PipelineConfig, as_written
 from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
-from sdw_core.evaluate import Arena
+from sdw_core.evaluate import Arena, one_thread
 from sdw_core.evidence import confirmed_scores, evidence_of, networks_of, source_states
 from sdw_core.files import read_whole, sha256_of_file, write_json
 from sdw_core.identity import METHOD, Sources
 from sdw_core.labels import FILM
+from sdw_core.pipeline import Pipeline
 from sdw_core.protocols import own_recipe
 from sdw_core.units import Units
 from sdw_core.validation import parse
 from study.folder import StudyFolder
 from study.outcomes import COMPLETE, TrialResult, config_hash, finished_result
 from study.preflight import check_writable
+
+ALL_DATA = "bc_all_data"
+"""The score of behavioural cloning of all the data."""
+ON_FRESH_SEEDS = "re-evaluating on fresh seeds"
+Say = Callable[[str], None]
+"""Told what is being done."""
+
+
+def unheard(said: str) -> None:
+    """Where nobody asks what is being done."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +60,26 @@ class Confirmed:
 
 
 def confirm(
-    folder: StudyFolder, number: int, dataset: OfflineDataset, license: str | None = None
+    folder: StudyFolder,
+    number: int,
+    dataset: OfflineDataset,
+    cache: Path,
+    license: str | None = None,
+    say: Say = unheard,
 ) -> Confirmed:
-    """Re-evaluate a trial's best rows on fresh seeds, beside random rows and the expert.
+    """Re-evaluate a trial's best rows on fresh seeds, beside what they have to beat.
 
-    The scores are kept in the trial's folder, if it can be written, so that asking again costs
-    nothing; they count for the settings, the rows and the method that they were found with.
+    That are random rows, behavioural cloning of all the data (`study.bc_steps`) and the expert. The
+    scores are kept in the trial's folder, if it can be written, so that asking again costs nothing;
+    they count for the settings, the rows and the method that they were found with.
 
     Args:
         folder: the study.
         number: a COMPLETE trial.
         dataset: what its rows were distilled from.
+        cache: of the study's stages; see `cache_of`.
         license: as for `evidence_of`.
+        say: told what is being done.
 
     Raises:
         InputError: its folder does not hold its result any more, or the dataset is another.
@@ -73,13 +104,46 @@ def confirm(
         "scores": dataset.reference_scores and list(dataset.reference_scores),
         "method": METHOD["evaluate"],
     } | networks_of(config.evaluation)
-    document = read_whole(kept) or {}
-    if {key: document.pop(key, None) for key in of} != of:
+    before = read_whole(kept) or {}
+    document = {key: value for key, value in before.items() if key not in of}
+    if {key: before.get(key) for key in of} != of:
+        say(ON_FRESH_SEEDS)
         document = confirmed_scores(artifact, dataset, config, result.to_json())
-        if os.access(trial, os.W_OK):
-            write_json(kept, of | document)
+    if document.get(ALL_DATA, {}).get("steps", 0) != (steps := folder.spec().study.bc_steps):
+        document.pop(ALL_DATA, None)
+        if steps:
+            document[ALL_DATA] = _bc_score(config, dataset, steps, cache, say)
+    if of | document != before and os.access(trial, os.W_OK):
+        write_json(kept, of | document)
     evidence["scores"] = document
     return Confirmed(artifact, source_states(dataset, config.seed))
+
+
+def _bc_score(
+    config: PipelineConfig, dataset: OfflineDataset, steps: int, cache: Path, say: Say
+) -> dict[str, Any]:
+    """A manifest's account of behavioural cloning of all the data, from the rows' own starts.
+
+    It is one policy: each of its episodes counts as one.
+    """
+
+    def progress(stage: str, fraction: float) -> None:
+        say(f"cloning all of the data, to compare: {fraction:.0%}")
+
+    pipeline = Pipeline(bc_on_all_data(config, steps), cache, progress)
+    with one_thread():
+        returns = pipeline.judged_expert(dataset, CONFIRM)
+    return score(returns.reshape(-1, 1), config.seed) | {"steps": steps}
+
+
+@contextmanager
+def cache_of(folder: StudyFolder) -> Iterator[Path]:
+    """The study's stage cache, or one for the block where the study cannot be written."""
+    if os.access(folder.path, os.W_OK):
+        yield folder.cache
+    else:
+        with TemporaryDirectory() as scratch:
+            yield Path(scratch)
 
 
 def _require_source_of(
@@ -164,6 +228,7 @@ def export(
     to: Path | None = None,
     license: str | None = None,
     film: Filming | None = None,
+    say: Say = unheard,
 ) -> list[Path]:
     """Write one folder a trial, `to/trial-N`.
 
@@ -177,6 +242,7 @@ def export(
         license: as for `evidence_of`.
         film: as for `write_artifact`; one that was written before without a film gets it beside
             what its manifest lists.
+        say: told what is being done.
 
     Raises:
         InputError: there is nothing to export, or a folder exists, or cannot be written, or holds
@@ -207,7 +273,8 @@ def export(
         wanted.append((number, target, datasets[config.source]))
     if wanted:
         check_writable(to or folder.exports, "to")
-    for number, target, dataset in wanted:
-        confirmed = confirm(folder, number, dataset, license)
-        write_artifact(confirmed.artifact, target, confirmed.source_states, film)
+    with cache_of(folder) as cache:
+        for number, target, dataset in wanted:
+            confirmed = confirm(folder, number, dataset, cache, license, say)
+            write_artifact(confirmed.artifact, target, confirmed.source_states, film)
     return targets

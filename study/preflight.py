@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from sdw_core.config import PipelineConfig
+from sdw_core.config import PercentBCConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.distill.loop import engine_bytes
 from sdw_core.errors import InputError, SDWError
+from sdw_core.expert.percent_bc import policy_bytes
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.identity import Inventory
 from sdw_core.policy import MLP
@@ -182,26 +183,30 @@ def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Need:
     row_bytes = 4 * distill.seeds * distill.synthetic_size * width
     losses = 4 * distill.seeds * distill.outer_steps
     data = 4 * len(dataset) * (2 * width + 4)
-    engine = _engine_bytes(config, dataset)
+    kept, worked_on = _network_bytes(config, dataset)
     at_a_time = min(_trials_at_a_time(spec), max(todo, 1))
     per_trial = row_bytes + losses + RECORDS
     checkpoint = 2 * (4 * row_bytes + 2 * losses)  # rows, averages, moments, norms; old and new
-    stages = 4 * len(dataset) * (actions.shape[1] + 2)
+    stages = 4 * len(dataset) * (actions.shape[1] + 2) + kept
+    judged = 4 * len(dataset) * (actions.shape[1] + 1) * bool(spec.study.bc_steps)
     fitted_anew = any(path.startswith(("density.", "expert.", "seed")) for path in spec.search)
     on_gpu = bool(spec.study.resources.gpu)
-    memory = PROCESS + COPIES * data + (0 if on_gpu else engine)
+    memory = PROCESS + COPIES * data + (0 if on_gpu else worked_on)
     return Need(
         disk_per_trial=per_trial,
-        disk=todo * per_trial + at_a_time * checkpoint + stages * (todo if fitted_anew else 1),
+        disk=todo * per_trial
+        + at_a_time * checkpoint
+        + stages * (todo if fitted_anew else 1)
+        + judged,
         memory_per_trial=memory,
         memory=at_a_time * memory,
-        gpu_memory_per_trial=data + engine if on_gpu else 0,
+        gpu_memory_per_trial=data + worked_on if on_gpu else 0,
         trials_at_a_time=at_a_time,
     )
 
 
 def largest(spec: StudySpec, dataset: OfflineDataset) -> PipelineConfig:
-    """The settings within a search whose distillation takes most memory."""
+    """The settings within a search whose networks take most memory."""
     params = {
         path: distribution.choices[0] if isinstance(distribution, Choice) else distribution.high
         for path, distribution in spec.search.items()
@@ -212,15 +217,18 @@ def largest(spec: StudySpec, dataset: OfflineDataset) -> PipelineConfig:
                 choice: spec.pipeline_with(params | {path: choice})
                 for choice in distribution.choices
             }
-            params[path] = max(configs, key=lambda c: _engine_bytes(configs[c], dataset))
+            params[path] = max(configs, key=lambda c: _network_bytes(configs[c], dataset)[1])
     return spec.pipeline_with(params)
 
 
-def _engine_bytes(config: PipelineConfig, dataset: OfflineDataset) -> int:
+def _network_bytes(config: PipelineConfig, dataset: OfflineDataset) -> tuple[int, int]:
+    """Bytes of the expert's networks in the stage cache; and of all that a worker trains."""
     sizes = dataset.observations.shape[1], dataset.actions.shape[1]
-    return engine_bytes(
-        config.distill, MLP.build(*sizes, config.distill.layers, config.distill.width)
-    )
+    policy = MLP.build(*sizes, config.distill.layers, config.distill.width)
+    kept, trained = 0, 0
+    if isinstance(config.expert, PercentBCConfig):
+        kept, trained = policy_bytes(config.expert, *sizes)
+    return kept, engine_bytes(config.distill, policy) + trained
 
 
 def _trials_at_a_time(spec: StudySpec) -> int:
@@ -230,9 +238,11 @@ def _trials_at_a_time(spec: StudySpec) -> int:
 
 
 def room_for(resources: Resources, cpus: float, gpus: float) -> int:
-    """Trials at a time that so many cores and GPUs hold."""
-    fits = int(cpus // resources.cpu)
-    return min(fits, int(gpus / resources.gpu + 1e-9)) if resources.gpu else fits
+    """Trials at a time that so many cores and GPUs of one node hold; a share is of one GPU."""
+    fits, share = int(cpus // resources.cpu), resources.gpu
+    if not share:
+        return fits
+    return min(fits, int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus // share))
 
 
 def require_resources(resources: Resources, section: str) -> None:
@@ -282,7 +292,8 @@ def require_room(spec: StudySpec, need: Need, folder: Path, on_this_machine: boo
         raise InputError(
             f"{need.trials_at_a_time} trials at a time need about {need.memory / GB:.3g} GB of "
             f"memory and {memory / GB:.3g} GB are free; lower `study.concurrency`, "
-            "`distill.window`, `distill.seeds` or the sizes that are searched."
+            "`pipeline.distill.window`, `pipeline.distill.seeds`, `pipeline.expert.ensemble` or "
+            "the sizes that are searched."
         )
     if need.gpu_memory_per_trial and torch.cuda.is_available():
         share = min(1.0, spec.study.resources.gpu)
@@ -291,7 +302,8 @@ def require_room(spec: StudySpec, need: Need, folder: Path, on_this_machine: boo
             raise InputError(
                 f"A trial needs about {need.gpu_memory_per_trial / GB:.3g} GB on the GPU and its "
                 f"share of {share:g} is {share * held / GB:.3g} GB; raise `study.resources.gpu`, "
-                "or lower `distill.window`, `distill.seeds` or the sizes that are searched."
+                "or lower `pipeline.distill.window`, `pipeline.distill.seeds`, "
+                "`pipeline.expert.ensemble` or the sizes that are searched."
             )
 
 

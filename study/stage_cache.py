@@ -5,10 +5,12 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from sdw_core.artifact import CONFIRM
+from sdw_core.baselines import bc_on_all_data
 from sdw_core.cache import Entry, StageCache
 from sdw_core.dataset import load_datasets
 from sdw_core.identity import Inventory
-from sdw_core.stage_keys import cache_entries
+from sdw_core.stage_keys import cache_entries, judged_entries
 from study.folder import StudyFolder
 
 
@@ -65,7 +67,10 @@ def _users(folder: StudyFolder) -> dict[str, list[int]]:
     for number, config in configs.items():
         sources = inventory.sources(config)
         assert sources.dataset is not None
-        for name in cache_entries(config, sources.dataset, sources.checkpoint, sources.code):
+        used = cache_entries(config, sources.dataset, sources.checkpoint, sources.code)
+        if steps := spec.study.bc_steps:
+            used |= judged_entries(bc_on_all_data(config, steps), sources.dataset, CONFIRM)
+        for name in used:
             users.setdefault(name, []).append(number)
     return users
 

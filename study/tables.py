@@ -1,11 +1,12 @@
 """Tables of a study: its trials, and a Pareto front on fresh seeds."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from sdw_core.console import Table
 from sdw_core.files import read_json
-from sdw_core.labels import in_words, named
+from sdw_core.labels import ROWS, in_words, named
 from study.book import ENSEMBLE, TrialRow
 from study.outcomes import FAILED, PRUNED
 from study.snapshot import RETURNS, Snapshot, kind, number
@@ -52,8 +53,9 @@ def front_table(snapshot: Snapshot) -> Table:
     others = {i: metric for i, metric in enumerate(objectives) if metric not in RETURNS}
     table = Table(padding=(0, 1), header_style="dim")
     headings = ["trial", *map(_in_lines, others.values()), "fresh seeds:\nreturn", "95 %\ninterval"]
-    for heading in (*headings, "random\nrows", "expert"):
-        table.add_column(heading, justify="right", spare=1 if heading == "expert" else 0)
+    spare = {"BC on\nall data": 2, "expert": 1}
+    for heading in (*headings, "random\nrows", *spare):
+        table.add_column(heading, justify="right", spare=spare.get(heading, 0))
     front = sorted(
         (snapshot.row(number) for number in snapshot.best),
         key=lambda row: [(row.values or [0.0])[i] for i in others],
@@ -70,15 +72,19 @@ def front_table(snapshot: Snapshot) -> Table:
             f"{rows['mean']:.1f}",
             f"{rows['low']:.1f} to {rows['high']:.1f}",
             f"{random['mean']:.1f}",
-            f"{scores['expert']['mean']:.1f}",
+            *(f"{scores[k]['mean']:.1f}" if k in scores else "" for k in ("bc_all_data", "expert")),
         )
     return table
 
 
 def fresh_scores(export: Path) -> dict[str, Any]:
     """What an export states of its rows and of what they have to beat, on fresh seeds."""
-    scores: dict[str, Any] = read_json(export / "manifest.json")["scores"]
-    return {name: score for name, score in scores.items() if name != "search"}
+    return in_order(read_json(export / "manifest.json")["scores"])
+
+
+def in_order(scores: dict[str, Any], names: Iterable[str] = ROWS) -> dict[str, Any]:
+    """The scores of these names, in their order; of those of `ROWS`: without the search's."""
+    return {name: scores[name] for name in names if name in scores}
 
 
 def by_recipe(scores: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,12 +1,21 @@
 """What the benchmarks make of what they measure."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
+from benchmarks import stability
+from benchmarks.cells import measure_all
 from benchmarks.teachers import TEACHERS, correlations, rank_correlations, steadiness
+from sdw_core.config import PipelineConfig
 from sdw_core.distill.task import Task
+
+RESULTS = Path(stability.__file__).parent / "results"
 
 
 def test_rank_correlations_are_spearmans_within_datasets_and_over_all() -> None:
@@ -46,6 +55,29 @@ def test_a_dataset_that_lacks_a_teacher_is_not_correlated() -> None:
     assert found["by_dataset"] == pytest.approx({"a": -1})
     assert found["within"] == pytest.approx({"value": -1, "low": None, "high": None})
     assert correlations(whole[1:]) == {}
+
+
+def test_a_line_that_was_torn_is_measured_again_and_leaves_the_others(tmp_path: Path) -> None:
+    file, whole = tmp_path / "cells.jsonl", {"case": 1, "found": 2}
+    file.write_text(json.dumps(whole) + "\n" + '{"case": 2, "fou')
+    assert measure_all([{"case": 1}], _is_not_called, 1, file) == [whole]
+    assert file.read_text() == json.dumps(whole) + "\n"
+
+
+def _is_not_called(asked: dict[str, Any]) -> dict[str, Any]:
+    raise AssertionError(asked)
+
+
+def test_stability_after_is_of_the_defaults_and_lines_say_what_they_were_made_with() -> None:
+    def config(**settings: Any) -> PipelineConfig:
+        return PipelineConfig(dataset="d", **settings)
+
+    assert config(**stability.settings("after")) == config()
+    lines = (RESULTS / "stability.jsonl").read_text().splitlines()
+    stated = {cell["name"]: cell["settings"] for cell in map(json.loads, lines)}
+    assert stated["before"] == stability.settings("before")
+    for settings in stated.values():
+        config(**settings)
 
 
 @pytest.mark.parametrize("slope", [0.1, 5.0])

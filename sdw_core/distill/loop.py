@@ -21,7 +21,7 @@ from sdw_core.files import sha256_of_json
 from sdw_core.identity import METHOD
 from sdw_core.policy import MLP
 from sdw_core.progress import Measured, Progress, unheard
-from sdw_core.resources import available_memory
+from sdw_core.resources import free_memory
 from sdw_core.seeds import derive_seed, torch_generator
 
 
@@ -201,17 +201,12 @@ def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> 
     Raises:
         InputError: the engine needs more than is free on the device.
     """
-    need = engine_bytes(config, policy)
-    if device.type == "cuda":
-        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + reusable
-    else:
-        free = available_memory()
+    need, free = engine_bytes(config, policy), free_memory(device)
     if need > free:
         raise InputError(
             f"The distillation needs {need / 1e9:.1f} GB on {device} and {free / 1e9:.1f} GB are "
-            "free; lower `distill.window`, `distill.seeds`, `distill.synthetic_size` or "
-            "`distill.meta_batch_size`."
+            "free; lower `pipeline.distill.window`, `pipeline.distill.seeds`, "
+            "`pipeline.distill.synthetic_size` or `pipeline.distill.meta_batch_size`."
         )
 
 

@@ -148,8 +148,25 @@ def check_rewards(config: DistillConfig, rewards: NDArray[np.float32], name: str
         )
 
 
-def warnings_of(config: DistillConfig, weights: Tensor) -> list[str]:
-    """What a person should know of the final weights w(s) c(s) [N]."""
+def warnings_of(config: DistillConfig, task: Task) -> list[str]:
+    """What a person should know of a task's targets and of its final weights w(s) c(s)."""
+    return [*_of_targets(config, task), *_of_weights(config, task.weights)]
+
+
+def _of_targets(config: DistillConfig, task: Task) -> list[str]:
+    """Of an objective, a user's own, whose targets are none of those that an expert can give."""
+    perturbed = config.state_noise and config.outer_steps
+    if task.targets_at or config.objective == "dbc" or not perturbed:
+        return []
+    return [
+        f"The targets of `pipeline.distill.objective: {config.objective}` are not the expert's "
+        "actions, so that nobody can be asked for a target beside the dataset's states: what "
+        f"`pipeline.distill.state_noise: {config.state_noise:g}` perturbs keeps the target of the "
+        "unperturbed state; see whether that is meant, or set the noise to 0."
+    ]
+
+
+def _of_weights(config: DistillConfig, weights: Tensor) -> list[str]:
     nothing = float((weights <= 0).double().mean())
     if nothing < TOLD:
         return []

@@ -146,8 +146,8 @@ def stepwise_dual_ranking(
     kept = torch.nonzero(rare & good).flatten()
     if size > len(kept):
         raise InputError(
-            f"`distill.synthetic_size` cannot exceed the {len(kept)} of {len(timesteps)} states "
-            f"that `distill.initial_states: sdr` keeps, and is {size}; lower it."
+            f"`pipeline.distill.synthetic_size` cannot exceed the {len(kept)} of {len(timesteps)} "
+            f"states that `pipeline.distill.initial_states: sdr` keeps, and is {size}; lower it."
         )
     return kept[torch.randperm(len(kept), generator=generator)[:size]]
 

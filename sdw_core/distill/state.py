@@ -202,8 +202,8 @@ class State:
         diverged = self.diverged()
         if len(diverged) == len(self.observations):
             raise DivergenceError(
-                f"Distillation diverged: {diverged[0]}; lower `distill.inner_lr` (now "
-                f"{config.inner_lr:g}) or `distill.outer_lr` (now {config.outer_lr:g})."
+                f"Distillation diverged: {diverged[0]}; lower `pipeline.distill.inner_lr` (now "
+                f"{config.inner_lr:g}) or `pipeline.distill.outer_lr` (now {config.outer_lr:g})."
             )
 
     def save(self, path: Path, key: str, step: int) -> None:

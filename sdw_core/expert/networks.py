@@ -8,13 +8,14 @@ from torch import Tensor
 from sdw_core.policy import MLP, Parameters
 
 CHUNK = 65536
-"""Rows a forward pass."""
+"""Rows a forward pass, those of all networks counted."""
 
 
 def outputs(parameters: Parameters, inputs: Tensor, squash: bool = False) -> Tensor:
     """Outputs [P, N, out] of a pack at inputs [N, in], all networks at the same ones."""
     network = MLP.of(parameters, squash)
-    chunks = [network(parameters, chunk[None]) for chunk in torch.split(inputs, CHUNK)]
+    rows = max(1, CHUNK // len(parameters[0]))
+    chunks = [network(parameters, chunk[None]) for chunk in torch.split(inputs, rows)]
     return torch.cat(chunks, 1)
 
 

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdw_core.config import PercentBCConfig
+from sdw_core.errors import InputError
 from sdw_core.expert import Demonstrations
 from sdw_core.expert.networks import named, outputs, pack
 from sdw_core.expert.training import UNTENDED, Training, train
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.policy import MLP, Parameters
+from sdw_core.resources import free_memory
 from sdw_core.seeds import torch_generator
 
 AVERAGING = 0.998
@@ -90,7 +92,9 @@ def best_episodes(
     """
     order = np.argsort(-returns, kind="stable")
     held = np.cumsum(np.diff(episode_ends, prepend=0)[order])
-    first, last = np.searchsorted(held, np.multiply((skipped, fraction), held[-1]), side="right")
+    # Rows are whole, and 1 - 0.9 is a little less than 0.1.
+    bounds = np.multiply((skipped, fraction), held[-1]).round(6)
+    first, last = np.searchsorted(held, bounds, side="right")
     first = min(first, len(order) - 1)
     return order[first : max(first + 1, last)]
 
@@ -111,6 +115,34 @@ def cloned_rows(dataset: OfflineDataset, config: PercentBCConfig) -> NDArray[np.
     """Rows of the episodes that the policy is cloned from, the best one first."""
     skipped, fraction = config.cloned
     return best_rows(dataset.episode_returns(), dataset.episode_ends, fraction, skipped)
+
+
+def policy_bytes(config: PercentBCConfig, observations: int, actions: int) -> tuple[int, int]:
+    """Bytes of all networks of the policy: as they are kept, and while they are trained.
+
+    A training holds their gradients, moments, moving average and a copy in passing, and thrice the
+    activations of a batch.
+    """
+    network = MLP.build(observations, actions, config.layers, config.width)
+    kept = 4 * config.ensemble * network.size
+    return kept, 6 * kept + 12 * config.ensemble * config.batch_size * sum(network.sizes)
+
+
+def require_memory(
+    config: PercentBCConfig, observations: int, actions: int, device: torch.device
+) -> None:
+    """Refuse networks whose training cannot fit, before anything is allocated.
+
+    Raises:
+        InputError: they need more than is free on the device.
+    """
+    need, free = policy_bytes(config, observations, actions)[1], free_memory(device)
+    if need > free:
+        raise InputError(
+            f"The expert's {config.ensemble} networks need {need / 1e9:.1f} GB on {device} and "
+            f"{free / 1e9:.1f} GB are free; lower `pipeline.expert.ensemble`, "
+            "`pipeline.expert.width` or `pipeline.expert.batch_size`."
+        )
 
 
 def fit_percent_bc(
@@ -134,10 +166,12 @@ def fit_percent_bc(
         training: how it is followed, kept and ended.
 
     Raises:
+        InputError: the networks need more memory than is free.
         DivergenceError: a network became non-finite.
         StopRequested: the training was asked to stop.
     """
     observations, width = states.shape[1], actions.shape[1]
+    require_memory(config, observations, width, states.device)
     policy = MLP.build(observations, width, config.layers, config.width)
     value = MLP.build(observations + width, 1, config.layers, config.width, squash=False)
     scale = returns_to_go.square().mean().sqrt().clamp_min(1e-6)

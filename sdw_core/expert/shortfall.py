@@ -9,7 +9,6 @@ FAR, LEAST = 0.5, 5.0
 """An expert falls short if its normalised return is below its data's by this part of it, and by so
 many points at least. Clones of the best tenth of a dataset often stay a third below it."""
 REMEDIES = {
-    "percent_bc": "raise `pipeline.expert.steps`, change `pipeline.expert.fraction`",
     "cal_ql": "raise `pipeline.expert.steps`",
     "checkpoint": "choose another `pipeline.expert.path`",
 }
@@ -27,11 +26,13 @@ def shortfall(config: ExpertConfig, expert: ReturnSummary, dataset: OfflineDatas
         dataset: what it is extracted from; with reference scores.
     """
     returns, source = dataset.episode_returns(), "the dataset's episodes"
+    remedy = REMEDIES.get(config.method, f"mend `{config.method}`")  # which is the user's own
     if isinstance(config, PercentBCConfig):
         skipped, fraction = config.cloned
         returns = returns[best_episodes(returns, dataset.episode_ends, fraction, skipped)]
         source = "the episodes that it was cloned from"
-    remedy = REMEDIES.get(config.method, f"mend `{config.method}`")  # which is the user's own
+        chosen_by = "episodes" if config.episodes else "fraction"
+        remedy = f"raise `pipeline.expert.steps`, change `pipeline.expert.{chosen_by}`"
     mean = float(dataset.normalized(returns).mean())
     if mean - expert.high <= max(FAR * abs(mean), LEAST):
         return None

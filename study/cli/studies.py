@@ -181,6 +181,9 @@ def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "each trial", f"{distill['objective']}, {steps}, {seeds}"
     gpus = f", {resources['gpu']:g} GPU" if resources["gpu"] else ""
     yield "", f"{counted(resources['cpu'], 'core')}{gpus}"
+    if steps := document["study"]["bc_steps"]:
+        cloned = f"BC on all data ({counted(steps, 'step')})"
+        yield "at the end", f"the best on fresh seeds, beside random rows, {cloned} and the expert"
     disk, a_trial = need["disk"] / 1e6, need["disk_per_trial"] / 1e6
     yield "needs", f"about {disk:,.0f} MB of disk, {a_trial:,.1f} MB a trial"
     memory, gpu = need["memory"] / 1e9, need["gpu_memory_per_trial"] / 1e9
@@ -274,8 +277,7 @@ def export(
         sdw export mine --top 3 --to best
     """
     found = Study.open(study, storage)
-    with log.working("re-evaluating on fresh seeds"):
-        folders = found.export(to, top, pareto, license, film)
+    folders = found.export(to, top, pareto, license, film, progress=True)
     if as_json:
         print_json({"study": found.name, "folders": [str(path) for path in folders]})
     else:

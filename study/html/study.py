@@ -25,7 +25,7 @@ from study.html.page import Answer, Figure, Line, Lines, Table, document_of, ren
 from study.html.states import states_figure
 from study.outcomes import TrialResult, read_result
 from study.snapshot import RETURNS, Snapshot, minutes, number
-from study.tables import doubt
+from study.tables import by_recipe, doubt, in_order
 
 RIVALS = 10
 """Trials next to the winner that are held against it."""
@@ -33,6 +33,8 @@ CURVES = 5
 """Trials whose learning curves are shown."""
 LARGEST = 2_000_000
 """Bytes of a picture that a page takes in."""
+BESIDE = ("random_subset", "bc_all_data", "expert")
+"""What rows are held against."""
 AMONG_BEST = 5
 """Trials that importances need among the best, as PED-ANOVA's authors advise."""
 
@@ -115,15 +117,7 @@ def _answer(
         score = f"{summary['mean']:.1f}"
         of = named("normalised return on fresh seeds", summary.get("ensemble", 1))
         of += f", 95 % interval {summary['low']:.1f} to {summary['high']:.1f}"
-        beside = [
-            f"{named(ROWS[k], s.get('ensemble', 1))}: {s['mean']:.1f}"
-            for k, s in confirmed.items()
-            if k in ROWS and k != key
-        ]
-        sentences.append(
-            f"Beside it: {'; '.join(beside)}. At 0 is a random policy, at 100 the expert of the "
-            "dataset's reference scores."
-        )
+        sentences.append(_beside([{k: s for k, s in confirmed.items() if k != key}]))
         if doubted := doubt(confirmed):
             sentences.append(doubted)
         tables.append(_returns(best, confirmed))
@@ -158,30 +152,49 @@ def _front(snapshot: Snapshot) -> Answer:
         (snapshot.row(each) for each in snapshot.best), key=lambda row: figures.value_of(row, 0)
     )
     names = [figures.metric_name(o.metric, *{row.ensemble for row in rows}) for o in objectives]
-    cells = []
+    cells, others = [], []
     for row in rows:
-        confirmed = _confirmed(snapshot.folder, row) or {}
-        fresh = confirmed.get("synthetic_ensemble") or confirmed.get("synthetic")
+        confirmed, judged = _confirmed(snapshot.folder, row), [""] * (1 + len(BESIDE))
+        if confirmed:
+            fresh, random = by_recipe(confirmed)
+            others.append(in_order(confirmed | {"random_subset": random}, BESIDE))
+            judged = [f"{fresh['mean']:.1f} ({fresh['low']:.1f} to {fresh['high']:.1f})"]
+            judged += [f"{s['mean']:.1f}" if (s := others[-1].get(k)) else "" for k in BESIDE]
         cells.append(
             [
                 str(row.number),
                 *(number(value) for value in row.values or []),
-                f"{fresh['mean']:.1f} ({fresh['low']:.1f} to {fresh['high']:.1f})" if fresh else "",
+                *judged,
                 *(document_of(row.params.get(path)) for path in search),
             ]
         )
-    fresh_seeds = "return on fresh seeds (95 %)"
-    table = Table("The Pareto front", ["trial", *names, fresh_seeds, *search], cells)
+    fresh_seeds = "return on fresh seeds (95 %)", *(ROWS[key] for key in BESIDE)
+    table = Table("The Pareto front", ["trial", *names, *fresh_seeds, *search], cells)
     ends = [f"trial {row.number} ({snapshot.objectives(row)})" for row in (rows[0], rows[-1])]
     said = f"They go from {' to '.join(ends)}." if len(rows) > 1 else f"It is {ends[0]}."
     of = f"trial{'s' * (len(rows) > 1)} on the Pareto front"
-    return Answer(str(len(rows)), of, [said], [], [table])
+    sentences = [said, _beside(others)] if others else [said]
+    return Answer(str(len(rows)), of, sentences, [], [table])
+
+
+def _beside(judged: list[dict[str, Any]]) -> str:
+    """What the rows of one trial, or of several, are held against on the same seeds."""
+    said = []
+    for key, score in judged[0].items():
+        means = sorted({f"{s['mean']:.1f}" for other in judged if (s := other.get(key))}, key=float)
+        name = named(ROWS[key], score.get("ensemble", 1))
+        name += " (behavioural cloning)" if key == "bc_all_data" else ""
+        said.append(f"{name}: {' to '.join(dict.fromkeys((means[0], means[-1])))}")
+    return (
+        f"Beside {'it' if len(judged) == 1 else 'them'}: {'; '.join(said)}. At 0 is a random "
+        "policy, at 100 the expert of the dataset's reference scores."
+    )
 
 
 def _confirmed(folder: StudyFolder, row: TrialRow) -> dict[str, Any] | None:
     """A trial's scores on fresh seeds; None where it was not judged there."""
     document = read_whole(folder.trial(row.number) / "confirmed.json")
-    return document and {k: v for k, v in document.items() if k in ROWS}
+    return document and in_order(document)
 
 
 def _returns(row: TrialRow, confirmed: dict[str, Any]) -> Table:

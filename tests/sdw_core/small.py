@@ -60,7 +60,7 @@ OUTER = {
     "cosine": {"outer_schedule": "cosine"},
     "cosine with momentum": {"outer_optimizer": "sgd", "outer_lr": 0.5, "outer_schedule": "cosine"},
     "noise": {"state_noise": 0.4},
-    "calmed": {"max_gradient_ratio": 1.0},
+    "calmed": {"max_gradient_ratio": 1.1},
     "clipped": {"outer_optimizer": "sgd", "outer_lr": 3.0, "max_gradient_norm": 0.03},
 }
 

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from sdw_core.config import Config, PercentBCConfig, PipelineConfig, as_written, identifying
+from sdw_core.config import (
+    Config,
+    PercentBCConfig,
+    PipelineConfig,
+    added,
+    as_written,
+    identifying,
+)
 from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from sdw_core.seeds import derive_seed
@@ -104,6 +111,22 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
         ),
         ({"expert": {"episodes": 0.5}}, "`pipeline.expert.episodes` must be a list, not 0.5."),
         (
+            {"expert": {"episodes": {0, 1}}},
+            "`pipeline.expert.episodes` must be a list, not {0, 1}.",
+        ),
+        (
+            {"expert": {"episodes": [0, True]}},
+            "`pipeline.expert.episodes.1` must be a number, not True.",
+        ),
+        (
+            {"expert": {"episodes": ["0.5", 1]}},
+            "`pipeline.expert.episodes.0` must be a number, not '0.5'.",
+        ),
+        (
+            {"reference_scores": [0, True]},
+            "`pipeline.reference_scores.1` must be a number, not True.",
+        ),
+        (
             {"distill": {"state_noise": -0.1}},
             "`pipeline.distill.state_noise` must be at least 0, not -0.1.",
         ),
@@ -121,8 +144,8 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
             "`cosine`.",
         ),
         (
-            {"distill": {"max_gradient_ratio": 0.5}},
-            "`pipeline.distill.max_gradient_ratio` must be at least 1, not 0.5.",
+            {"distill": {"max_gradient_ratio": 1}},
+            "`pipeline.distill.max_gradient_ratio` must be greater than 1, not 1.",
         ),
         (
             {"distill": {"max_gradient_ratio": float("inf")}},
@@ -334,3 +357,24 @@ def test_what_a_version_wrote_whole_is_read_as_it_meant_it() -> None:
     )
     assert identifying(parse(PipelineConfig, earlier, "pipeline")) == identifying(now) != earlier
     assert as_written(PipelineConfig, now.model_dump()) == now.model_dump()
+
+
+class Grown(Config):
+    kind: str = Field("deep", json_schema_extra=added("flat"))
+
+
+def test_what_is_read_as_it_was_meant_goes_into_sections_that_may_be_null_or_of_several_kinds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Whole(Config):
+        maybe: Grown | None = None
+
+    assert as_written(Whole, {"maybe": {}}) == {"maybe": {"kind": "flat"}}
+    assert as_written(Whole, {"maybe": None}) == {"maybe": None}
+    fields = PercentBCConfig.model_fields
+    monkeypatch.setitem(fields, "ensemble", Field(5, json_schema_extra=added(1)))
+    earlier = {"dataset": "d", "expert": {"method": "percent_bc", "steps": 7}}
+    assert as_written(PipelineConfig, earlier)["expert"]["ensemble"] == 1
+    for method in ("cal_ql", "checkpoint", "my:Own"):
+        other = {"method": method}
+        assert as_written(PipelineConfig, {"expert": other})["expert"] == other

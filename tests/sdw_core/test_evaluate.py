@@ -292,7 +292,9 @@ def test_what_is_raised_elsewhere_is_no_fault_of_the_environment() -> None:
 def test_a_policy_that_diverges_is_an_error_and_no_score() -> None:
     x, y = rows(1)
     y[0, 0, 0] = 1e38
-    with pytest.raises(DivergenceError, match=r"2 of 2 policies .* lower `distill.inner_lr`"):
+    with pytest.raises(
+        DivergenceError, match=r"2 of 2 policies .* lower `pipeline.distill.inner_lr`"
+    ):
         evaluate_rows(x, y, [RECIPE], HOPPER, 2, 2, 0, "evaluate")
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -22,15 +23,16 @@ from sdw_core.config import CalQLConfig, PercentBCConfig, PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.errors import DivergenceError, InputError, StopRequested
 from sdw_core.evaluate import Arena, rollout
-from sdw_core.expert import Expert
+from sdw_core.expert import Expert, networks
 from sdw_core.expert.cal_ql import Networks, Noise, Transitions, fit_cal_ql
 from sdw_core.expert.checkpoint import read_checkpoint
-from sdw_core.expert.networks import ActorCritic
+from sdw_core.expert.networks import ActorCritic, outputs
 from sdw_core.expert.percent_bc import PercentBC, best_rows, cosine_rates, fit_percent_bc
 from sdw_core.expert.training import UNTENDED, Training
 from sdw_core.feasibility import check_fit
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.pipeline import Pipeline
+from sdw_core.policy import MLP
 from sdw_core.registry import EXPERTS
 from sdw_core.units import Units
 from tests.sdw_core.checkpoints import ACTIONS, MEAN, STATES, STD, networks_of, tensors_of
@@ -357,6 +359,34 @@ def test_the_best_episodes_fill_the_fraction(
     assert rows.tolist() == best_rows_twin(returns, lengths, fraction, skipped)
 
 
+def test_networks_share_the_rows_of_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    parameters = MLP.build(5, 2, 3, 16).initial_parameters(generators)
+    inputs = torch.randn(50, 5, generator=generators[0])
+    whole = outputs(parameters, inputs)
+    passes: list[int] = []
+    call = MLP.__call__
+
+    def counted(self: MLP, parameters: list[Tensor], inputs: Tensor) -> Tensor:
+        passes.append(len(parameters[0]) * inputs.shape[1])
+        return call(self, parameters, inputs)
+
+    monkeypatch.setattr(MLP, "__call__", counted)
+    for rows in (24, 2):
+        monkeypatch.setattr(networks, "CHUNK", rows)
+        passes.clear()
+        torch.testing.assert_close(outputs(parameters, inputs), whole)
+        assert sum(passes) == 3 * 50
+        assert max(passes) <= max(rows, 3)
+
+
+def test_networks_that_do_not_fit_are_refused() -> None:
+    states, actions = torch.zeros(4, 3), torch.zeros(4, 2)
+    config = PercentBCConfig(ensemble=1000, width=16_384)
+    with pytest.raises(InputError, match=r"^The expert's 1000 networks need .*expert\.ensemble`"):
+        fit_percent_bc(states, actions, torch.arange(4), torch.zeros(4), config, 0)
+
+
 def test_a_range_of_quantiles_is_counted_from_the_worst() -> None:
     assert PercentBCConfig().cloned == (0, 0.1)
     assert PercentBCConfig(episodes=(0, 0.5)).cloned == (0.5, 1)
@@ -364,6 +394,20 @@ def test_a_range_of_quantiles_is_counted_from_the_worst() -> None:
     returns, ends = np.arange(10.0), np.arange(10, 101, 10)
     assert set(best_rows(returns, ends, 1.0, 0.5)) == set(range(50))
     assert set(best_rows(returns, ends, 0.5, 0.25)) == set(range(50, 80))
+
+
+@pytest.mark.parametrize("episodes", [10, 100, 200])
+def test_each_tenth_of_equal_episodes_is_a_tenth(episodes: int) -> None:
+    returns, ends = np.arange(float(episodes)), 7 * np.arange(1, episodes + 1)
+    tenths = [k / 10 for k in range(11)]
+    for low, high in combinations(tenths, 2):
+        skipped, fraction = PercentBCConfig(episodes=(low, high)).cloned
+        first, last = round(low * episodes), round(high * episodes)
+        rows = best_rows(returns, ends, fraction, skipped)
+        assert sorted(rows) == list(range(7 * first, 7 * last)), (low, high)
+    best = PercentBCConfig(episodes=(0.9, 1)).cloned, PercentBCConfig(fraction=0.1).cloned
+    by_range, by_fraction = (best_rows(returns, ends, f, skipped) for skipped, f in best)
+    assert by_range.tolist() == by_fraction.tolist()
 
 
 def test_transitions_count_and_not_episodes() -> None:

@@ -145,6 +145,15 @@ class Flat(Linear):
     def actions(self, states):
         assert states.ndim == 2, states.shape
         return super().actions(states)
+class Wide(Linear):
+    def actions(self, states):
+        found = super().actions(states)
+        return self.beside(found) if len(states) == 32 else found  # those of a batch
+    def beside(self, found): return found.repeat(1, 2)
+class Narrow(Wide):
+    def beside(self, found): return found[:, :1]
+class Lacunar(Wide):
+    def beside(self, found): return found / 0
 class Arrays(Linear):
     def actions(self, states): return super().actions(states).numpy()
 def arrays(expert_actions): return expert_actions.numpy(), expert_actions[:, 0].numpy() ** 2
@@ -236,6 +245,21 @@ number = 3
         (
             {"expert": {"method": "my_parts:Text"}},
             "The expert `my_parts:Text` must give actions of shape [",
+        ),
+        *(
+            (
+                {
+                    "expert": {"method": f"my_parts:{name}"},
+                    "distill": {"objective": "pbc", "state_noise": 0.1},
+                },
+                f"The expert `my_parts:{name}` must give actions beside the dataset's states too "
+                f"(`pipeline.distill.state_noise`), of shape [32, 3], all finite, and gives {has}"
+            )
+            for name, has in (
+                ("Wide", "[32, 6], 192 of them finite"),
+                ("Narrow", "[32, 1], 32 of them finite"),
+                ("Lacunar", "[32, 3], 0 of them finite"),
+            )
         ),
         (
             {"expert": {"method": "my_parts:Stateless"}},

@@ -335,7 +335,9 @@ def test_if_every_problem_diverges_the_step_and_the_way_out_are_named() -> None:
     config = changed(SMALL, inner_lr=1e30)
     with pytest.raises(DivergenceError) as caught:
         distill(small_task(), config, 0)
-    assert "non-finite at outer step 1; lower `distill.inner_lr` (now 1e+30)" in str(caught.value)
+    assert "non-finite at outer step 1; lower `pipeline.distill.inner_lr` (now 1e+30)" in str(
+        caught.value
+    )
 
 
 # On a GPU; test_capture.py has what can be shown without one

@@ -1,5 +1,6 @@
 """Targets and weights of each objective, against the table of the paper in numpy."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -122,14 +123,27 @@ def test_paper_weighs_by_the_value_as_it_is() -> None:
 
 def test_many_states_without_weight_are_worth_a_sentence() -> None:
     config = DistillConfig(objective="av_pbc", value_scale="paper")
-    weights = torch.ones(100)
-    weights[:9] = 0
-    assert warnings_of(config, weights) == []
-    weights[10:30] = -1
-    (said,) = warnings_of(config, weights)
+    task = replace(build_task(config, **draws()), weights=torch.ones(100), targets_at=Tensor.tanh)
+    task.weights[:9] = 0
+    assert warnings_of(config, task) == []
+    task.weights[10:30] = -1
+    (said,) = warnings_of(config, task)
     assert said.startswith("29% of the states have a weight of 0 or less")
     assert "`pipeline.distill.value_scale: paper`" in said
     assert "`objective: pbc`" in said
+
+
+def test_targets_that_nobody_can_be_asked_for_beside_the_data_are_worth_a_sentence() -> None:
+    own = DistillConfig(objective="my:mixed")
+    task = build_task(DistillConfig(objective="pbc"), **draws())
+    (said,) = warnings_of(own, task)
+    assert said.startswith(
+        "The targets of `pipeline.distill.objective: my:mixed` are not the expert"
+    )
+    assert "`pipeline.distill.state_noise: 0.3` perturbs keeps the target of" in said
+    assert warnings_of(own, replace(task, targets_at=Tensor.tanh)) == []
+    for quiet in ({"objective": "dbc"}, {"state_noise": 0}, {"outer_steps": 0}):
+        assert warnings_of(own.model_copy(update=quiet), task) == []
 
 
 def test_rewards_that_no_weight_can_come_of_are_refused() -> None:

@@ -92,8 +92,8 @@ def kept_by_sdr(*given: Tensor) -> set[int]:
     words = str(caught.value)
     size = int(words.split("the ")[1].split()[0])
     assert words == (
-        f"`distill.synthetic_size` cannot exceed the {size} of {len(states)} states that "
-        f"`distill.initial_states: sdr` keeps, and is {len(states)}; lower it."
+        f"`pipeline.distill.synthetic_size` cannot exceed the {size} of {len(states)} states that "
+        f"`pipeline.distill.initial_states: sdr` keeps, and is {len(states)}; lower it."
     )
     picks = select_rows("sdr", size, generators(1), states, given[0], None, *given[1:])
     return set(picks[0].tolist())

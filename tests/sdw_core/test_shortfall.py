@@ -47,6 +47,8 @@ def test_a_useless_clone_is_told_with_what_to_change() -> None:
     assert "`pipeline.dataset` come from Toy-v0" in said
     assert said.endswith(".")
     assert len(said.splitlines()) == 1
+    of_a_range = shortfall(PercentBCConfig(episodes=(0.8, 1)), judged(-6, -7, -6.2), DATA)
+    assert of_a_range == said.replace("expert.fraction", "expert.episodes")
 
 
 @pytest.mark.parametrize("returns", [(51, 51, 51), (90, 95, 3), (150, 150), (100, 0)])

@@ -46,6 +46,7 @@ def test_there_are_the_specs_that_are_written_of():
 def test_what_is_searched_first_holds_the_unweighted_baseline():
     for name in ("quickstart", "pareto", "teachers"):
         assert 0 in load_spec(name).search[TEMPERATURE].choices
+    assert 0 in load_spec("teachers").search["distill.state_noise"].choices
 
 
 def test_a_list_of_numbers_is_one_choice():
@@ -68,6 +69,9 @@ def test_lists_stand_among_other_choices():
     choices = "search.expert.episodes={type: categorical, choices: [null, null, [0, 0.50]]}"
     searched = load_spec("quickstart", [choices]).search["expert.episodes"]
     assert searched.params == (None, None, "[0, 0.5]")  # one that stands twice is as likely again
+    equal = "search.expert.episodes={type: categorical, choices: [[0.5, 1], [0.5, 1.0]]}"
+    searched = load_spec("quickstart", [equal]).search["expert.episodes"]
+    assert searched.params == ("[0.5, 1]", "[0.5, 1]")
     numbers = "search.weighting.options.cap={type: categorical, choices: [1, [1, 2], text]}"
     spec = load_spec("quickstart", ["pipeline.weighting.scheme=my:own", numbers])
     for param, value in ((1, 1), ("[1, 2]", [1, 2]), ("text", "text")):
@@ -180,6 +184,14 @@ def test_identity_is_what_makes_trials_comparable():
             ["`search.expert.episodes`", "a list of 2", "not (0.5,)"],
         ),
         (
+            ["search.expert.episodes={type: categorical, choices: [[0.5, 1], [0, true]]}"],
+            ["`search.expert.episodes.choices.1.1` must be a number, not True"],
+        ),
+        (
+            ["search.expert.episodes={type: categorical, choices: [['0.5', 1]]}"],
+            ["`search.expert.episodes.choices.0.0` must be a number, not '0.5'"],
+        ),
+        (
             ["search.expert.episodes={type: categorical, choices: [0.9]}"],
             ["`search.expert.episodes`", "a list, not 0.9"],
         ),
@@ -205,7 +217,7 @@ def test_identity_is_what_makes_trials_comparable():
         ),
         (
             ["search.distill.max_gradient_ratio={type: float, low: 0.5, high: 3}"],
-            ["`search.distill.max_gradient_ratio`", "at least 1, not 0.5"],
+            ["`search.distill.max_gradient_ratio`", "greater than 1, not 0.5"],
         ),
         (
             ["search.evaluation.ensemble={type: int, low: 0, high: 3}"],

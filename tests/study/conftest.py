@@ -21,6 +21,7 @@ SMALL = (
     "pipeline.distill.width=16",
     "pipeline.evaluation.policies=2",
     "pipeline.evaluation.episodes=1",
+    "study.bc_steps=20",
     "search.distill.synthetic_size.high=24",
 )
 """Seconds instead of minutes: the whole pipeline, real in every part."""

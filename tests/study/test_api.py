@@ -329,9 +329,9 @@ def test_a_result_that_is_not_whole_is_none(finished, damage):
 
 
 def test_the_cache_of_a_finished_study_can_go(finished):
-    assert {(entry.stage, entry.needed) for entry in finished.cache()} == {
-        ("density", False), ("expert", False),
-    }  # fmt: skip
+    needed = {entry.stage: entry.needed for entry in finished.cache()}
+    assert needed.keys() >= {"density", "expert"}
+    assert not any(needed.values())
     assert len(finished.prune()["removed"]) >= 2
     assert finished.cache() == []
 

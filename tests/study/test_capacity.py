@@ -33,6 +33,11 @@ def test_a_trial_runs_on_one_node_whatever_all_nodes_have_together():
     assert cluster(Node("a", 8, 0), Node("b", 0, 1)).holds(QUARTER) == 0
 
 
+@pytest.mark.parametrize(("share", "fits"), [(0.25, 8), (0.4, 4), (0.1, 20), (1, 2), (2, 1)])
+def test_a_share_of_a_gpu_is_of_one_gpu(share, fits):
+    assert Node("two GPUs", 64, 2).room(Resources(cpu=1, gpu=share)) == fits
+
+
 def test_a_trial_that_no_node_holds_is_refused_and_the_largest_named():
     ONES.require_room(CPU, "study")
     said = (

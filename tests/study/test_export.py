@@ -1,20 +1,30 @@
 """Exports: whole folders, written once, with scores on seeds that the search never used."""
 
 import json
+import re
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from sdw_core.artifact import read_artifact, score
+from sdw_core.artifact import CONFIRM, read_artifact, score
+from sdw_core.cache import StageCache
 from sdw_core.config import EvaluationConfig
 from sdw_core.errors import InputError
+from sdw_core.evaluate import rollout
+from sdw_core.expert.percent_bc import PercentBC
 from sdw_core.files import sha256_of_json
 from sdw_core.labels import FILM, GIF, POSTER
+from sdw_core.pipeline import Pipeline
 from study.export import export
 from study.folder import StudyFolder
 from study.runner import _outcome
 from study.search import StudySearch
+from study.signals import Ended
+from study.stage_cache import contents
 from study.trial import run_trial
 from tests.study.conftest import small_spec
 
@@ -47,7 +57,11 @@ def test_an_export_holds_the_trials_rows_and_both_of_its_scores(finished, export
     assert manifest["rows"] == row.params["distill.synthetic_size"]
     assert manifest["config"]["weighting"]["temperature"] == row.params["weighting.temperature"]
     assert manifest["scores"]["search"]["mean"] == pytest.approx(row.values[0])
-    assert set(manifest["scores"]) == {"synthetic", "random_subset", "expert", "search"}
+    scores = {"synthetic", "random_subset", "bc_all_data", "expert", "search"}
+    assert set(manifest["scores"]) == scores
+    card = (exported / "README.md").read_text()
+    assert f"| BC on all data | {manifest['scores']['bc_all_data']['mean']:.1f} |" in card
+    assert "one policy, trained on every transition of the source in 20 steps" in card
 
 
 def test_the_score_of_an_export_is_of_fresh_seeds_and_can_be_computed_again(exported):
@@ -76,6 +90,86 @@ def test_confirmed_scores_count_for_the_settings_that_they_were_found_with(
     manifest = json.loads((again / "manifest.json").read_text())
     assert manifest["scores"] == json.loads((exported / "manifest.json").read_text())["scores"]
     assert json.loads(kept.read_text()) == scores
+
+
+def scores_of(export: Path) -> dict[str, Any]:
+    scores: dict[str, Any] = json.loads((export / "manifest.json").read_text())["scores"]
+    return scores
+
+
+def copied(study: StudyFolder, to: Path, **changes: object) -> StudyFolder:
+    """A study that was judged nowhere yet, with other settings of how it runs."""
+    copy = StudyFolder(shutil.copytree(study.path, to / study.name))
+    for kept in copy.path.glob("trials/*/confirmed.json"):
+        kept.unlink()
+    spec = yaml.safe_load((copy.path / "study.yaml").read_text())
+    spec["study"] |= changes
+    (copy.path / "study.yaml").write_text(yaml.safe_dump(spec))
+    return copy
+
+
+def test_all_of_the_data_are_cloned_once_and_judged_as_often_from_the_same_starts(
+    finished, exported, tmp_path, monkeypatch
+):
+    """By what `percent_bc` makes of every episode, whatever the study's own expert is."""
+    stated = scores_of(exported)["bc_all_data"]
+    config = finished.spec().pipeline
+    cloning = {"fraction": 1.0, "steps": 20, "value_steps": 50}
+    config = config.model_copy(update={"expert": config.expert.model_copy(update=cloning)})
+    prepared = Pipeline(config).prepare()
+    arena, size = prepared.arena, (config.evaluation.policies, config.evaluation.episodes)
+
+    def policy(states):
+        return prepared.expert.actions(states.flatten(0, -2)).reshape(*states.shape[:-1], -1)
+
+    act = arena.actor(policy, "cpu")
+    returns = arena.normalized(rollout(act, arena, *size, config.seed, CONFIRM)).reshape(-1, 1)
+    assert stated == score(returns, config.seed) | {"steps": 20}
+
+    monkeypatch.setattr(PercentBC, "fit", None)  # nothing is cloned a second time
+    again = copied(finished, tmp_path)
+    for path in export(again, [0, 1], tmp_path / "exports"):
+        assert scores_of(path)["bc_all_data"] == stated
+    entries = {entry.path.name: entry for entry in StageCache(again.cache).entries()}
+    assert {entry.file: entry.trials for entry in contents(again)} == {
+        name: [0, 1] for name in entries
+    }
+    assert [entry.stage for entry in entries.values()].count("judged") == 1
+
+
+def test_a_cloning_of_all_data_that_was_interrupted_goes_on_where_it_was(finished, tmp_path):
+    studies = [copied(finished, tmp_path / name, bc_steps=550) for name in ("whole", "ended")]
+    (whole,) = export(studies[0], [0])
+
+    def ending(said: str) -> None:
+        if said.endswith(" 92%"):
+            raise Ended(signal.SIGTERM)
+
+    with pytest.raises(Ended):
+        export(studies[1], [0], say=ending)
+    heard: list[str] = []
+    (resumed,) = export(studies[1], [0], say=heard.append)
+    shares = [int(found[1]) for said in heard if (found := re.search(r"(\d+)%", said))]
+    assert min(shares) == 92
+    assert scores_of(resumed) == scores_of(whole)
+
+
+def test_rows_that_were_judged_before_are_held_against_another_cloning_alone(
+    finished, exported, tmp_path, monkeypatch
+):
+    """As those of an earlier version, which cloned none; 0 steps: none."""
+    kept = json.loads((finished.trial(1) / "confirmed.json").read_text())
+    monkeypatch.setattr("study.export.confirmed_scores", None)
+    for steps, before in ((20, kept.keys() - {"bc_all_data"}), (0, kept), (30, kept)):
+        copy = copied(finished, tmp_path / str(steps), bc_steps=steps)
+        document = {key: kept[key] for key in before}
+        (copy.trial(1) / "confirmed.json").write_text(json.dumps(document))
+        (path,) = export(copy, [1])
+        found = scores_of(path)
+        assert found.get("bc_all_data", {}).get("steps", 0) == steps
+        assert found["synthetic"] == kept["synthetic"]
+        assert (found == scores_of(exported)) == (steps == 20)
+        assert json.loads((copy.trial(1) / "confirmed.json").read_text()).items() >= found.items()
 
 
 @pytest.fixture(scope="module")

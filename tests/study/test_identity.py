@@ -111,7 +111,7 @@ def test_rows_are_read_in_the_units_that_they_were_distilled_in(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: StudyFolder
 ) -> None:
     """Even by a later version whose normaliser is another."""
-    before = confirm(folder, 0, load(str(data))).artifact
+    before = confirm(folder, 0, load(str(data)), folder.cache).artifact
     fit = Units.fit
 
     def other(observations: np.ndarray, *bounds: np.ndarray) -> Units:
@@ -120,7 +120,7 @@ def test_rows_are_read_in_the_units_that_they_were_distilled_in(
 
     monkeypatch.setattr(Units, "fit", other)
     assert np.array_equal(
-        confirm(folder, 0, load(str(data))).artifact.observations, before.observations
+        confirm(folder, 0, load(str(data)), folder.cache).artifact.observations, before.observations
     )
 
 
@@ -138,10 +138,15 @@ def test_an_export_of_another_trial_of_that_number_is_not_taken_for_its_own(
 def test_scores_on_fresh_seeds_count_for_the_rows_that_they_were_found_with(
     data: Path, tmp_path: Path, folder: StudyFolder
 ) -> None:
-    before = confirm(folder, 0, load(str(data))).artifact.evidence["scores"]["synthetic"]
+    before = confirm(folder, 0, load(str(data)), folder.cache).artifact.evidence["scores"][
+        "synthetic"
+    ]
     rows = load_file(folder.trial(0) / "rows.safetensors")
     save_file(rows | {"actions": 0.5 * rows["actions"]}, folder.trial(0) / "rows.safetensors")
-    assert confirm(folder, 0, load(str(data))).artifact.evidence["scores"]["synthetic"] != before
+    assert (
+        confirm(folder, 0, load(str(data)), folder.cache).artifact.evidence["scores"]["synthetic"]
+        != before
+    )
 
 
 # Studies

@@ -12,6 +12,7 @@ import pytest
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SDWError
+from sdw_core.policy import MLP
 from study import Study
 from study.preflight import (
     check_writable,
@@ -38,6 +39,17 @@ def test_the_largest_settings_are_the_ends_and_the_dearest_choices():
     )
     found = largest(spec, DATASET).distill
     assert (found.synthetic_size, found.window, found.seeds) == (24, None, 4)
+
+
+def test_the_networks_of_an_expert_count():
+    small = estimate(small_spec(), DATASETS)
+    searched = "search.expert.ensemble={type: categorical, choices: [1, 1000, 10]}"
+    large = estimate(small_spec(searched), DATASETS)
+    assert largest(small_spec(searched), DATASET).expert.ensemble == 1000
+    expert = small_spec().pipeline.expert
+    network = MLP.build(11, 3, expert.layers, expert.width).size
+    assert large.memory_per_trial - small.memory_per_trial > 999 * 4 * 6 * network
+    assert large.disk - small.disk > 999 * 4 * network
 
 
 def test_a_finished_study_fits_its_estimate_of_disk(folder):
@@ -99,6 +111,10 @@ def test_more_trials_and_longer_ones_need_more_disk():
         (
             ["pipeline.distill.meta_batch_size=10000000", "pipeline.distill.width=16384"],
             "of memory and .* lower `study.concurrency`",
+        ),
+        (
+            ["pipeline.expert.ensemble=1000", "pipeline.expert.batch_size=10000000"],
+            "of memory and .* `pipeline.expert.ensemble`",
         ),
     ],
 )

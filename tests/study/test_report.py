@@ -141,6 +141,7 @@ def test_the_answer_comes_first(ran: StudyFolder, page: Page):
     temperature = snapshot.row(best).params["weighting.temperature"]
     assert f"weighting.temperature {temperature}" in answer[:300]
     assert f"random rows, as many: {confirmed['random_subset']['mean']:.1f}" in answer
+    assert f"BC on all data (behavioural cloning): {confirmed['bc_all_data']['mean']:.1f}" in answer
     assert f"expert: {confirmed['expert']['mean']:.1f}" in answer
     assert "finished: 3 of 3 trials (2 COMPLETE, 1 FAILED)" in page.said
     assert "1 trial, why" in page.said
