@@ -16,8 +16,8 @@ from sdw_core.validation import shown
 logger = logging.getLogger(__name__)
 
 ON_THE_HEAD = (
-    "give the command on the head, as with `ray attach`, `kubectl exec` or `ssh`, and with `--address "
-    "auto`"
+    "give the command on the head, as with `ray attach`, `kubectl exec` or `ssh`, with the address "
+    "`auto`"
 )
 REACH = 10.0
 """Seconds to reach the head: Ray itself would try for minutes."""

@@ -46,7 +46,9 @@ def test_the_environment_says_what_auto_means_and_not_what_is_given(monkeypatch)
 def test_a_client_from_outside_is_sent_to_the_head(monkeypatch, address):
     for given in (address, "auto"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(InputError, match=r"no client from outside.*`--address auto`") as caught:
+        with pytest.raises(
+            InputError, match=r"no client from outside.*the address `auto`"
+        ) as caught:
             settled(given)
         assert address in str(caught.value)
 
