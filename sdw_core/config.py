@@ -52,7 +52,7 @@ def _no_set(value: Any) -> Any:
 
 # Upper bounds: a number above them is a slip, or meant to exhaust the machine.
 Count = Annotated[PositiveInt, Field(le=1_000_000_000)]
-Seconds = Annotated[PositiveFloat, Field(le=1e9)]
+Seconds = Annotated[PositiveFloat, Field(le=1e9, allow_inf_nan=False)]
 Layers = Annotated[PositiveInt, Field(le=100)]
 Width = Annotated[PositiveInt, Field(le=16_384)]
 Rows = Annotated[PositiveInt, Field(le=1_000_000)]

@@ -38,7 +38,7 @@ from sdw_core.validation import checked
 
 Tell = Callable[[str], None]
 
-Seconds = Annotated[float, Field(gt=0, le=600)]
+Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 Width = Annotated[int, Field(ge=64, le=1920)]
 FRAMES_A_SECOND, SECONDS, WIDTH = 25, 8.0, 384
 """Of the film at most; of its length and of one picture's width, where no other is asked for."""

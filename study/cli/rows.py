@@ -319,8 +319,11 @@ def render(
     out.print(table)
     if film.without_expert and not no_expert:
         out.print(f"without the expert: {film.without_expert}")
-    for what, path in (("film", film.film), ("still", film.poster), ("GIF", film.gif)):
-        out.print(f"  {what:<6} {path}")
+    print_lines([("film", film.film), ("still", film.poster), ("GIF", film.gif)])
+    study = folder.resolve().parents[1]
+    if film.film == folder / FILM and (study / "study.yaml").is_file():
+        again = f"`sdw report {quote(str(study))}` writes it anew"
+        out.print(f"the study's page shows a film of its best rows once {again}")
 
 
 def _print_protocols(document: dict[str, Any], as_json: bool) -> None:

@@ -68,7 +68,7 @@ def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
             each.state,
             "" if each.reason else f"{each.done} of {each.total}",
             "" if each.best is None else f"{each.best:.1f}",
-            each.of or "",
+            f"{each.of}, in its search" if each.kind == "study" and each.best else each.of or "",
             "" if each.begun is None else minutes(time() - each.begun),
         )
     out.print(table)

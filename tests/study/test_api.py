@@ -248,6 +248,8 @@ def test_an_export_of_a_wrong_kind_is_refused(study):
         study.export(license=3)
     with pytest.raises(InputError, match="`number` must be a finite number"):
         study.rows(math.nan)
+    with pytest.raises(InputError, match="`every` must be a finite number"):
+        next(study.watch(math.nan))
 
 
 def test_of_a_study_that_is_gone_nothing_is_made(study):

@@ -55,7 +55,7 @@ def test_studies_are_listed_with_state_trials_and_best(folder, pareto, tmp_path)
     assert "cannot be read" in found["broken"].reason
 
 
-def test_a_comparison_is_listed_by_what_its_cells_left(tmp_path):
+def test_a_comparison_is_listed_by_what_its_cells_left(capsys, tmp_path):
     spec = load_comparison(COMPARISON)
     with ComparisonFolder.opened(spec, tmp_path) as folder:
         pass
@@ -70,6 +70,9 @@ def test_a_comparison_is_listed_by_what_its_cells_left(tmp_path):
     (after,) = listed(tmp_path)
     assert (after.state, after.done, after.total) == ("finished", 2, 2)
     assert (after.best, after.of) == (11.0, "PBC")
+    status, out, err = sdw(capsys, "watch", "both", "--storage", tmp_path)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "how far the comparison is with `sdw list`, and what came of it with `sdw report" in err
 
 
 def test_the_list_is_a_table_or_a_document(capsys, folder, tmp_path):
@@ -80,7 +83,7 @@ def test_the_list_is_a_table_or_a_document(capsys, folder, tmp_path):
     status, out, _ = sdw(capsys, "list", "--storage", tmp_path)
     assert status == 0
     assert "1 of 16" in out
-    assert "41.5" in out
+    assert "41.5  trial 0, in its search" in out
     broken = StudyFolder.create(small_spec("study.name=broken"), tmp_path)
     (broken.path / "study.db").write_bytes(b"no database")
     _, out, _ = sdw(capsys, "list", "--storage", tmp_path)

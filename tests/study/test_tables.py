@@ -163,7 +163,10 @@ def test_reasons_are_told_once_below_the_table_in_whole_lines(study, capsys):
 def test_status_names_the_best_what_lies_where_and_what_to_do_next(study, capsys):
     _, out, _ = sdw(capsys, "status", study.path)
     lines = out.splitlines()
-    assert any(line.startswith("best: trial 3, normalised return 90 (95 % 12.3") for line in lines)
+    assert any(
+        line.startswith("best in the search: trial 3, normalised return 90 (95 % 12.3")
+        for line in lines
+    )
     assert sum(line.startswith("  ") and " sdw " in line for line in lines) == 3
     assert "  report " not in out
     assert "COMPLETE best" in out
