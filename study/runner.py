@@ -8,7 +8,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+)
 from functools import partial
 from pathlib import Path
 from time import time
@@ -20,7 +26,7 @@ from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from search_spaces.spec import Resources
-from study.address import require_reachable, say_connected, settled, unconnected
+from study.address import let_in, say_connected, settled, unconnected
 from study.admission import Admission, placed_by
 from study.book import TrialBook
 from study.capacity import Nodes, Places
@@ -336,12 +342,19 @@ def _connection(address: str | None) -> Iterator[Any]:
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher limits them
     path = module_path()
-    if address:
-        address = settled(address)
-        require_reachable(address)
-    else:
+    if address is None:
         keep_ray_token()
         make_room_for_sockets()
+        access: AbstractContextManager[None] = nullcontext()
+    else:
+        address = settled(address)
+        access = let_in(address)
+    with access, _initialized(address, path) as context:
+        yield context
+
+
+@contextmanager
+def _initialized(address: str | None, path: str) -> Iterator[Any]:
     import ray
 
     if ray.is_initialized():
