@@ -162,12 +162,14 @@ def script(folder: StudyFolder, spec: StudySpec, need: Need, asked: Allocation) 
     """
     asked = replace(asked, nodes=asked.nodes or 1)
     trials = trials_per_node(spec, need, asked)
+    memory = ceil((trials * need.memory_per_trial + DRIVER) / 2**20)
+    told = any(each.startswith("--mem") for each in asked.options)  # one way excludes the others
     ways = [
         f"--job-name={folder.name}",
         f"--output={str(folder.path).replace('%', '%%')}/slurm-%j.log",
         "--ntasks-per-node=1",
         f"--cpus-per-task={trials * spec.study.resources.cpu}",
-        *[f"--mem={ceil((trials * need.memory_per_trial + DRIVER) / 2**20)}M"] * counts_memory(),
+        *[f"--mem={memory}M"] * (not told and counts_memory()),
         "--open-mode=append",
         "--requeue",
         f"--signal=B:USR1@{WARNING}",

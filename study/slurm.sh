@@ -19,6 +19,7 @@ ADDRESS=$IP:$PORT
 RAY_AUTH_TOKEN=$(od -An -v -N 32 -t x1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 unset RAY_ADDRESS
+unset "${!SLURM_MEM_PER_@}" # srun takes one way of asking for memory, and gets `--mem=0` below
 
 # A node of Ray, until it is told to end. Its folder has a short path, as sockets lie in it, and goes
 # with it.
@@ -72,7 +73,13 @@ run "$PYTHON" -P -m study.job "$ADDRESS" "$SLURM_JOB_NUM_NODES" "$RAY" &&
     run "$PYTHON" -P -m study.cli resume "$STUDY" --address "$ADDRESS"
 STATUS=$?
 
-kill -TERM "$RAY"
+# The nodes of Ray end by a signal to the job's steps, which this script is none of.
+scancel --signal=TERM "$SLURM_JOB_ID"
+for _ in {1..60}; do
+    kill -0 "$RAY" 2>/dev/null || break
+    sleep 0.5
+done
+kill -TERM "$RAY" 2>/dev/null
 wait "$RAY"
 
 # The same job, in the queue again: with its number, this script, and what the study's folder holds.
@@ -81,4 +88,6 @@ if [[ $AGAIN ]] && { ((STATUS)) || ! finished; }; then
     echo "sdw: the time of job $SLURM_JOB_ID is over, and it queues again"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
 fi
+# A job whose nodes another job takes is put back into the queue by SLURM, unless it ends before.
+[[ $ENDING ]] && sleep 600
 exit "$STATUS"

@@ -88,11 +88,13 @@ def slurm(
     """
     asked = Allocation(nodes, time, partition, gpus_per_node, tuple(options or ()))
     if resume:
-        if show:
-            raise InputError(
-                "`--print` shows the script of a new study; that of a study is `slurm.sh` in its "
-                "folder: look there, or leave `--resume` out."
-            )
+        of_new = {"--print": show, "--name": name, "--trials": trials, "--set": overrides}
+        for option, value in of_new.items():
+            if value:
+                raise InputError(
+                    f"`{option}` is for a new study, and `--resume` goes on with one by the "
+                    f"{SCRIPT} in its folder; leave one of the two out."
+                )
         study = Study.open(reference, storage)
         study.resume_on_slurm(asked)
     else:

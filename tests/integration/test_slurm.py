@@ -62,6 +62,71 @@ def said(folder: StudyFolder) -> str:
     return "\n".join(path.read_text() for path in folder.path.glob("slurm-*.log"))
 
 
+def test_a_job_queues_again_when_its_time_ends_is_stopped_and_ends_as_if_uninterrupted(
+    slurm: Slurm, world: World
+) -> None:
+    """The signal that SLURM sends before a time limit comes in the middle of a distillation."""
+    steps = 2 * LONG
+    spec = spec_of(world, "again", 1, steps)
+    folder, job = submitted(world, spec, "--nodes", 2)
+    checkpoint = folder.trial(0) / "checkpoint.safetensors"
+    wait_for(lambda: checkpoint.exists(), partial(said, folder))
+    slurm.ask("scancel", "--batch", "--signal=USR1", str(job))
+    wait_for(lambda: slurm.state(job) == "PENDING", partial(said, folder))
+    assert 0 < steps_done(checkpoint) < steps
+    assert status_of(world, folder)["state"] == "queued"
+    slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_for(folder.driven, partial(said, folder))
+    status, _, err = world.run("stop", folder.name)
+    assert status == 0, err
+    assert slurm.state(job) == "COMPLETED"
+    assert status_of(world, folder)["state"] == "stopped"
+    status, _, err = world.run("slurm", folder.name, "--resume", "--time", "30")
+    assert status == 0, err
+    job = read_json(folder.path / NOTE)["job"]
+    wait_for(lambda: slurm.state(job) == "COMPLETED", partial(said, folder))
+    found = status_of(world, folder)
+    assert found["state"] == "finished", said(folder)
+    assert len(found["exports"]) == 1
+
+    status, out, err = world.run("launch", spec, "--name", "straight", "--json")
+    assert status == 0, err
+    wanted = json.loads(out)
+    straight = StudyFolder(world.path / "sdw-studies" / "straight")
+    for one, other in zip(found["trials"], wanted["trials"], strict=True):
+        for key in ("number", "outcome", "reason", "params", "values", "interval"):
+            assert one[key] == other[key]
+        rows = [each.trial(one["number"]) / "rows.safetensors" for each in (folder, straight)]
+        assert rows[0].read_bytes() == rows[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--partition", "debgu"], "There is no partition 'debgu': did you mean `debug`?"),
+        (["--nodes", "3"], "3 nodes of that are asked for, and of the 2 nodes of the default"),
+        (["--set", "study.resources.cpu=3"], "A trial needs 3 CPU and "),
+        (["--time", "2-00"], "A job in the default partition may take 24 hours at most"),
+        (
+            ["--set", "study.resources.gpu=1", "--gpus-per-node", "1"],
+            "(the largest: 2 CPU, 0 GPU, 8.39 GB) 0 hold one",
+        ),
+        (
+            ["--", "--constraint=fast"],
+            "SLURM refuses the job (Batch job submission failed: ",
+        ),
+    ],
+)
+def test_what_this_slurm_cannot_run_is_refused_and_leaves_nothing(
+    on_login_node: Sdw, world: World, given: list[str], sentence: str
+) -> None:
+    status, out, err = on_login_node("slurm", "quickstart", "--name", "refused", *given)
+    assert (status, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert not (world.path / "sdw-studies" / "refused").exists()
+
+
 def test_two_jobs_run_at_once_on_the_same_two_nodes_and_a_third_waits_or_is_cancelled(
     slurm: Slurm, world: World
 ) -> None:
@@ -109,69 +174,3 @@ def test_two_jobs_run_at_once_on_the_same_two_nodes_and_a_third_waits_or_is_canc
         assert slurm.state(job) == "COMPLETED"
         assert status_of(world, folder)["state"] == "stopped"
     assert not list(Path("/tmp").glob(f"sdw-{jobs[0][1]}-*"))
-
-
-def test_a_job_queues_again_when_its_time_ends_is_stopped_and_ends_as_if_uninterrupted(
-    slurm: Slurm, world: World
-) -> None:
-    """The signal that SLURM sends before a time limit comes in the middle of a distillation."""
-    steps, settings = 2 * LONG, ("study.concurrency=1", "study.trials=2")
-    sets = [word for each in settings for word in ("--set", each)]
-    spec = spec_of(world, "again", 2, steps)
-    folder, job = submitted(world, spec, *sets, "--nodes", 2)
-    checkpoint = folder.trial(0) / "checkpoint.safetensors"
-    wait_for(lambda: checkpoint.exists(), partial(said, folder))
-    slurm.ask("scancel", "--batch", "--signal=USR1", str(job))
-    wait_for(lambda: slurm.state(job) == "PENDING", partial(said, folder))
-    assert 0 < steps_done(checkpoint) < steps
-    assert status_of(world, folder)["state"] == "queued"
-    slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
-    wait_for(folder.driven, partial(said, folder))
-    status, _, err = world.run("stop", folder.name)
-    assert status == 0, err
-    assert slurm.state(job) == "COMPLETED"
-    assert status_of(world, folder)["state"] == "stopped"
-    status, _, err = world.run("slurm", folder.name, "--resume", "--time", "30")
-    assert status == 0, err
-    job = read_json(folder.path / NOTE)["job"]
-    wait_for(lambda: slurm.state(job) == "COMPLETED", partial(said, folder))
-    found = status_of(world, folder)
-    assert found["state"] == "finished", said(folder)
-    assert len(found["exports"]) == 1
-
-    status, out, err = world.run("launch", spec, "--name", "straight", *sets, "--json")
-    assert status == 0, err
-    wanted = json.loads(out)
-    straight = StudyFolder(world.path / "sdw-studies" / "straight")
-    for one, other in zip(found["trials"], wanted["trials"], strict=True):
-        for key in ("number", "outcome", "reason", "params", "values", "interval"):
-            assert one[key] == other[key]
-        rows = [each.trial(one["number"]) / "rows.safetensors" for each in (folder, straight)]
-        assert rows[0].read_bytes() == rows[1].read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        (["--partition", "debgu"], "There is no partition 'debgu': did you mean `debug`?"),
-        (["--nodes", "3"], "3 nodes of that are asked for, and of the 2 nodes of the default"),
-        (["--set", "study.resources.cpu=3"], "A trial needs 3 CPU and "),
-        (["--time", "2-00"], "A job in the default partition may take 24 hours at most"),
-        (
-            ["--set", "study.resources.gpu=1", "--gpus-per-node", "1"],
-            "(the largest: 2 CPU, 0 GPU, 8.39 GB) 0 hold one",
-        ),
-        (
-            ["--", "--constraint=fast"],
-            "SLURM refuses the job (Batch job submission failed: ",
-        ),
-    ],
-)
-def test_what_this_slurm_cannot_run_is_refused_and_leaves_nothing(
-    on_login_node: Sdw, world: World, given: list[str], sentence: str
-) -> None:
-    status, out, err = on_login_node("slurm", "quickstart", "--name", "refused", *given)
-    assert (status, out) == (2, "")
-    assert sentence in err
-    assert err.count("\n") == 1
-    assert not (world.path / "sdw-studies" / "refused").exists()

@@ -69,7 +69,7 @@ def test_without_sbatch_nothing_is_written(capsys, no_slurm, tmp_path) -> None:
         (("--set", "study.resources.gpu=0.5"), "A trial takes 0.5 GPU (`study.resources.gpu`)"),
         (("--gpus-per-node", "2"), "The job asks for 2 GPUs a node, and its trials take none"),
         (("--nodes", "0"), "'--nodes'"),
-        (("--resume",), "`--print` shows the script of a new study"),
+        (("--resume",), "`--print` is for a new study, and `--resume` goes on with one"),
         (("--name", "there"), "The study 'there' exists with this very spec"),
     ],
 )
