@@ -1,7 +1,6 @@
 """A cluster that asks for a token, with nodes on which no trial can run, whenever they join."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,25 +27,6 @@ def other_versions(world: World) -> dict[str, str]:
     clock = "import time\nnow = time.time\ntime.time = lambda: now() + 3600\n"
     (folder / "sitecustomize.py").write_text(clock)
     return SECURED | {"PYTHONPATH": str(folder)}
-
-
-TASKS = """if True:
-    import sys, time
-    from pathlib import Path
-    import ray
-    from study.admission import Admission
-    from study.driver import Seat
-    ray.init(sys.argv[1], log_to_driver=False)
-    seat = Seat(Path(sys.argv[2]), "", "")
-    with seat.taken():
-        admission = Admission(seat)
-        submit = admission.task(time.sleep, {"num_cpus": 1})
-        first = ray.get([submit(3) for _ in range(3)])
-        for refused in filter(None, first):
-            admission.refuse(refused)
-        print(len(first), len(admission.refused), ray.get([submit(0) for _ in range(3)]))
-"""
-"""Three tasks of a second on two nodes, of which one fails; then three more."""
 
 
 @pytest.mark.slow
@@ -128,6 +108,3 @@ def test_nodes_that_can_run_no_trial_are_refused_now_and_when_they_join_later(
     assert (status, out) == (2, "")
     assert "1 of the cluster's 3 nodes cannot run this: late at " in err
     assert not (world.path / "cells").exists()
-    python = (*sdw_with(**SECURED)[:-1], sys.executable, "-c", TASKS)
-    status, out, err = ended(hosts.start("head", hosts.address, world.path, program=python))
-    assert (status, out) == (0, "3 1 [None, None, None]\n"), err
