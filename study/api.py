@@ -277,7 +277,7 @@ class Study:
         trials = checked(trials, Count, "trials")
         with _checking(progress):
             self._require_writable()
-            self._require_room_for(trials, address)
+            self._require_room_for(trials, address, progress)
         total = self.folder.extend(trials)
         logger.info(f"{self.name} now has {total} trials")
         return self._run_unless_driven(address, progress)
@@ -301,7 +301,7 @@ class Study:
                 f"status {self.folder.called}`."
             )
         with _checking(progress):
-            self._require_room_for(failed, address)
+            self._require_room_for(failed, address, progress)
         with self.folder.edit_lock():
             retries = self.folder.book(to_write=True).retry_failed()
         for number, new in retries.items():
@@ -538,14 +538,15 @@ class Study:
         self.folder.spec()  # of a folder that is gone nothing is made
         check_writable(self.folder.path, "storage")
 
-    def _require_room_for(self, trials: int, address: str | None) -> None:
+    def _require_room_for(self, trials: int, address: str | None, progress: bool) -> None:
         """Refuse, before they are written, more trials that could not be run."""
         from study.preflight import require_runnable
         from study.runner import require_cluster
 
         require_runnable(self.folder, address, trials)
         if not self.folder.driven() and not self.folder.job():
-            require_cluster(address, self.spec.study.resources)
+            show = _shown(progress).print
+            require_cluster(address, self.spec.study.resources, self.folder.seat, show)
 
     def _run_unless_driven(self, address: str | None, progress: bool) -> "Study":
         """Run new trials, or leave them to the process that runs the study."""

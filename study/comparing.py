@@ -14,6 +14,7 @@ from sdw_core.console import Console
 from sdw_core.errors import SDWError, SourceChanged
 from sdw_core.identity import Inventory, Sources
 from search_spaces import Cell, ComparisonSpec
+from study.address import say_connected
 from study.admission import Admission
 from study.attempts import Attempts
 from study.capacity import Nodes, Places
@@ -90,6 +91,7 @@ def run_comparison(
                         nodes = Nodes(need, may_grow=address is not None, refused=refused)
                         nodes.require_room("comparison")
                         if admission:
+                            say_connected()
                             admission.ask(console.print, folder.stop_flag.exists)
                         write_spec(folder.path, spec)
                         places = Places(nodes, need, "auto", heartbeat.tell)

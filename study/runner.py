@@ -8,24 +8,32 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+)
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from sdw_core.console import Table
 from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from search_spaces.spec import Resources
-from study.address import require_reachable, settled, unconnected
+from study.address import let_in, say_connected, settled, unconnected
 from study.admission import Admission
 from study.book import TrialBook
 from study.capacity import Nodes, Places
 from study.curves import HParams
 from study.display import Display
+from study.driver import Seat
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
 from study.losses import ClusterLost, ClusterWatch, node_leaves, require_stays
@@ -149,6 +157,7 @@ def drive(
                 nodes = Nodes(need, may_grow=address is not None, refused=refused)
                 nodes.require_room("study")
                 if admission:
+                    say_connected()
                     admission.ask(display.show, folder.stop_flag.exists)
                 heartbeat.tell(ray_dashboard=connection.dashboard or None, begun=time())
                 held.enter_context(_time_budget(folder, book.spec))
@@ -264,12 +273,21 @@ def _connection(
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher limits them
     path = module_path()
-    if address:
-        address = settled(address)
-        require_reachable(address)
-    else:
+    if address is None:
         keep_ray_token()
         make_room_for_sockets()
+        access: AbstractContextManager[None] = nullcontext()
+    else:
+        address = settled(address)
+        access = let_in(address)
+    with access, _initialized(address, path, way_on, leave) as connection:
+        yield connection
+
+
+@contextmanager
+def _initialized(
+    address: str | None, path: str, way_on: str, leave: Callable[[], None]
+) -> Iterator[Connection]:
     import ray
 
     if ray.is_initialized():
@@ -319,24 +337,29 @@ def _silent_ray() -> Iterator[None]:
         worker._worker_logs_enabled = True
 
 
-def require_cluster(address: str | None, need: Resources) -> None:
+def require_cluster(
+    address: str | None, need: Resources, seat: Seat, show: Callable[[Table], object]
+) -> None:
     """Refuse the address of a cluster that could run no trial, and a process that has a Ray.
 
     Args:
         address: as for `drive`.
         need: of a trial.
+        seat: of the study's driver, which is free.
+        show: see `Admission.ask`.
 
     Raises:
-        InputError: the cluster cannot be reached or holds no trial, or this process is connected
-            to a Ray already.
+        InputError: the cluster cannot be reached or holds no trial, a node of it cannot run one, or
+            this process is connected to a Ray already.
     """
     import ray
 
     if _CONNECTION.locked() or ray.is_initialized():
         raise _connected_already()
     if address:
-        with ray_session(address, "begin again"):
+        with ray_session(address, "begin again"), seat.taken():
             Nodes(need, may_grow=True).require_room("study")
+            Admission(seat).ask(show, lambda: False)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import study
+from study.folder import StudyFolder
 from tests.integration.hosts import Hosts
 from tests.integration.processes import LONG, SDW, SPEC, World, ended, wait_until
 
@@ -45,7 +46,6 @@ def test_nodes_that_can_run_no_trial_are_refused_now_and_when_they_join_later(
     for given, said in {
         sdw_with(): "asks for a token, and there is none here; ",
         sdw_with(RAY_AUTH_TOKEN="b" * 40): "does not take the token of RAY_AUTH_TOKEN; ",
-        sdw_with(RAY_AUTH_MODE="disabled", **TOKEN): "RAY_AUTH_MODE is 'disabled' here; unset it",
     }.items():
         status, out, err = ended(hosts.start("head", *at, program=given))
         assert (status, out, len(err.splitlines())) == (2, "", 1)
@@ -98,6 +98,11 @@ def test_nodes_that_can_run_no_trial_are_refused_now_and_when_they_join_later(
     assert {trial["outcome"] for trial in json.loads(out)["trials"]} == {"WAITING"}
     assert f"connected to the Ray cluster at {hosts.address}" in said
     assert "Traceback" not in err
+
+    more = ("extend", "one", "--trials", 1, "--storage", storage, "--address", hosts.address)
+    status, _, err = ended(hosts.start("head", *more, program=sdw_with(**TOKEN)))
+    assert (status, "1 of the cluster's 3 nodes cannot run this: late at " in err) == (2, True), err
+    assert StudyFolder(storage / "one").spec().study.trials == 2
 
     compared = world.path / "compared.yaml"
     compared.write_text(SPEC)
