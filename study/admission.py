@@ -125,27 +125,6 @@ class Admission:
             question=self._question,
         )
 
-    def task(self, work: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-        """Submits `work` to Ray, to be done on a node that passes: gives a reference to the answer.
-
-        Where the node is refused, the answer is a dict for `refuse`.
-
-        Args:
-            work: what is done.
-            options: of the Ray task.
-        """
-        import ray
-        from ray import cloudpickle
-
-        remote = ray.remote(**options)(node.task)
-
-        def submit(*arguments: Any) -> Any:
-            chosen = remote.options(label_selector=self.selector() or None)
-            bound = cloudpickle.dumps(partial(work, *arguments))
-            return chosen.remote(bound, self._passed, self._question)
-
-        return submit
-
 
 def placed_by(resources: Resources) -> Callable[[dict[str, Any]], Any]:
     """Of a trial's configuration, what Tune asks Ray for: a place on a node that was not refused.

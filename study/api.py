@@ -643,18 +643,15 @@ class Comparison:
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
         with _checking(progress):
-            from study.comparison import (
-                ComparisonFolder,
-                check_comparison,
-                run_comparison,
-                write_spec,
-            )
+            from study.comparison import ComparisonFolder, check_comparison, write_spec
             from study.figures import draw
 
             given = {"comparison.name": name} if name is not None else {}
             loaded = load_comparison(spec, settings_of(overrides) | given)
             inventory, datasets = check_comparison(loaded)
             warned(datasets.values())
+        from study.comparing import run_comparison  # imports Ray: bad input is told before
+
         console = _shown(progress)
         with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)

@@ -172,16 +172,3 @@ def trial(
         tune.report({**nothing, "document": json.dumps({"refused": refused})})
         return
     cloudpickle.loads(work)(config)
-
-
-def task(work: bytes, asked: Sequence[str], question: Mapping[str, Any]) -> Any:
-    """What Ray runs on a node: some work; or what `refusal` says of the node, as a dict.
-
-    Args:
-        work: a pickled function without arguments.
-        asked: see `refusal`.
-        question: see `refusal`.
-    """
-    from ray import cloudpickle
-
-    return refusal(asked, question) or cloudpickle.loads(work)()
