@@ -277,7 +277,7 @@ class Study:
         trials = checked(trials, Count, "trials")
         with _checking(progress):
             self._require_writable()
-            self._require_room_for(trials, address)
+            self._require_room_for(trials, address, progress)
         total = self.folder.extend(trials)
         logger.info(f"{self.name} now has {total} trials")
         return self._run_unless_driven(address, progress)
@@ -301,7 +301,7 @@ class Study:
                 f"status {self.folder.called}`."
             )
         with _checking(progress):
-            self._require_room_for(failed, address)
+            self._require_room_for(failed, address, progress)
         with self.folder.edit_lock():
             retries = self.folder.book(to_write=True).retry_failed()
         for number, new in retries.items():
@@ -545,14 +545,15 @@ class Study:
         self.folder.spec()  # of a folder that is gone nothing is made
         check_writable(self.folder.path, "storage")
 
-    def _require_room_for(self, trials: int, address: str | None) -> None:
+    def _require_room_for(self, trials: int, address: str | None, progress: bool) -> None:
         """Refuse, before they are written, more trials that could not be run."""
         from study.preflight import require_runnable
         from study.runner import require_cluster
 
         require_runnable(self.folder, address, trials)
         if not self.folder.driven() and not self.folder.job():
-            require_cluster(address, self.spec.study.resources)
+            show = _shown(progress).print
+            require_cluster(address, self.spec.study.resources, self.folder.seat, show)
 
     def _run_unless_driven(self, address: str | None, progress: bool) -> "Study":
         """Run new trials, or leave them to the process that runs the study."""
@@ -660,18 +661,15 @@ class Comparison:
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
         with _checking(progress):
-            from study.comparison import (
-                ComparisonFolder,
-                check_comparison,
-                run_comparison,
-                write_spec,
-            )
+            from study.comparison import ComparisonFolder, check_comparison, write_spec
             from study.figures import draw
 
             given = {"comparison.name": name} if name is not None else {}
             loaded = load_comparison(spec, settings_of(overrides) | given)
             inventory, datasets = check_comparison(loaded)
             warned(datasets.values())
+        from study.comparing import run_comparison  # imports Ray: bad input is told before
+
         console = _shown(progress)
         with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)

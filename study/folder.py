@@ -240,6 +240,11 @@ class StudyFolder:
         """Running trials end when this file appears."""
         return self.path / "stop"
 
+    @property
+    def leaving_note(self) -> Path:
+        """Where the driver says which nodes of a cluster are about to leave."""
+        return self.path / "leaving.json"
+
     def trial(self, number: int) -> Path:
         """The folder of a trial."""
         return self.trials / str(number)
