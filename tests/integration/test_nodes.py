@@ -9,6 +9,8 @@ import pytest
 
 from tests.integration.processes import World, by_number, created
 
+pytestmark = pytest.mark.slow
+
 CLUSTER = """if True:
     import sys
     from ray.cluster_utils import Cluster
