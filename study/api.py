@@ -40,6 +40,7 @@ from search_spaces import (
 )
 from search_spaces.spec import settings_of
 from study.console import log, quiet
+from study.job import Allocation
 from study.signals import going_on_with
 
 if TYPE_CHECKING:
@@ -129,6 +130,48 @@ class Study:
         with StudyFolder.launched(loaded, storage, inventory) as folder:
             return cls(folder)._run(address, progress)
 
+    @classmethod
+    def slurm(
+        cls,
+        spec: Source,
+        asked: Allocation = Allocation(),  # noqa: B008, it is frozen
+        name: str | None = None,
+        storage: Path | str | None = None,
+        trials: int | None = None,
+        overrides: Overrides = (),
+        submit: bool = True,
+        progress: bool = False,
+    ) -> "tuple[Study, str]":
+        """Run a new study as a job of SLURM, with a Ray of its own on the job's nodes.
+
+        Args:
+            spec: this and the others are those of `launch`.
+            asked: what the job asks for.
+            name: of the study.
+            storage: where the study will be, on a file system that the nodes see.
+            trials: how many.
+            overrides: single settings.
+            submit: else nothing is written, and the study is not there.
+            progress: as for `launch`.
+
+        Returns:
+            The study, which is queued, and the job's script.
+
+        Raises:
+            InputError: there is no SLURM, the study could not run, nodes cannot hold a trial, or
+                SLURM refuses; nothing is written then.
+        """
+        with _checking(progress):
+            from study.slurm import launch, prepared
+
+            loaded, storage = read_study(spec, overrides, name, trials), storage_folder(storage)
+            folder, text, datasets = prepared(loaded, storage, asked, submit)
+            warned(datasets.values())
+        if submit:
+            number = launch(loaded, storage, text, datasets)
+            logger.info(f"{folder.name} waits for its turn as job {number}")
+        return cls(folder), text
+
     @staticmethod
     def validate(
         spec: Source,
@@ -202,6 +245,23 @@ class Study:
             require_runnable(self.folder, address)
         return self._run(address, progress)
 
+    def resume_on_slurm(self, asked: Allocation = Allocation()) -> None:  # noqa: B008
+        """Go on with a study as a job of SLURM, by the script in its folder if there is one.
+
+        Args:
+            asked: the job; what it says counts more than the script.
+
+        Raises:
+            Driven: a process or another job runs the study.
+            InputError: there is no SLURM, nothing is left to run, the study could not go on, or
+                SLURM refuses.
+        """
+        from study.slurm import resume
+
+        self._require_writable()
+        number = resume(self.folder, asked)
+        logger.info(f"{self.name} waits for its turn as job {number}")
+
     def extend(self, trials: int, address: str | None = None, progress: bool = False) -> "Study":
         """Give the study more trials: taken up by the process that runs it, or else run here.
 
@@ -217,7 +277,7 @@ class Study:
         trials = checked(trials, Count, "trials")
         with _checking(progress):
             self._require_writable()
-            self._require_room_for(trials, address)
+            self._require_room_for(trials, address, progress)
         total = self.folder.extend(trials)
         logger.info(f"{self.name} now has {total} trials")
         return self._run_unless_driven(address, progress)
@@ -241,7 +301,7 @@ class Study:
                 f"status {self.folder.called}`."
             )
         with _checking(progress):
-            self._require_room_for(failed, address)
+            self._require_room_for(failed, address, progress)
         with self.folder.edit_lock():
             retries = self.folder.book(to_write=True).retry_failed()
         for number, new in retries.items():
@@ -249,17 +309,21 @@ class Study:
         return self._run_unless_driven(address, progress)
 
     def stop(self) -> None:
-        """Ask the process that runs the study to stop, and wait until it has.
+        """Ask the process that runs the study to stop, and wait until it and its job have ended.
 
         Raises:
-            InputError: no process runs the study.
+            InputError: no process runs the study, and no job waits to do so.
         """
         self._require_writable()
         self.folder.ask_to_stop()
         with going_on_with(f"the study stops all the same; see `sdw status {self.folder.called}`"):
             while self.folder.driven():
                 sleep(0.5)
-        logger.info(f"stopped; go on with `sdw resume {self.folder.called}`")
+            while job := self.folder.job():
+                if job.state == "PENDING":  # its time was over at this very moment
+                    job.cancel()
+                sleep(0.5)
+        logger.info(f"stopped; go on with `{self.folder.go_on}`")
 
     def rebuild(self) -> dict[str, Any]:
         """Make the study's database anew from its trials' folders; what there was is kept.
@@ -311,7 +375,7 @@ class Study:
         book = self.folder.book()
         while True:
             yield (snapshot := Snapshot.of(self.folder, book))
-            if snapshot.state != "running":
+            if not snapshot.goes_on:
                 return
             sleep(every)
 
@@ -474,14 +538,15 @@ class Study:
         self.folder.spec()  # of a folder that is gone nothing is made
         check_writable(self.folder.path, "storage")
 
-    def _require_room_for(self, trials: int, address: str | None) -> None:
+    def _require_room_for(self, trials: int, address: str | None, progress: bool) -> None:
         """Refuse, before they are written, more trials that could not be run."""
         from study.preflight import require_runnable
         from study.runner import require_cluster
 
         require_runnable(self.folder, address, trials)
-        if not self.folder.driven():
-            require_cluster(address, self.spec.study.resources)
+        if not self.folder.driven() and not self.folder.job():
+            show = _shown(progress).print
+            require_cluster(address, self.spec.study.resources, self.folder.seat, show)
 
     def _run_unless_driven(self, address: str | None, progress: bool) -> "Study":
         """Run new trials, or leave them to the process that runs the study."""
@@ -489,6 +554,9 @@ class Study:
 
         with suppress(Driven):
             return self._run(address, progress)
+        if job := self.folder.job():
+            logger.info(f"job {job.id} takes them up")
+            return self
         does = "takes them up"
         if self.folder.stop_flag.exists():
             does = f"is stopping; go on with `sdw resume {self.folder.called}`"
@@ -502,7 +570,7 @@ class Study:
         from study.runner import drive
         from study.trackers import tracked
 
-        folder, way_on = self.folder, f"go on with `sdw resume {self.folder.called}`"
+        folder, way_on = self.folder, f"go on with `{self.folder.go_on}`"
         with going_on_with(way_on), tracked(folder):
             given_up = drive(folder, address, Display(folder, _shown(progress)))
             book = folder.book()
@@ -575,18 +643,15 @@ class Comparison:
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
         with _checking(progress):
-            from study.comparison import (
-                ComparisonFolder,
-                check_comparison,
-                run_comparison,
-                write_spec,
-            )
+            from study.comparison import ComparisonFolder, check_comparison, write_spec
             from study.figures import draw
 
             given = {"comparison.name": name} if name is not None else {}
             loaded = load_comparison(spec, settings_of(overrides) | given)
             inventory, datasets = check_comparison(loaded)
             warned(datasets.values())
+        from study.comparing import run_comparison  # imports Ray: bad input is told before
+
         console = _shown(progress)
         with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)

@@ -20,6 +20,7 @@ from sdw_core.console import A_LINE, Console, Table, line
 from sdw_core.errors import SDWError
 from sdw_core.labels import named
 from study.book import TrialBook
+from study.driver import process
 from study.folder import StudyFolder
 from study.outcomes import FINAL
 from study.signals import Ended
@@ -164,10 +165,10 @@ def _lines(folder: StudyFolder, book: TrialBook, console: Console) -> bool:
     said = -A_LINE
     while True:
         now = Snapshot.of(folder, book)
-        running = now.state == "running"
+        running = now.goes_on
         if not running or monotonic() - said >= A_LINE:
             said = monotonic()
-            console.print(f"{folder.name}: {now.state}, {summary(now)}")
+            console.print(f"{folder.name}: {now.state}{by_whom(now)}, {summary(now)}")
         if not running:
             return True
         sleep(REFRESH)
@@ -178,7 +179,7 @@ def _live(folder: StudyFolder, book: TrialBook, console: Console) -> bool:
     with _keys() as key, Live(console=console, auto_refresh=False) as live:
         while True:
             now = Snapshot.of(folder, book)
-            running = now.state == "running"
+            running = now.goes_on
             hint = "stop the study? y or n" if asked else "q leaves, s stops the study"
             live.update(Group(view(now), *[line((hint, "dim"))] * running), refresh=True)
             if not running:
@@ -240,13 +241,26 @@ def _state(snapshot: Snapshot) -> str:
     """`running on node-a (process 7)  2 trials: distill 1, evaluate 1; node-a 2`."""
     said = snapshot.state
     if "host" in snapshot.driver:
-        said += f" on {snapshot.driver['host']} (process {snapshot.driver.get('pid')})"
+        job = f", job {snapshot.job.id}" if snapshot.job else ""
+        said += f" on {snapshot.driver['host']} (process {snapshot.driver.get('pid')}{job})"
+    elif snapshot.job:
+        said += f": {snapshot.job}"
     if snapshot.under_way:
         counts = [", ".join(f"{name} {n}" for name, n in snapshot.stages.items())]
         if snapshot.on_several_nodes:
             counts.append(", ".join(f"{name} {n}" for name, n in snapshot.nodes.items()))
         said += f"  {len(snapshot.under_way)} under way: {'; '.join(counts)}"
     return said
+
+
+def by_whom(snapshot: Snapshot) -> str:
+    """Who runs a study, or will: ` (process 7 on node-a, job 12)`; nothing where nobody does."""
+    if not snapshot.goes_on:
+        return ""
+    if snapshot.state == "queued":
+        return f" ({snapshot.job})"
+    job = f", job {snapshot.job.id}" if snapshot.job else ""
+    return f" ({process(snapshot.driver)}{job})"
 
 
 def summary(snapshot: Snapshot) -> str:

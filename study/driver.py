@@ -111,8 +111,9 @@ class Seat:
     def driver(self) -> dict[str, Any]:
         """What a driver wrote of itself; nothing once it left.
 
-        `host` and `pid`; of a study also `ray_dashboard`, `begun` (when its Ray ran, epoch seconds)
-        `trials_at_a_time` (on the nodes that are there), and `waiting` (see `snapshot.Waiting`).
+        `host` and `pid`; `job`, where it is part of one of SLURM; of a study also `ray_dashboard`,
+        `begun` (when its Ray ran, epoch seconds), `trials_at_a_time` (on the nodes that are there),
+        and `waiting` (see `snapshot.Waiting`).
         """
         return read_whole(self.note) or {}
 
@@ -138,6 +139,8 @@ class Heartbeat:
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
         self._own: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+        if job := os.environ.get("SLURM_JOB_ID"):
+            self._own["job"] = int(job)
         self._other: dict[str, Any] | None = None
         self._heard = time()
 

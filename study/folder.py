@@ -3,6 +3,8 @@
 study.yaml         the resolved spec
 sources.json       what its datasets and checkpoints held at the launch, and the method's versions
 study.db           Optuna's storage; or study.journal; neither if `study.database` is a URL
+slurm.sh           the script of its job, and slurm.json the job's number, if SLURM runs it
+slurm-ID.log       what that job said; slurm-ID-ray.log: what its Ray said
 driver.lock        held by the process that drives the study
 driver.json        that process: host, pid, Ray dashboard; touched while it lives
 edit.lock          held for a moment by who changes what the driver does
@@ -45,7 +47,8 @@ from search_spaces import StudySpec, parse_spec
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.book import TrialBook, recorded_trials
-from study.driver import Heartbeat, Seat
+from study.driver import Driven, Heartbeat, Seat
+from study.job import NOTE, SCRIPT, Job, job_of
 from study.outcomes import read_record, read_result
 from study.storage import (
     begun_on_server,
@@ -58,7 +61,7 @@ from study.storage import (
 
 UNBEGUN = (
     *("study.yaml", "sources.json", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
-    *("stop", "driver.json", "driver.lock", "edit.lock"),
+    *("stop", "driver.json", "driver.lock", "edit.lock", SCRIPT, NOTE),
 )
 """The files of a study before its first trial begins: what an undone launch removes."""
 
@@ -231,6 +234,11 @@ class StudyFolder:
         """Running trials end when this file appears."""
         return self.path / "stop"
 
+    @property
+    def leaving_note(self) -> Path:
+        """Where the driver says which nodes of a cluster are about to leave."""
+        return self.path / "leaving.json"
+
     def trial(self, number: int) -> Path:
         """The folder of a trial."""
         return self.trials / str(number)
@@ -309,17 +317,19 @@ class StudyFolder:
         return total
 
     def ask_to_stop(self) -> None:
-        """Ask the process that runs the study to stop in order.
+        """Ask the process that runs the study to stop in order; a job that waits is cancelled.
 
         Raises:
-            InputError: no process runs the study.
+            InputError: no process runs the study, and no job waits to do so.
         """
         with self.edit_lock():
-            if not self.driven():
-                raise InputError(
-                    f"The study {self.name!r} is not running; there is nothing to stop."
-                )
-            self.stop_flag.touch()
+            if self.driven():
+                self.stop_flag.touch()
+                return
+        job = self.job()
+        if job is None:
+            raise InputError(f"The study {self.name!r} is not running; there is nothing to stop.")
+        job.cancel()
 
     def edit_lock(self) -> FileLock:
         """The lock for whoever asks something of a driver, and for a driver that comes or leaves.
@@ -474,9 +484,24 @@ class StudyFolder:
         """Be the study's one driver.
 
         Raises:
-            Driven: another driver lives; the message says where.
+            Driven: another driver lives, or a job waits to be it; the message says where.
         """
+        if job := self.job():
+            raise Driven(
+                f"The study {self.name!r} is left to SLURM, whose {job}; watch it with `sdw status "
+                f"{self.called}`, or cancel the job with `sdw stop {self.called}`."
+            )
         return self.seat.taken()
+
+    def job(self) -> Job | None:
+        """The job in the queue of SLURM that is to run the study; none once its driver runs."""
+        return None if self.driven() else job_of(self.path)
+
+    @property
+    def go_on(self) -> str:
+        """The command that goes on with the study once nothing runs it."""
+        command = "sdw slurm {} --resume" if (self.path / SCRIPT).exists() else "sdw resume {}"
+        return command.format(self.called)
 
     def driven(self) -> bool:
         """Whether a driver is alive, on whatever host."""

@@ -67,7 +67,9 @@ def require_launchable(
     return datasets, need
 
 
-def require_runnable(folder: StudyFolder, address: str | None, more: int = 0) -> None:
+def require_runnable(
+    folder: StudyFolder, address: str | None, more: int = 0
+) -> dict[str, OfflineDataset]:
     """Refuse a study that could not go on, or not with more trials; nothing is written.
 
     Args:
@@ -75,19 +77,24 @@ def require_runnable(folder: StudyFolder, address: str | None, more: int = 0) ->
         address: as for `require_launchable`.
         more: how many trials are to be added.
 
+    Returns:
+        The datasets that its search can reach, as `check_study` does; none if nothing is left.
+
     Raises:
         InputError: its settings do not fit, or there is no room for what is left of it.
         SourceChanged: its data, checkpoints or method are not what they were.
     """
     todo = folder.book(to_write=True).remaining() + more
     if not todo:
-        return
+        return {}
     spec = folder.spec()
     datasets = check_study(spec)
     folder.require_same_sources(Inventory.of(spec.reaching(), datasets))
     if not folder.driven():
         need = estimate(spec, datasets, todo)
-        require_room(spec, need, folder.path, on_this_machine=address is None)
+        here = address is None and not folder.job()
+        require_room(spec, need, folder.path, on_this_machine=here)
+    return datasets
 
 
 def check_study(spec: StudySpec) -> dict[str, OfflineDataset]:

@@ -21,6 +21,7 @@ from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow, settled_among
 from study.early_stopping import saved
 from study.folder import StudyFolder
+from study.job import Job
 from study.outcomes import COMPLETE, FAILED, PRUNED, without_numbers
 
 if TYPE_CHECKING:
@@ -137,8 +138,10 @@ class Snapshot:
         folder: where the study lies.
         spec: the study, with the number of trials that it has now.
         at: when this was read, epoch seconds.
-        state: `running`, `stopped` (trials remain) or `finished`.
+        state: `running`, `queued` (a job of SLURM will run it), `stopped` (trials remain) or
+            `finished`.
         stopping: whether a running study was asked to stop.
+        job: of a queued study, or of a running one whose driver is part of a job.
         driver: of a running study, what its driver says of itself: `host`, `pid`, `begun` (epoch
             seconds), `trials_at_a_time`; empty where it says nothing.
         trials: every trial, by number; one whose process is gone waits.
@@ -154,6 +157,7 @@ class Snapshot:
     at: float
     state: str
     stopping: bool
+    job: Job | None
     driver: dict[str, Any]
     trials: list[TrialRow]
     under_way: list[Running]
@@ -182,6 +186,9 @@ class Snapshot:
             spared, warnings = saved(book), book.warnings()
         remaining = spec.study.trials > len(settled_among(rows))
         driver = folder.driver() if driven else {}
+        job = Job(driver["job"], "RUNNING") if "job" in driver else None
+        if remaining and not driven:
+            job = folder.job()
         asked = [row for row in rows if row.outcome == "RUNNING"]
         waiting = Waiting.among(asked, driver)
         waits = waiting.trials if waiting else []
@@ -194,8 +201,9 @@ class Snapshot:
             folder=folder,
             spec=spec,
             at=time(),
-            state="running" if driven else "stopped" if remaining else "finished",
+            state=_state(driven, job, remaining),
             stopping=driven and folder.stop_flag.exists(),
+            job=job,
             driver=driver,
             trials=rows,
             under_way=under_way,
@@ -204,6 +212,11 @@ class Snapshot:
             early_stopping=spared,
             warnings=warnings,
         )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a process runs the study, or a job will."""
+        return self.state in ("running", "queued")
 
     # How far it is
 
@@ -365,14 +378,14 @@ class Snapshot:
 
     @property
     def _its_turn(self) -> str:
-        return "" if self.state == "running" else f", which `sdw resume {self.folder.called}` gives"
+        return "" if self.goes_on else f", which `{self.folder.go_on}` gives"
 
     @property
     def next_commands(self) -> list[tuple[str, str]]:
         """What one may do now, and the command that does it, the likeliest first."""
         called, exports = self.folder.called, self.exports
         look = ("look at trials", f"sdw dashboard {called}")
-        if self.state == "running":
+        if self.goes_on:
             return [
                 ("watch it", f"sdw watch {called}"),
                 look,
@@ -380,7 +393,7 @@ class Snapshot:
             ]
         again = [("try failed again", f"sdw retry-failed {called}")] * bool(self.failures)
         if self.state == "stopped":
-            return [("go on", f"sdw resume {called}"), look, *again]
+            return [("go on", self.folder.go_on), look, *again]
         if not exports:
             export = [("export the best", f"sdw export {called}")] * bool(self.best)
             return [*export, look, *again]
@@ -417,6 +430,7 @@ class Snapshot:
             "study": self.folder.name,
             "state": self.state,
             "driver": driver if self.state == "running" else None,
+            "job": asdict(self.job) if self.job else None,
             "trials": [asdict(trial) for trial in self.trials],
             "best": self.best,
             "early_stopping": self.early_stopping,
@@ -434,6 +448,10 @@ class Snapshot:
             "exports": [str(path) for path in self.exports],
             "report": str(self.report) if self.report else None,
         }
+
+
+def _state(driven: bool, job: Job | None, remaining: bool) -> str:
+    return "running" if driven else "queued" if job else "stopped" if remaining else "finished"
 
 
 def _running(folder: StudyFolder, row: TrialRow) -> Running:

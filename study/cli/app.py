@@ -23,6 +23,7 @@ from study.cli.compare import compare
 from study.cli.data import data_app
 from study.cli.help import App
 from study.cli.rows import distill, evaluate, render, train
+from study.cli.slurm import slurm
 from study.cli.specs import specs
 from study.cli.studies import (
     dashboard,
@@ -45,6 +46,7 @@ COMMANDS = {
     "Studies": (launch, resume, extend, retry_failed, stop, validate),
     "What a study found": (status, watch, report, dashboard, export),
     "Synthetic rows": (distill, train, evaluate, render),
+    "Clusters": (slurm,),
     "Comparisons": (compare,),
 }
 """What `sdw --help` lists, in its groups."""

@@ -25,6 +25,7 @@ from study.cli.common import (
 )
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
+from study.job import log_of
 
 if TYPE_CHECKING:
     from study.snapshot import Snapshot
@@ -230,7 +231,7 @@ def status(
         sdw status mine
         sdw status mine --json
     """
-    from study.display import summary
+    from study.display import by_whom, summary
 
     found = Study.open(study, storage)
     rebuilt = {"rebuilt": found.rebuild()} if rebuild else {}
@@ -238,9 +239,7 @@ def status(
     if as_json:
         print_json(snapshot.to_json() | rebuilt)
         return
-    driver = snapshot.driver
-    where = f" (process {driver.get('pid')} on {driver.get('host')})" if driver else ""
-    out.print(f"{found.name}: {snapshot.state}{where}, {summary(snapshot)}")
+    out.print(f"{found.name}: {snapshot.state}{by_whom(snapshot)}, {summary(snapshot)}")
     _print_study(snapshot)
 
 
@@ -349,7 +348,7 @@ def _run(work: Callable[[], Study], as_json: bool) -> None:
     snapshot = study.snapshot()
     if as_json:
         print_json(snapshot.to_json())
-    elif snapshot.state != "running":  # else by another process, whose trials these are
+    elif not snapshot.goes_on:  # else by another process or a job, whose trials these are
         _print_study(snapshot)
     if failed:
         raise failed
@@ -406,4 +405,6 @@ def _made(snapshot: "Snapshot") -> list[tuple[str, Path]]:
     folder, exports = snapshot.folder, snapshot.exports
     rows = exports[0] if len(exports) == 1 else folder.exports
     films = [("film", export / FILM) for export in exports]
-    return [("rows", rows), ("report", folder.report), *films]
+    said = log_of(folder.path)
+    logs = [("log of its job", said)] if said else []
+    return [("rows", rows), ("report", folder.report), *films, *logs]

@@ -13,6 +13,7 @@ from time import sleep
 from typing import Any
 
 import psutil
+from safetensors import safe_open
 
 from search_spaces import load_spec
 from study.folder import StudyFolder
@@ -136,8 +137,15 @@ is only asked to stop looks for that once a second, and needs a trial without an
 KEYS = {
     *("study", "state", "driver", "trials", "best", "early_stopping", "warnings", "stopping"),
     *("asked", "settled", "running", "failures", "trials_per_hour", "seconds_left", "exports"),
+    "job",
     *("waiting", "report"),
 }
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Outer steps of a distillation that its checkpoint holds."""
+    with safe_open(checkpoint, framework="pt") as file:
+        return int(file.metadata()["step"])
 
 
 def by_number(document: dict[str, Any]) -> dict[int, dict[str, Any]]:

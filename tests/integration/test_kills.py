@@ -10,7 +10,6 @@ from time import sleep
 
 import psutil
 import pytest
-from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sdw_core.cache import StageCache
@@ -19,7 +18,7 @@ from sdw_core.progress import points_between
 from study.curves import read_curves
 from study.folder import StudyFolder
 from study.outcomes import config_hash
-from tests.integration.processes import LONG, World, ended, tiny_study, wait_until
+from tests.integration.processes import LONG, World, ended, steps_done, tiny_study, wait_until
 
 KILLS = 5
 """A study; four studies make 20."""
@@ -133,11 +132,6 @@ def test_a_study_killed_in_a_distillation_ends_as_if_it_had_not_been(world: Worl
         }
         assert one["return/rung"].steps
         check_event_files(killed.trial(number))
-
-
-def steps_done(checkpoint: Path) -> int:
-    with safe_open(checkpoint, framework="pt") as file:
-        return int(file.metadata()["step"])
 
 
 def check_event_files(trial: Path) -> None:

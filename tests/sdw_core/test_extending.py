@@ -14,6 +14,7 @@ from sdw_core.artifact import read_artifact
 from sdw_core.config import DensityConfig, PipelineConfig, WeightingConfig
 from sdw_core.dataset import load
 from sdw_core.density import fit_density
+from sdw_core.distill.task import Task
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import sha256_of_file, sha256_of_json
 from sdw_core.identity import Inventory, Sources, code_of
@@ -145,15 +146,10 @@ class Flat(Linear):
     def actions(self, states):
         assert states.ndim == 2, states.shape
         return super().actions(states)
-class Wide(Linear):
+class Lacunar(Linear):
     def actions(self, states):
         found = super().actions(states)
-        return self.beside(found) if len(states) == 32 else found  # those of a batch
-    def beside(self, found): return found.repeat(1, 2)
-class Narrow(Wide):
-    def beside(self, found): return found[:, :1]
-class Lacunar(Wide):
-    def beside(self, found): return found / 0
+        return found / 0 if len(states) == 32 else found  # those of a batch
 class Arrays(Linear):
     def actions(self, states): return super().actions(states).numpy()
 def arrays(expert_actions): return expert_actions.numpy(), expert_actions[:, 0].numpy() ** 2
@@ -246,20 +242,14 @@ number = 3
             {"expert": {"method": "my_parts:Text"}},
             "The expert `my_parts:Text` must give actions of shape [",
         ),
-        *(
-            (
-                {
-                    "expert": {"method": f"my_parts:{name}"},
-                    "distill": {"objective": "pbc", "state_noise": 0.1},
-                },
-                f"The expert `my_parts:{name}` must give actions beside the dataset's states too "
-                f"(`pipeline.distill.state_noise`), of shape [32, 3], all finite, and gives {has}"
-            )
-            for name, has in (
-                ("Wide", "[32, 6], 192 of them finite"),
-                ("Narrow", "[32, 1], 32 of them finite"),
-                ("Lacunar", "[32, 3], 0 of them finite"),
-            )
+        (
+            {
+                "expert": {"method": "my_parts:Lacunar"},
+                "distill": {"objective": "pbc", "state_noise": 0.1},
+            },
+            "The expert `my_parts:Lacunar` must give actions beside the dataset's states too "
+            "(`pipeline.distill.state_noise`), of shape [32, 3], all finite, and gives [32, 3], 0 "
+            "of them finite; correct it.",
         ),
         (
             {"expert": {"method": "my_parts:Stateless"}},
@@ -346,6 +336,21 @@ def test_a_part_may_work_in_place(folder: Path) -> None:
     careless = rows("my_careless:rare", "my_careless:near", "my_careless:Careless")
     assert torch.equal(careful, careless)
     assert np.array_equal(data.actions, kept)
+
+
+@pytest.mark.parametrize("width", [1, 6])
+def test_actions_of_another_shape_beside_the_data_are_refused(width: int) -> None:
+    """Of one number they would be taken for each of three."""
+    states, actions = torch.zeros(50, 11), torch.zeros(50, 3)
+
+    def targets_at(states: torch.Tensor) -> torch.Tensor:
+        return states[..., :width]
+
+    task = Task(states, actions, actions, torch.ones(50), targets_at=targets_at)
+    pipeline = Pipeline(tiny(distill={"objective": "pbc", "state_noise": 0.1}))
+    with pytest.raises(InputError, match=rf"shape \[32, 3\], .* and gives \[32, {width}\]"):
+        pipeline._require_targets_beside(task)
+    Pipeline(tiny(distill={"state_noise": 0}))._require_targets_beside(task)
 
 
 def test_an_expert_is_asked_about_states_in_a_list_wherever_it_is_asked(folder: Path) -> None:
