@@ -392,10 +392,16 @@ class Study:
         return self.snapshot().frame()
 
     def best(self, top: int = 1) -> "list[TrialRow]":
-        """The best COMPLETE trials, best first; of a study of two objectives, the Pareto front."""
+        """The best COMPLETE trials, best first; of a study of two objectives, the Pareto front.
+
+        Those that have raced on fresh seeds come first, in the order that they came in.
+        """
+        from study.race import raced, ranked
+
         book = self.folder.book()
+        numbers = ranked(book, raced(self.folder, book), checked(top, Count, "top"))
         rows = book.rows()
-        return [rows[number] for number in book.best(checked(top, Count, "top"))]
+        return [rows[number] for number in numbers]
 
     @property
     def exports(self) -> list[Path]:
@@ -430,7 +436,7 @@ class Study:
             InputError: the trial has no result, or its dataset changed.
         """
         from sdw_core.dataset import load_dataset
-        from study.export import cache_of, confirm, found_by
+        from study.confirm import cache_of, confirm, found_by
 
         if number is None:
             best = self.best()
@@ -469,7 +475,8 @@ class Study:
             InputError: there is nothing to export, or a folder cannot be written or exists.
         """
         from sdw_core.card import require_license
-        from study.export import ON_FRESH_SEEDS, export
+        from study.confirm import ON_FRESH_SEEDS
+        from study.export import export
 
         several = len(self.spec.study.objectives) > 1
         if pareto and not several:
@@ -482,7 +489,7 @@ class Study:
                 "trial is the best; use `pareto`."
             )
         license = None if license is None else require_license(license)
-        numbers = self.folder.book().best(1 if top is None else checked(top, Count, "top"))
+        numbers = self._raced(1 if top is None else checked(top, Count, "top"), progress)
         where = checked(to, Path, "to") if to else None
         filming = None
         if film:
@@ -563,10 +570,20 @@ class Study:
         logger.info(f"{process(self.folder.driver())} {does}")
         return self
 
+    def _raced(self, top: int, progress: bool) -> list[int]:
+        """Numbers of the best trials, once those that are to race have raced."""
+        from study.confirm import hold_race
+        from study.race import ranked
+
+        with _shown(progress).working("racing the best trials on fresh seeds"):
+            race = hold_race(self.folder)
+        return ranked(self.folder.book(), race, top)
+
     def _run(self, address: str | None, progress: bool) -> "Study":
         """Run the study to its end; confirm and export the winner."""
+        from study.confirm import ON_FRESH_SEEDS
         from study.display import Display
-        from study.export import ON_FRESH_SEEDS, export
+        from study.export import export
         from study.runner import drive
         from study.trackers import tracked
 
@@ -576,8 +593,9 @@ class Study:
             book = folder.book()
             winners, remaining = book.best(), book.remaining()
             if winners and not remaining:
+                best = self._raced(1, progress)
                 with _shown(progress).working(ON_FRESH_SEEDS) as say:
-                    export(folder, winners, say=say)
+                    export(folder, best, say=say)
             _reported(self, progress)
         if given_up and remaining:
             called, count = folder.called, book.spec.study.max_identical_failures

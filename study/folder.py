@@ -15,6 +15,7 @@ trials/N/          record, progress, curves, checkpoint, rows and result of tria
 tune/              Ray Tune's own records
 trackers/          what `study.trackers` were handed, and what they said
 exports/           exported synthetic datasets
+race.json          how the best trials were told apart on fresh seeds
 report.html        the study on one page
 """
 
@@ -218,6 +219,11 @@ class StudyFolder:
     def left(self, name: str) -> dict[int, Path]:
         """Trial -> its folder, of those that hold a file of that name."""
         return _numbered(self.trials.glob(f"*/{name}"))
+
+    @property
+    def race(self) -> Path:
+        """How the best trials were told apart."""
+        return self.path / "race.json"
 
     @property
     def report(self) -> Path:

@@ -18,7 +18,8 @@ from sdw_core.identity import Inventory, method_of
 from sdw_core.units import Units
 from search_spaces import ComparisonSpec, load_comparison, load_spec
 from study.comparison import ComparisonFolder, Results, check_comparison, ready, run_cell
-from study.export import confirm, export
+from study.confirm import confirm
+from study.export import export
 from study.folder import StudyFolder
 from study.outcomes import finished_result
 from study.search import StudySearch
