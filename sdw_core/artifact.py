@@ -154,7 +154,10 @@ class Artifact:
         return EvaluationConfig(**(size | {"ensemble": self.ensemble} | changes))
 
     def evaluate(
-        self, evaluation: EvaluationConfig | None = None, seed: int | None = None
+        self,
+        evaluation: EvaluationConfig | None = None,
+        seed: int | None = None,
+        stage: str | None = None,
     ) -> NDArray[np.float64]:
         """Normalised returns [K, M] of fresh policies trained on the rows.
 
@@ -165,6 +168,7 @@ class Artifact:
                 None: as the manifest states, where the returns are those of its score (of the
                 ensembles' one, if it has both).
             seed: root seed; None: the manifest's.
+            stage: random stream below the seed; None: the manifest's.
 
         Raises:
             InputError: the recipe cannot be changed as the evaluation asks.
@@ -182,7 +186,7 @@ class Artifact:
                 evaluation.policies,
                 evaluation.episodes,
                 seed,
-                stated["stage"],
+                stage or stated["stage"],
                 ensemble=evaluation.ensemble,
             )
 

@@ -52,6 +52,8 @@ policy = lambda states: torch.stack([network(states) for network in networks]).m
 ENSEMBLES = """
 Ensembles of {networks} such policies, which act by the mean of their actions, reach **{mean:.1f}** (95 % interval {low:.1f}
 to {high:.1f}; {policies} fresh ensembles, on the same seeds)."""
+RACE = """
+Before, the {count} best sets of rows of the search raced on other fresh seeds: {place}."""
 MEMBERS = """
 It is an ensemble of {networks} networks; each of `networks` alone is a single policy. `sdw train` trains an ensemble of
 as many, and a single policy with `--ensemble 1`."""
@@ -73,7 +75,7 @@ CARD = """\
 Distilled from {source} ({transitions:,} transitions in {episodes:,} episodes). A policy that is
 cloned from these rows alone, in {steps} full-batch gradient steps, reaches a normalised return of
 **{mean:.1f}** (95 % interval {low:.1f} to {high:.1f}; {policies} fresh policies x {runs} episodes, on
-seeds that the search never used).{ensembles}
+seeds that the search never used).{ensembles}{race}
 
 | trained on | mean | interquartile mean | 95 % interval |
 |---|---|---|---|
@@ -182,6 +184,7 @@ def write_card(
         members=members,
         table=table,
         single=" and of ".join(NAMES[key] for key in ONE_POLICY if key in scores),
+        race=_raced(scores.get("race")),
         bc=BC.format(**bc) if (bc := scores.get("bc_all_data")) else "",
         film=FILM_SHOWN if (folder / GIF).exists() else "",
         filmed=FILM_LISTED if (folder / FILM).exists() else "",
@@ -199,6 +202,20 @@ def write_card(
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / "card.png").write_bytes(_picture(states, scores, source_states))
+
+
+def _raced(race: dict[str, Any] | None) -> str:
+    """How the rows did in a study's race; nothing where there was none."""
+    if race is None:
+        return ""
+    open, trial, count = race["open"], race["trial"], len(race["contenders"])
+    place = "these did not win, and can be told from those that did"
+    if trial == race["winner"]:
+        apart = f"{len(open)} of the others cannot be told from them" if open else "beyond doubt"
+        place = f"these won, {'and ' * bool(open)}{apart}"
+    elif trial in open:
+        place = "these did not win, and cannot be told from those that did"
+    return RACE.format(count=count, place=place)
 
 
 def front_matter(rows: int, environment: str, license: str | None) -> str:

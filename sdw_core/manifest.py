@@ -176,6 +176,17 @@ class ScoreSection(Open):
     ensemble: Annotated[Copies, STRICT] = Field(1, description="networks of each policy")
 
 
+class RaceSection(Open):
+    """How a study's best trials were told apart on fresh seeds, by their numbers."""
+
+    trial: Whole = Field(description="the one that the rows are of")
+    contenders: tuple[Whole, ...] = Field(min_length=2, max_length=1_000_000)
+    winner: Whole
+    open: tuple[Whole, ...] = Field(
+        max_length=1_000_000, description="the trials that cannot be told from the winner"
+    )
+
+
 class ScoresSection(Open):
     """Scores on fresh seeds, and what the search had found.
 
@@ -191,6 +202,7 @@ class ScoresSection(Open):
     bc_all_data: ScoreSection | None = None
     expert: ScoreSection | None = None
     search: ScoreSection | None = None
+    race: RaceSection | None = None
 
 
 class FirstManifest(Open):

@@ -135,6 +135,17 @@ class EarlyStopping(Config):
         return tuple(dict.fromkeys(steps))
 
 
+class Confirmation(Config):
+    """How the best trials are judged again, on fresh seeds, once all have ended: they race."""
+
+    budget: float = Field(
+        0.1,
+        gt=0,
+        description="up to 1: a share of the time in which trials ran; above: episodes, all in all",
+    )
+    top: int = Field(5, ge=2, description="trials that race")
+
+
 class StudyConfig(Config):
     """How a study runs."""
 
@@ -193,6 +204,13 @@ class StudyConfig(Config):
         "files of its export; `pip install 'sdw-obd[wandb]'` or `[mlflow]`, or `trackio`",
     )
 
+    confirm: Confirmation | None = Field(
+        Confirmation(),
+        json_schema_extra=added(None),
+        description="how the best trials of a study of `normalized_return` race on fresh seeds; "
+        "null: the search's score decides",
+    )
+
     @field_validator("trackers")
     @classmethod
     def _are_named_once(cls, trackers: tuple[str, ...]) -> tuple[str, ...]:
@@ -217,6 +235,7 @@ class StudySpec(Config):
         running = (
             *("name", "trials", "concurrency", "resources", "database"),
             *("time_budget", "trial_timeout", "max_identical_failures", "bc_steps", "trackers"),
+            "confirm",
         )
         for key in running:
             document["study"].pop(key, None)

@@ -13,6 +13,16 @@ import psutil
 from sdw_core.errors import InputError, first_line
 from sdw_core.validation import shown
 
+logger = logging.getLogger(__name__)
+
+ON_THE_HEAD = (
+    "give the command on the head, as with `ray attach`, `kubectl exec` or `ssh`, with the address "
+    "`auto`"
+)
+GIVE_TOKEN = (
+    "give the cluster's own, which `ray get-auth-token` prints on its head, in RAY_AUTH_TOKEN or "
+    "~/.ray/auth_token"
+)
 REACH = 10.0
 """Seconds to reach the head: Ray itself would try for minutes."""
 
@@ -32,9 +42,8 @@ def settled(address: str) -> str:
     if "://" in named:
         raise InputError(
             f"The address of a cluster is `auto` or HOST:PORT of its head's Ray, not {shown(named)}"
-            ": a study's driver is a process on a node of the cluster and no client from outside, "
-            "so give the command on the head, as with `ray attach`, `kubectl exec` or `ssh`, with "
-            "`--address auto`."
+            ": a study's driver is a process on a node of the cluster and no client from outside; "
+            f"{ON_THE_HEAD}."
         )
     host, _, port = named.rpartition(":")
     if not host or not port.isdecimal():
@@ -93,55 +102,78 @@ def _last_started() -> str | None:
     return None
 
 
-def require_reachable(address: str) -> None:
-    """Refuse a cluster at HOST:PORT that is not there, or does not take this process's token.
+def say_connected() -> None:
+    """Say, in a line, which cluster this process is connected to."""
+    import ray
 
-    A token that is at hand is used, as Ray does for `auto` alone: Ray's clusters without token
-    authentication take no notice of it.
+    logger.info(f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address}")
+
+
+@contextmanager
+def let_in(address: str) -> Iterator[None]:
+    """The block can connect to the cluster at HOST:PORT: with a token, if the cluster asks for one.
+
+    A driver with a token on a cluster without loses its workers, as one without a token is not let
+    in where one is asked for; so the cluster decides, and RAY_AUTH_MODE is as it was afterwards.
 
     Raises:
-        InputError: nobody listens there, or the token is missing or wrong.
+        InputError: nobody listens there, the token is missing or wrong, or no Ray runs here.
     """
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=REACH).close()
     except (OSError, OverflowError) as error:
-        why = first_line(error) or type(error).__name__
-        raise unreachable(address, why) from None
-    from ray._private.authentication.authentication_token_setup import (
-        maybe_enable_token_auth_if_token_available,
-    )
-    from ray._raylet import (  # type: ignore[attr-defined]
-        AuthenticationTokenLoader,
-        GcsClient,
-    )
+        raise unreachable(address, first_line(error) or type(error).__name__) from None
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    before = os.environ.get("RAY_AUTH_MODE")
+    try:
+        if not _opens(address, "disabled"):
+            tokens = AuthenticationTokenLoader.instance()
+            tokens.reset_cache()
+            if not tokens.has_token(ignore_auth_mode=True):
+                said = f"The Ray cluster at {address} asks for a token, and there is none here"
+                raise InputError(f"{said}; {GIVE_TOKEN}.")
+            if not _opens(address, "token"):
+                said = f"The Ray cluster at {address} does not take the token of {_source()}"
+                raise InputError(f"{said}; {GIVE_TOKEN}.")
+        _require_node(address)
+        yield
+    finally:
+        del os.environ["RAY_AUTH_MODE"]
+        if before is not None:
+            os.environ["RAY_AUTH_MODE"] = before
+        Config.initialize("")
+
+
+def _opens(address: str, mode: str) -> bool:
+    """Whether a cluster lets this process in, with RAY_AUTH_MODE as given from now on.
+
+    Raises:
+        InputError: it is no Ray cluster.
+    """
+    from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError
 
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it says on twenty lines that it has a token
-    enabled = maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    os.environ["RAY_AUTH_MODE"] = mode
+    Config.initialize("")  # as Ray does where it sets the mode itself
     try:
         with _silence():
             GcsClient(address=address)
     except AuthenticationError:
-        tokens = AuthenticationTokenLoader.instance()
-        held = enabled and tokens.has_token(ignore_auth_mode=True)
-        raise InputError(_unauthenticated(address, held)) from None
+        return False
     except Exception as error:  # whatever Ray makes of a port that is not its own
         raise unreachable(address, first_line(error)) from None
+    return True
 
 
-def _unauthenticated(address: str, held: bool) -> str:
-    way_out = (
-        "give the cluster's own, which `ray get-auth-token` prints on its head, in RAY_AUTH_TOKEN "
-        "or ~/.ray/auth_token"
-    )
-    if held:
-        return f"The Ray cluster at {address} does not take the token of {_source()}; {way_out}."
-    mode = os.environ.get("RAY_AUTH_MODE", "token")
-    if mode != "token":
-        said = f"The Ray cluster at {address} asks for a token, and RAY_AUTH_MODE is {mode!r} here"
-        return f"{said}; unset it, and {way_out}."
-    return f"The Ray cluster at {address} asks for a token, and there is none here; {way_out}."
+def _require_node(address: str) -> None:
+    """Refuse a machine on which no Ray runs: Ray itself would wait a minute for one to begin."""
+    if not _running():
+        raise InputError(
+            f"This machine is no node of the Ray cluster at {address}, and a study's driver is a "
+            f"process on one; {ON_THE_HEAD}."
+        )
 
 
 def _source() -> str:

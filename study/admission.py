@@ -20,8 +20,6 @@ from study.driver import Seat
 
 logger = logging.getLogger(__name__)
 
-ANSWER = 90.0
-"""Seconds that a node has to answer: its Python starts first, from a slow disk perhaps."""
 NAMED = 3
 """Most nodes that the sentence of a refusal names; the table has all."""
 NODE_ID = "ray.io/node-id"
@@ -52,7 +50,7 @@ class Admission:
         }
 
     def ask(self, show: Callable[[Table], object], stopping: Callable[[], bool]) -> None:
-        """Say which cluster this process is connected to, and ask all of its nodes at once.
+        """Ask every node that is there, all at once.
 
         Args:
             show: is given a table of all nodes, if one fails.
@@ -64,7 +62,6 @@ class Admission:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        logger.info(f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address}")
         look = ray.remote(num_cpus=0, max_retries=0)(node.troubles)
         nodes = {each["NodeID"]: each for each in ray.nodes() if each["Alive"]}
         asked = {
@@ -74,7 +71,7 @@ class Admission:
             for identity in nodes
         }
         waiting, waited = list(asked), 0.0
-        while waiting and waited < ANSWER:
+        while waiting and waited < node.ANSWER:
             _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1)
             waited += 1
             if stopping():
@@ -128,27 +125,6 @@ class Admission:
             question=self._question,
         )
 
-    def task(self, work: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
-        """Submits `work` to Ray, to be done on a node that passes: gives a reference to the answer.
-
-        Where the node is refused, the answer is a dict for `refuse`.
-
-        Args:
-            work: what is done.
-            options: of the Ray task.
-        """
-        import ray
-        from ray import cloudpickle
-
-        remote = ray.remote(**options)(node.task)
-
-        def submit(*arguments: Any) -> Any:
-            chosen = remote.options(label_selector=self.selector() or None)
-            bound = cloudpickle.dumps(partial(work, *arguments))
-            return chosen.remote(bound, self._passed, self._question)
-
-        return submit
-
 
 def placed_by(resources: Resources) -> Callable[[dict[str, Any]], Any]:
     """Of a trial's configuration, what Tune asks Ray for: a place on a node that was not refused.
@@ -173,7 +149,7 @@ def _answer(reference: Any, waiting: list[Any]) -> list[str]:
 
     if reference in waiting:
         ray.cancel(reference, force=True)
-        return [f"did not answer within {ANSWER:.0f} s: look at Ray's logs there"]
+        return [f"did not answer within {node.ANSWER:.0f} s: look at Ray's logs there"]
     try:
         said: list[str] = ray.get(reference)
     except Exception as error:  # the node died, or its Python cannot begin

@@ -277,7 +277,7 @@ class Study:
         trials = checked(trials, Count, "trials")
         with _checking(progress):
             self._require_writable()
-            self._require_room_for(trials, address)
+            self._require_room_for(trials, address, progress)
         total = self.folder.extend(trials)
         logger.info(f"{self.name} now has {total} trials")
         return self._run_unless_driven(address, progress)
@@ -301,7 +301,7 @@ class Study:
                 f"status {self.folder.called}`."
             )
         with _checking(progress):
-            self._require_room_for(failed, address)
+            self._require_room_for(failed, address, progress)
         with self.folder.edit_lock():
             retries = self.folder.book(to_write=True).retry_failed()
         for number, new in retries.items():
@@ -392,10 +392,16 @@ class Study:
         return self.snapshot().frame()
 
     def best(self, top: int = 1) -> "list[TrialRow]":
-        """The best COMPLETE trials, best first; of a study of two objectives, the Pareto front."""
+        """The best COMPLETE trials, best first; of a study of two objectives, the Pareto front.
+
+        Those that have raced on fresh seeds come first, in the order that they came in.
+        """
+        from study.race import raced, ranked
+
         book = self.folder.book()
+        numbers = ranked(book, raced(self.folder, book), checked(top, Count, "top"))
         rows = book.rows()
-        return [rows[number] for number in book.best(checked(top, Count, "top"))]
+        return [rows[number] for number in numbers]
 
     @property
     def exports(self) -> list[Path]:
@@ -430,7 +436,7 @@ class Study:
             InputError: the trial has no result, or its dataset changed.
         """
         from sdw_core.dataset import load_dataset
-        from study.export import cache_of, confirm, found_by
+        from study.confirm import cache_of, confirm, found_by
 
         if number is None:
             best = self.best()
@@ -469,7 +475,8 @@ class Study:
             InputError: there is nothing to export, or a folder cannot be written or exists.
         """
         from sdw_core.card import require_license
-        from study.export import ON_FRESH_SEEDS, export
+        from study.confirm import ON_FRESH_SEEDS
+        from study.export import export
 
         several = len(self.spec.study.objectives) > 1
         if pareto and not several:
@@ -482,7 +489,7 @@ class Study:
                 "trial is the best; use `pareto`."
             )
         license = None if license is None else require_license(license)
-        numbers = self.folder.book().best(1 if top is None else checked(top, Count, "top"))
+        numbers = self._raced(1 if top is None else checked(top, Count, "top"), progress)
         where = checked(to, Path, "to") if to else None
         filming = None
         if film:
@@ -538,14 +545,15 @@ class Study:
         self.folder.spec()  # of a folder that is gone nothing is made
         check_writable(self.folder.path, "storage")
 
-    def _require_room_for(self, trials: int, address: str | None) -> None:
+    def _require_room_for(self, trials: int, address: str | None, progress: bool) -> None:
         """Refuse, before they are written, more trials that could not be run."""
         from study.preflight import require_runnable
         from study.runner import require_cluster
 
         require_runnable(self.folder, address, trials)
         if not self.folder.driven() and not self.folder.job():
-            require_cluster(address, self.spec.study.resources)
+            show = _shown(progress).print
+            require_cluster(address, self.spec.study.resources, self.folder.seat, show)
 
     def _run_unless_driven(self, address: str | None, progress: bool) -> "Study":
         """Run new trials, or leave them to the process that runs the study."""
@@ -562,10 +570,20 @@ class Study:
         logger.info(f"{process(self.folder.driver())} {does}")
         return self
 
+    def _raced(self, top: int, progress: bool) -> list[int]:
+        """Numbers of the best trials, once those that are to race have raced."""
+        from study.confirm import hold_race
+        from study.race import ranked
+
+        with _shown(progress).working("racing the best trials on fresh seeds"):
+            race = hold_race(self.folder)
+        return ranked(self.folder.book(), race, top)
+
     def _run(self, address: str | None, progress: bool) -> "Study":
         """Run the study to its end; confirm and export the winner."""
+        from study.confirm import ON_FRESH_SEEDS
         from study.display import Display
-        from study.export import ON_FRESH_SEEDS, export
+        from study.export import export
         from study.runner import drive
         from study.trackers import tracked
 
@@ -575,8 +593,9 @@ class Study:
             book = folder.book()
             winners, remaining = book.best(), book.remaining()
             if winners and not remaining:
+                best = self._raced(1, progress)
                 with _shown(progress).working(ON_FRESH_SEEDS) as say:
-                    export(folder, winners, say=say)
+                    export(folder, best, say=say)
             _reported(self, progress)
         if given_up and remaining:
             called, count = folder.called, book.spec.study.max_identical_failures
@@ -642,18 +661,15 @@ class Comparison:
             SDWError: Ray cannot be started, or the storage cannot be written.
         """
         with _checking(progress):
-            from study.comparison import (
-                ComparisonFolder,
-                check_comparison,
-                run_comparison,
-                write_spec,
-            )
+            from study.comparison import ComparisonFolder, check_comparison, write_spec
             from study.figures import draw
 
             given = {"comparison.name": name} if name is not None else {}
             loaded = load_comparison(spec, settings_of(overrides) | given)
             inventory, datasets = check_comparison(loaded)
             warned(datasets.values())
+        from study.comparing import run_comparison  # imports Ray: bad input is told before
+
         console = _shown(progress)
         with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)

@@ -20,7 +20,7 @@ import psutil
 from sdw_core.errors import InputError
 from sdw_core.labels import counted, processors
 from search_spaces.documents import StrictLoader, read_yaml
-from search_spaces.spec import Resources, StudyConfig
+from search_spaces.spec import Resources
 from study.preflight import room_for
 
 if TYPE_CHECKING:
@@ -244,16 +244,19 @@ class Nodes:
 
 
 class Places:
-    """How many trials of a study may be under way, as nodes come and go.
+    """How many trials, or cells, may be under way, as nodes come and go.
 
     Args:
         nodes: of the cluster.
-        study: how it runs.
+        need: of one.
+        asked: how many at most; `auto`: as many as the cluster holds.
         tell: told, by keyword, what the driver's note is to say: see `Seat.driver`.
     """
 
-    def __init__(self, nodes: Nodes, study: StudyConfig, tell: Callable[..., None]) -> None:
-        self._nodes, self._need, self._asked = nodes, study.resources, study.concurrency
+    def __init__(
+        self, nodes: Nodes, need: Resources, asked: int | str, tell: Callable[..., None]
+    ) -> None:
+        self._nodes, self._need, self._asked = nodes, need, asked
         self._tell = tell
         self._said: dict[str, Any] = {}
         self._note([])
@@ -261,7 +264,7 @@ class Places:
     def __call__(self) -> int:
         """The trials that may be under way, with those that wait for a node; 1 at least."""
         most = max(1, self._nodes.now.may_hold(self._need))
-        return most if self._asked == "auto" else min(most, self._asked)
+        return min(most, self._asked) if isinstance(self._asked, int) else most
 
     def look(self, trials: Sequence[Any]) -> None:
         """Look whether nodes came or went, and which of Tune's trials wait for resources.

@@ -1,4 +1,4 @@
-"""Running a comparison: every cell is a task on Ray, and what it found lies in a folder of its own.
+"""A comparison on disk, and its cells: what each finds lies in a folder of its own.
 
 comparison.yaml    the resolved spec; no folder without it is taken for a comparison's
 driver.lock, driver.json, stop  as in a study
@@ -14,19 +14,17 @@ dataset or a checkpoint, or by another version of the method, it is another cell
 left alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 from filelock import Timeout
 
-from sdw_core.console import Console
 from sdw_core.dataset import OfflineDataset, load_datasets
-from sdw_core.errors import InputError, SDWError, SourceChanged
+from sdw_core.errors import InputError
 from sdw_core.feasibility import check_fit, resolve_device
 from sdw_core.files import created_folder, made_folder, write_text
 from sdw_core.identity import Inventory, Sources
@@ -36,30 +34,16 @@ from sdw_core.statistics import summarize
 from search_spaces import Cell, ComparisonSpec, parse_comparison
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
-from study.admission import Admission
-from study.capacity import Nodes
-from study.driver import Heartbeat, Seat
+from study.driver import Seat
 from study.folder import found
 from study.outcomes import (
     COMPLETE,
-    FAILED,
-    STOPPED,
-    WORKER_DEATHS,
     TrialResult,
     config_hash,
     finished_result,
     read_result,
 )
-from study.preflight import check_writable, require_resources
-from study.runner import (
-    LOOK_FOR_NODE,
-    NodeDied,
-    RayNotStarted,
-    own_node,
-    ray_session,
-    require_node,
-)
-from study.signals import stopping
+from study.preflight import check_writable
 from study.trial import distil_rows, placed, run_trial
 
 UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock")
@@ -163,6 +147,11 @@ class ComparisonFolder:
         """Running cells end when this file appears."""
         return self.path / "stop"
 
+    @property
+    def leaving_note(self) -> Path:
+        """Where the driver says which nodes of a cluster are about to leave."""
+        return self.path / "leaving.json"
+
     def cell(self, cell: Cell, sources: Sources) -> Path:
         """The folder of a cell; equal settings on equal sources share one."""
         return self.path / "cells" / f"{cell.judged}-{sources.identity(cell.config)[:16]}"
@@ -262,148 +251,21 @@ def check_comparison(spec: ComparisonSpec) -> tuple[Inventory, dict[str, Offline
     return Inventory.of(configs, datasets), datasets
 
 
-def run_comparison(
-    folder: ComparisonFolder,
-    spec: ComparisonSpec,
-    inventory: Inventory,
-    address: str | None,
-    console: Console,
-    retry_failed: bool = False,
-) -> Results:
-    """Run every cell that has no result yet, or as many as there is time for until it is stopped.
-
-    Args:
-        folder: where results are, and go.
-        spec: what to compare.
-        inventory: what its cells are made of; see `check_comparison`.
-        address: of a Ray cluster; None starts Ray on this machine.
-        console: told when a cell ends.
-        retry_failed: forget the results of cells that failed.
-
-    Returns:
-        The results; some are missing if the comparison was asked to stop.
-
-    Raises:
-        InputError: another process runs it, the cluster cannot be reached, or this machine, or
-            the cluster, holds no cell.
-        SourceChanged: a cell found that its dataset, checkpoint or method changed meanwhile.
-        SDWError: a cell could not write, Ray cannot be started, its node died, or another process
-            took the comparison over.
-    """
-    if address is None:
-        require_resources(spec.comparison.resources, "comparison")
-    with folder.seat.taken() as heartbeat:
-        folder.stop_flag.unlink(missing_ok=True)
-        results = folder.results(spec, inventory)
-        if unused := folder.unused(spec, inventory):
-            line = f"{unused} results of these settings lie unused: they were made of other "
-            line += "data, of another checkpoint or by another version, or do not say"
-            console.print(line)
-        if retry_failed:
-            results = {c: r for c, r in results.items() if r.outcome != FAILED}
-            for cell in spec.all_cells():
-                if cell not in results:
-                    sources = inventory.sources(cell.config)
-                    (folder.cell(cell, sources) / "result.json").unlink(missing_ok=True)
-        if any(ready(spec, results)):
-            with stopping(folder.stop_flag):
-                try:
-                    with ray_session(address):
-                        admission = Admission(folder.seat) if address else None
-                        nodes = Nodes(spec.comparison.resources, may_grow=address is not None)
-                        nodes.require_room("comparison")
-                        if admission:
-                            admission.ask(console.print, folder.stop_flag.exists)
-                        write_spec(folder.path, spec)
-                        _run(folder, spec, inventory, results, console, heartbeat, admission)
-                except (NodeDied, RayNotStarted) as error:
-                    if folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
-                        return results
-                    if isinstance(error, RayNotStarted):
-                        raise
-                    raise SDWError(f"{error} give the same command again.") from error
-        return results
-
-
 def write_spec(folder: Path, spec: ComparisonSpec) -> None:
     """Keep what is compared."""
     resolved = spec.with_absolute_paths().model_dump(mode="json")
     write_text(folder / "comparison.yaml", yaml.safe_dump(resolved, sort_keys=False))
 
 
-def _run(
+def run_cell(
     folder: ComparisonFolder,
-    spec: ComparisonSpec,
-    inventory: Inventory,
-    results: Results,
-    console: Console,
-    heartbeat: Heartbeat,
-    admission: Admission | None,
-) -> None:
-    """Add to the results what the cells find that have none."""
-    import ray
-
-    resources = spec.comparison.resources
-    options = {
-        "num_cpus": resources.cpu,
-        "num_gpus": resources.gpu,
-        "max_retries": WORKER_DEATHS,
-    }
-    submit = ray.remote(**options)(run_cell).remote
-    if admission:
-        submit = admission.task(run_cell, options)
-    running: dict[Any, Cell] = {}
-    stopped: str | None = None
-    changed: str | None = None
-    while True:
-        heartbeat.require()
-        homes = [folder.cell(cell, inventory.sources(cell.config)) for cell in running.values()]
-        for cell in ready(spec, results):
-            sources = inventory.sources(cell.config)
-            home = folder.cell(cell, sources)
-            if home not in homes and not stopped:
-                homes.append(home)
-                given = (str(folder.path), cell, sources, resources.cpu, resources.gpu)
-                running[submit(*given)] = cell
-        if not running:
-            break
-        ended, _ = ray.wait(list(running), num_returns=1, timeout=LOOK_FOR_NODE)
-        if not ended:
-            require_node()
-            continue
-        (reference,) = ended
-        cell = running.pop(reference)
-        try:
-            result = ray.get(reference)
-        except ray.exceptions.LocalRayletDiedError as error:  # of all cells that wait
-            raise NodeDied(own_node()) from error
-        except ray.exceptions.RayError:  # kept nowhere: the same command tries again
-            result = TrialResult(outcome=FAILED, reason="infrastructure: the worker died")
-        if admission and isinstance(result, dict):  # the cell waits for another node
-            admission.refuse(result)
-            continue
-        if result.outcome == STOPPED:
-            stopped = result.reason
-            if result.sources_changed:
-                changed = stopped
-            continue
-        results[cell] = result
-        done = sum(each in results for each in needed(spec, results))
-        line = f"{done} of {spec.size} {title(spec, cell)}: {_told(result)}"
-        console.print(line)
-    if changed:
-        raise SourceChanged(changed)
-    if stopped and not folder.stop_flag.exists():  # nobody asked: a cell could not write
-        raise SDWError(
-            f"The storage {str(folder.path)!r} cannot be written ({stopped}); what is done is "
-            "kept: mend that, and give the same command again."
-        )
-
-
-def run_cell(path: str, cell: Cell, sources: Sources, threads: int, gpu: float) -> TrialResult:
-    """What a Ray worker runs."""
-    folder = ComparisonFolder(Path(path))
-    work = judge_experts if cell.judged == "expert" else distil_rows
+    cell: Cell,
+    sources: Sources,
+    threads: int,
+    gpu: float,
+    leaves: Callable[[], bool] = lambda: False,
+) -> TrialResult:
+    """Run a cell to an outcome; see `run_trial`."""
     return run_trial(
         number=0,
         config=placed(cell.config, gpu),
@@ -412,7 +274,8 @@ def run_cell(path: str, cell: Cell, sources: Sources, threads: int, gpu: float) 
         stop_flag=folder.stop_flag,
         threads=threads,
         sources=sources,
-        work=work,
+        work=judge_experts if cell.judged == "expert" else distil_rows,
+        leaves=leaves,
     )
 
 
@@ -440,10 +303,3 @@ def title(spec: ComparisonSpec, cell: Cell) -> str:
     chosen = "" if cell.candidate is None else f", candidate {cell.candidate}"
     name = f"{cell.method} on {cell.dataset}{chosen}{' (search)' if searched else ''}"
     return named(name, cell.ensemble)
-
-
-def _told(result: TrialResult) -> str:
-    summary = result.normalized_return
-    if summary is None:
-        return f"{result.outcome} {result.reason}"
-    return f"{summary.mean:.1f} ({summary.low:.1f} to {summary.high:.1f})"

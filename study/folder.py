@@ -15,6 +15,7 @@ trials/N/          record, progress, curves, checkpoint, rows and result of tria
 tune/              Ray Tune's own records
 trackers/          what `study.trackers` were handed, and what they said
 exports/           exported synthetic datasets
+race.json          how the best trials were told apart on fresh seeds
 report.html        the study on one page
 """
 
@@ -220,6 +221,11 @@ class StudyFolder:
         return _numbered(self.trials.glob(f"*/{name}"))
 
     @property
+    def race(self) -> Path:
+        """How the best trials were told apart."""
+        return self.path / "race.json"
+
+    @property
     def report(self) -> Path:
         """The study on one page, as it was when it last ended, unless told otherwise."""
         return self.path / "report.html"
@@ -233,6 +239,11 @@ class StudyFolder:
     def stop_flag(self) -> Path:
         """Running trials end when this file appears."""
         return self.path / "stop"
+
+    @property
+    def leaving_note(self) -> Path:
+        """Where the driver says which nodes of a cluster are about to leave."""
+        return self.path / "leaving.json"
 
     def trial(self, number: int) -> Path:
         """The folder of a trial."""

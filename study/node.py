@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+ANSWER = 90.0
+"""Seconds that a node has to answer: its Python starts first, from a slow disk perhaps."""
 CLOCK = 10.0
 """Seconds by which a node's clock may differ from the driver's."""
 FOUND_LATE = 3.0
@@ -135,7 +138,13 @@ def refusal(asked: Sequence[str], question: Mapping[str, Any]) -> dict[str, Any]
     own = ray.get_runtime_context().get_node_id()
     if own[:BRIEF] in asked:
         return None
-    found = troubles(**question)
+    answers: list[list[str]] = []
+    look = threading.Thread(target=lambda: answers.append(troubles(**question)), daemon=True)
+    look.start()
+    look.join(ANSWER)  # a network file system that hangs would hold a trial for ever
+    found = (
+        answers[0] if answers else [f"did not answer within {ANSWER:.0f} s: look at its storage"]
+    )
     return {"node": socket.gethostname(), "id": own, "troubles": found} if found else None
 
 
@@ -163,16 +172,3 @@ def trial(
         tune.report({**nothing, "document": json.dumps({"refused": refused})})
         return
     cloudpickle.loads(work)(config)
-
-
-def task(work: bytes, asked: Sequence[str], question: Mapping[str, Any]) -> Any:
-    """What Ray runs on a node: some work; or what `refusal` says of the node, as a dict.
-
-    Args:
-        work: a pickled function without arguments.
-        asked: see `refusal`.
-        question: see `refusal`.
-    """
-    from ray import cloudpickle
-
-    return refusal(asked, question) or cloudpickle.loads(work)()

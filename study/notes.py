@@ -64,7 +64,8 @@ def _answer(snapshot: Snapshot) -> str:
     if len(objectives) == 1:
         values = [(code(path), plain(value)) for path, value in rows[0].params.items()]
         table = _table(["setting", "value"], values)
-        return f"## Best: {links[0]}, {snapshot.objectives(rows[0])}\n\n{table}"
+        told = f"\n\n{snapshot.race.verdict}" if snapshot.race else ""
+        return f"## Best: {links[0]}, {snapshot.objectives(rows[0])}{told}\n\n{table}"
     lines = [
         [link, *map(number, row.values or []), plain(settings(row.params))]
         for link, row in zip(links, rows, strict=True)

@@ -15,8 +15,6 @@ from sdw_core.statistics import ReturnSummary
 COMPLETE, PRUNED, FAILED, STOPPED = "COMPLETE", "PRUNED", "FAILED", "STOPPED"
 """Of a trial's result; a STOPPED trial leaves none and goes back to the queue."""
 FINAL = (COMPLETE, PRUNED, FAILED)
-WORKER_DEATHS = 3
-"""How often a trial whose process died is started again before it counts as failed."""
 
 
 def config_hash(config: PipelineConfig) -> str:

@@ -8,41 +8,48 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+)
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from sdw_core.console import Table
 from sdw_core.errors import InputError, SDWError, SourceChanged, first_line
 from sdw_core.registry import module_path
 from sdw_core.resources import usable_cpus
 from search_spaces import StudySpec
 from search_spaces.spec import Resources
-from study.address import require_reachable, settled, unconnected
-from study.admission import Admission, placed_by
+from study.address import let_in, say_connected, settled, unconnected
+from study.admission import Admission
 from study.book import TrialBook
 from study.capacity import Nodes, Places
 from study.curves import HParams
 from study.display import Display
-from study.driver import Heartbeat, Replaced
+from study.driver import Seat
 from study.early_stopping import rungs_of
 from study.folder import StudyFolder
-from study.outcomes import WORKER_DEATHS, TrialResult
-from study.preflight import require_light, storage_trouble
+from study.losses import ClusterLost, ClusterWatch, node_leaves, require_stays
+from study.outcomes import TrialResult
+from study.preflight import storage_trouble
 from study.signals import children_deaf, handlers_kept, stopping
 from study.startup import keep_ray_token, make_room_for_sockets, settle_environment
-from study.trial import placed, run_trial, throttled
+from study.trial import placed, run_trial
 
 if TYPE_CHECKING:
-    from study.search import StudySearch
+    from study.supervision import Watched
 
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE = 100_000_000
 """Bytes of Ray's object store: trials exchange scalars, and a container's /dev/shm may be small."""
-LOOK_FOR_NODE = 5.0
-"""Seconds between two looks at whether the driver's Ray node lives."""
 
 
 def trainable(config: dict[str, Any], folder: str, metrics: list[str]) -> None:
@@ -56,7 +63,10 @@ def trainable(config: dict[str, Any], folder: str, metrics: list[str]) -> None:
     def at_rung(step: int, value: float) -> None:
         report({"rung": step, "return": value})
 
-    result = _outcome(StudyFolder(Path(folder)), config["number"], config["params"], at_rung)
+    study = StudyFolder(Path(folder))
+    leaves = node_leaves(study.leaving_note)
+    result = _outcome(study, config["number"], config["params"], at_rung, leaves)
+    require_stays(result, leaves)
     report(result.to_json(), **result.metrics)
 
 
@@ -65,6 +75,7 @@ def _outcome(
     number: int,
     params: dict[str, Any],
     at_rung: Callable[[int, float], None],
+    leaves: Callable[[], bool] = lambda: False,
 ) -> TrialResult:
     spec = study.spec()
     config = spec.pipeline_with(params)
@@ -79,6 +90,7 @@ def _outcome(
         rungs_of(spec, study.trial(number), at_rung),
         study.inventory().sources(config),
         hparams=HParams(spec, number, params),
+        leaves=leaves,
     )
 
 
@@ -108,13 +120,18 @@ def drive(
         SDWError: Ray cannot be started, its node died, the storage cannot be written, or another
             driver took the study over.
     """
+    from study.supervision import Watched
+
     given_up = None
-    nodes: Nodes | None = None
-    admission: Admission | None = None
+    watched: Watched | None = None
+    way_on = f"go on with `{folder.go_on}`"
+    if address and folder.go_on.startswith("sdw resume"):
+        way_on = f"when there is a cluster again, {way_on[:-1]} --address HOST:PORT`"
     with ExitStack() as held:
         with folder.edit_lock():
             heartbeat = held.enter_context(folder.driving())
             folder.stop_flag.unlink(missing_ok=True)
+            folder.leaving_note.unlink(missing_ok=True)
             held.enter_context(stopping(folder.stop_flag))
         while True:
             heartbeat.require()
@@ -124,11 +141,12 @@ def drive(
                 if not book.remaining() or folder.stop_flag.exists():
                     held.close()
                     return given_up
-            if nodes is None:
+            if watched is None:
                 held.enter_context(display)
                 display.say(f"connecting to {address}" if address else "starting Ray")
                 try:
-                    context = held.enter_context(ray_session(address))
+                    session = ray_session(address, way_on, heartbeat.end)
+                    connection = held.enter_context(session)
                 except RayNotStarted:
                     if folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
                         continue
@@ -139,21 +157,20 @@ def drive(
                 nodes = Nodes(need, may_grow=address is not None, refused=refused)
                 nodes.require_room("study")
                 if admission:
+                    say_connected()
                     admission.ask(display.show, folder.stop_flag.exists)
-                heartbeat.tell(ray_dashboard=context.dashboard_url or None, begun=time())
+                heartbeat.tell(ray_dashboard=connection.dashboard or None, begun=time())
                 held.enter_context(_time_budget(folder, book.spec))
                 display.say("starting the first trials")
+                places = Places(nodes, need, book.spec.study.concurrency, heartbeat.tell)
+                note = folder.leaving_note
+                watched = Watched(heartbeat, connection.cluster, places, admission, note)
                 continue  # a stop may have been asked for meanwhile
-            given_up = _tune(folder, book, trainable, heartbeat, nodes, admission)
+            given_up = _tune(folder, book, trainable, watched)
 
 
 def _tune(
-    folder: StudyFolder,
-    book: TrialBook,
-    trainable: Callable[..., None],
-    heartbeat: Heartbeat,
-    nodes: Nodes,
-    admission: Admission | None,
+    folder: StudyFolder, book: TrialBook, trainable: Callable[..., None], watched: "Watched"
 ) -> str | None:
     """Run as many trials as remain; why the study was given up, if it was.
 
@@ -161,60 +178,22 @@ def _tune(
         folder: the study.
         book: its trials.
         trainable: what a worker runs.
-        heartbeat: of the driver.
-        nodes: where trials run.
-        admission: to the nodes of a cluster; None on this machine.
+        watched: meanwhile.
     """
-    from ray import tune
-    from ray.exceptions import RayError
-
     from study.search import StudySearch
+    from study.supervision import run_attempts
 
-    spec = book.spec
-    resources = spec.study.resources
+    spec, flag = book.spec, folder.stop_flag
     metrics = [objective.metric for objective in spec.study.objectives]
     bound = partial(trainable, folder=str(folder.path), metrics=metrics)
-    if admission:
-        bound = admission.trainable(bound, metrics)
-    require_light(bound)
-    flag = folder.stop_flag
-    places = Places(nodes, spec.study, heartbeat.tell)
-    search = StudySearch(book, flag.exists, flag.touch, folder.trial, admission, places)
-    tuner = tune.Tuner(
-        tune.with_resources(bound, placed_by(resources)),
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            num_samples=book.remaining(),
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(folder.path),
-            failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS),
-            callbacks=[_watch(search, heartbeat, places)],
-            verbose=0,
-        ),
-    )
+    given = (flag.exists, flag.touch, folder.trial, watched.admission, watched.places)
+    search = StudySearch(book, *given)
     try:
-        with handlers_kept():
-            tuner.fit()
-    except NodeDied as error:
+        run_attempts(search, bound, spec.study.resources, folder.path, watched)
+    except ClusterLost as error:
         if flag.exists():  # whoever asked the study to stop ended Ray's processes as well
             return search.given_up
-        raise SDWError(f"{error} go on with `sdw resume {folder.called}`.") from error
-    except Replaced:
-        raise
-    except Exception as error:
-        trouble, cause = storage_trouble(folder.path), error.__cause__
-        if trouble:
-            raise _interrupted(folder, trouble) from error
-        if isinstance(cause, RayError):  # a worker that was ended for memory before it began
-            raise SDWError(
-                f"Ray ended the study {folder.name!r} ({first_line(cause).rstrip('.')}); what is "
-                f"done is kept: go on with `sdw resume {folder.called}`."
-            ) from error
-        raise
+        raise SDWError(f"{error}.") from error
     if search.changed:
         raise SourceChanged(search.changed)
     if search.trouble:
@@ -233,75 +212,33 @@ class RayNotStarted(SDWError):
     """Ray could not be started on this machine."""
 
 
-class NodeDied(Exception):
-    """The driver's Ray node died, and nothing can be run any more.
-
-    A node dies with its raylet, and that with any of the agents beside it.
-    """
-
-    def __init__(self, node: dict[str, Any]) -> None:
-        logs = Path(node["RayletSocketName"]).parents[1] / "logs"
-        super().__init__(f"Ray's node here died (its logs: {logs}); what is done is kept:")
-
-
-def require_node() -> None:
-    """Notice that the driver's Ray node died: Ray itself would wait for ever.
-
-    Raises:
-        NodeDied: the node died; the message lacks the way to go on.
-    """
-    node = own_node()
-    if not node["Alive"]:
-        raise NodeDied(node)
-
-
-def own_node() -> dict[str, Any]:
-    """What Ray says of the node that the driver is connected to."""
-    import ray
-
-    own = ray.get_runtime_context().get_node_id()
-    node: dict[str, Any]
-    (node,) = [node for node in ray.nodes() if node["NodeID"] == own]
-    return node
-
-
-def _watch(search: "StudySearch", heartbeat: Heartbeat, places: Places) -> Any:
-    """Looks for the driver's node, its seat and the cluster; tells the search who died.
-
-    Args:
-        search: of the study.
-        heartbeat: of its driver.
-        places: how many trials may be under way.
-    """
-    from ray import tune
-
-    look_for_node = throttled(require_node, LOOK_FOR_NODE)
-
-    class Watch(tune.Callback):  # type: ignore[misc]
-        def on_step_begin(self, iteration: int, trials: list[Any], **told: Any) -> None:
-            """Tune takes several steps a second, whether anything happens or not."""
-            heartbeat.require()
-            look_for_node()
-            places.look(trials)
-
-        def on_trial_recover(self, trial: Any, **told: Any) -> None:
-            """Tune hands on no exception: what it wrote of the last one is looked at."""
-            last = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure #")[2]
-            death = "infrastructure: the worker died"
-            if "running low on memory" in last:
-                death = "out of memory: the node's; Ray ended the worker"
-            search.on_trial_recover(trial.trial_id, death)
-
-    return Watch()
-
-
 _CONNECTION = threading.Lock()
 """Held by the thread that connects this process to a Ray: a process has one connection."""
 
 
+@dataclass(frozen=True)
+class Connection:
+    """A connection to a cluster.
+
+    Attributes:
+        dashboard: the address of Ray's own; empty where there is none.
+        cluster: looks whether it lives.
+    """
+
+    dashboard: str
+    cluster: ClusterWatch
+
+
 @contextmanager
-def ray_session(address: str | None) -> Iterator[Any]:
+def ray_session(
+    address: str | None, way_on: str, leave: Callable[[], None] = lambda: None
+) -> Iterator[Connection]:
     """A connection to a cluster, or a Ray of its own on this machine; ended afterwards.
+
+    Args:
+        address: of the cluster; None starts Ray on this machine.
+        way_on: how to go on where the cluster's head is lost, as a sentence ends.
+        leave: what to do before this process is ended, where that alone is left.
 
     Raises:
         InputError: the cluster cannot be reached, or this process is connected to a Ray already,
@@ -311,8 +248,8 @@ def ray_session(address: str | None) -> Iterator[Any]:
     if not _CONNECTION.acquire(blocking=False):
         raise _connected_already()
     try:
-        with _connection(address) as context:
-            yield context
+        with _connection(address, way_on, leave) as connection:
+            yield connection
     finally:
         _CONNECTION.release()
 
@@ -325,7 +262,9 @@ def _connected_already() -> InputError:
 
 
 @contextmanager
-def _connection(address: str | None) -> Iterator[Any]:
+def _connection(
+    address: str | None, way_on: str, leave: Callable[[], None]
+) -> Iterator[Connection]:
     settle_environment()
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -334,12 +273,21 @@ def _connection(address: str | None) -> Iterator[Any]:
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher limits them
     path = module_path()
-    if address:
-        address = settled(address)
-        require_reachable(address)
-    else:
+    if address is None:
         keep_ray_token()
         make_room_for_sockets()
+        access: AbstractContextManager[None] = nullcontext()
+    else:
+        address = settled(address)
+        access = let_in(address)
+    with access, _initialized(address, path, way_on, leave) as connection:
+        yield connection
+
+
+@contextmanager
+def _initialized(
+    address: str | None, path: str, way_on: str, leave: Callable[[], None]
+) -> Iterator[Connection]:
     import ray
 
     if ray.is_initialized():
@@ -365,11 +313,12 @@ def _connection(address: str | None) -> Iterator[Any]:
         raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
-    try:
-        with redirect_stdout(sys.stderr), _silent_ray():  # what else is printed is no result
-            yield context
-    finally:
-        ray.shutdown()
+    with ClusterWatch(ray.get_runtime_context().gcs_address, way_on, leave) as cluster:
+        try:
+            with redirect_stdout(sys.stderr), _silent_ray():  # what else is printed is no result
+                yield Connection(context.dashboard_url or "", cluster)
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
@@ -388,24 +337,29 @@ def _silent_ray() -> Iterator[None]:
         worker._worker_logs_enabled = True
 
 
-def require_cluster(address: str | None, need: Resources) -> None:
+def require_cluster(
+    address: str | None, need: Resources, seat: Seat, show: Callable[[Table], object]
+) -> None:
     """Refuse the address of a cluster that could run no trial, and a process that has a Ray.
 
     Args:
         address: as for `drive`.
         need: of a trial.
+        seat: of the study's driver, which is free.
+        show: see `Admission.ask`.
 
     Raises:
-        InputError: the cluster cannot be reached or holds no trial, or this process is connected
-            to a Ray already.
+        InputError: the cluster cannot be reached or holds no trial, a node of it cannot run one, or
+            this process is connected to a Ray already.
     """
     import ray
 
     if _CONNECTION.locked() or ray.is_initialized():
         raise _connected_already()
     if address:
-        with ray_session(address):
+        with ray_session(address, "begin again"), seat.taken():
             Nodes(need, may_grow=True).require_room("study")
+            Admission(seat).ask(show, lambda: False)
 
 
 @contextmanager

@@ -16,14 +16,13 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from sdw_core.seeds import derive_seed
 from study.admission import Admission
+from study.attempts import Attempts
 from study.book import TrialBook, optuna_distribution
 from study.early_stopping import decide
-from study.outcomes import FAILED, STOPPED, WORKER_DEATHS, TrialResult, without_numbers
+from study.outcomes import TrialResult, without_numbers
 
 
 class SeededTPE(optuna.samplers.BaseSampler):
@@ -88,7 +87,7 @@ class SeededTPE(optuna.samplers.BaseSampler):
         self._tpe.after_trial(study, trial, state, values)
 
 
-class StudySearch(OptunaSearch):  # type: ignore[misc]
+class StudySearch(Attempts):
     """Proposes trials from Optuna's queue and records their outcomes.
 
     Args:
@@ -97,12 +96,10 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         give_up: called when so many trials in a row have failed for one reason as the study allows.
         folder_of: the folder of a trial's number, where it is answered at a rung.
         admission: to the nodes of a cluster; None on this machine.
-        places: how many trials may be under way; Tune would fix that number at its start.
+        places: how many trials may be under way.
 
     Attributes:
         given_up: that reason; None until then.
-        trouble: why the storage cannot be written: nothing more is proposed then.
-        changed: what a trial says that changed of its sources: nothing more is proposed then.
     """
 
     def __init__(
@@ -115,82 +112,53 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
         places: Callable[[], float] = lambda: math.inf,
     ) -> None:
         settings = book.spec.study
-        super().__init__(
-            space=None,
-            metric=[objective.metric for objective in settings.objectives],
-            mode=[objective.mode for objective in settings.objectives],
-        )
+        objectives = settings.objectives
+        metrics, modes = zip(*((o.metric, o.mode) for o in objectives), strict=True)
+        super().__init__(stopping, admission, places, [*metrics], [*modes])
         book.study.sampler = SeededTPE(settings.seed, settings.startup_trials)
         self._book = book
-        self._ot_study = book.study
+        self._remaining = book.remaining()
+        self._ids: dict[int, int] = {}
         self._space = {path: optuna_distribution(d) for path, d in book.spec.search.items()}
-        self._stopping = stopping
         self._give_up = give_up
         self._folder_of = folder_of
-        self._admission = admission
-        self._places = places
         self._in_a_row: list[str] = []
         self.given_up: str | None = None
-        self.trouble: str | None = None
-        self.changed: str | None = None
-        self._deaths: dict[str, list[str]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next waiting trial, or a new one: its number and the searched values.
-
-        Nothing for now while as many are under way as may be.
-        """
-        if not (self._stopping() or self.trouble or self.changed):
-            if len(self._ot_trials) >= self._places():
-                return None
-            with self._noting_trouble():
-                trial = self._ot_study.ask(fixed_distributions=self._space)
-                self._book.asked(trial)
-                self._ot_trials[trial_id] = trial
-                proposed = {"number": trial.number, "params": dict(trial.params)}
-                return proposed | ({"nodes": self._admission.selector()} if self._admission else {})
-        return str(Searcher.FINISHED)
+    def propose(self) -> dict[str, Any] | None:
+        """The next waiting trial, or a new one: its number and the searched values."""
+        if not self._remaining:
+            return None
+        with self._noting_trouble():
+            trial = self._book.study.ask(fixed_distributions=self._space)
+            self._book.asked(trial)
+            self._ids[trial.number] = trial._trial_id
+            self._remaining -= 1
+            return {"number": trial.number, "params": dict(trial.params)}
+        return None
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Answer a trial that reports from a rung; what else it reports is its outcome."""
         document = json.loads(result["document"])
         if "rung" in document and self._folder_of:
-            trial = self._ot_trials[trial_id]
-            folder = self._folder_of(trial.number)
+            number = self._under_way[trial_id]
+            folder, rung, value = self._folder_of(number), document["rung"], document["return"]
             with self._noting_trouble():
-                decide(self._book, trial._trial_id, folder, document["rung"], document["return"])
+                decide(self._book, self._ids[number], folder, rung, value)
 
-    def on_trial_recover(self, trial_id: str, death: str) -> None:
-        """Note why the worker of a trial died that Tune starts again."""
-        self._deaths.setdefault(trial_id, []).append(death)
-
-    def on_trial_complete(
-        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Tell Optuna the outcome; an error without a result is the death of a process.
-
-        An outcome that cannot be told stays in the trial's folder, where the next driver finds it.
-        A trial that came to a node which cannot run it waits to be asked for again.
-        Tune hands a trial to a worker that ran another one before. Where that worker dies before
-        the trial begins, Tune does not start the trial again: the trial waits to be asked for.
-        """
-        trial = self._ot_trials.pop(trial_id)
-        deaths = self._deaths.pop(trial_id, [])
-        document = json.loads((result or {}).get("document", "{}"))
-        found = TrialResult.from_json(document) if "outcome" in document else None
-        if "refused" in document and self._admission:
-            self._admission.refuse(document["refused"])
-        if not document and len(deaths) >= WORKER_DEATHS:
-            found = TrialResult(outcome=FAILED, reason=deaths[-1])
-        if found and found.sources_changed:
-            self.changed = self.changed or found.reason
-        elif found and found.outcome == STOPPED and not self._stopping():
-            self.trouble = self.trouble or found.reason
+    def requeue(self, number: int) -> None:
+        """The trial waits, with its number and its values."""
+        self._remaining += 1
         with self._noting_trouble():
-            if found is None or found.outcome == STOPPED:
-                self._book.requeue(trial._trial_id)
-            else:
-                self._count(self._book.record(trial._trial_id, found, ray_trial_id=trial_id))
+            self._book.requeue(self._ids[number])
+
+    def record(self, number: int, result: TrialResult, ray_trial_id: str) -> None:
+        """Tell Optuna the outcome.
+
+        One that cannot be told stays in the trial's folder, where the next driver finds it.
+        """
+        with self._noting_trouble():
+            self._count(self._book.record(self._ids[number], result, ray_trial_id=ray_trial_id))
 
     def _count(self, failure: str | None) -> None:
         """Count failures in a row; reasons that differ in their numbers only are the same."""
@@ -208,10 +176,3 @@ class StudySearch(OptunaSearch):  # type: ignore[misc]
             yield
         except (StorageInternalError, OSError) as error:
             self.trouble = str(error.__cause__ or error).splitlines()[0]
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the database is the searcher's state."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""

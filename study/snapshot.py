@@ -23,6 +23,7 @@ from study.early_stopping import saved
 from study.folder import StudyFolder
 from study.job import Job
 from study.outcomes import COMPLETE, FAILED, PRUNED, without_numbers
+from study.race import Race, raced, ranked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,6 +149,7 @@ class Snapshot:
         under_way: the trials that run.
         waiting: those that wait for resources; None where no trial does.
         best: numbers of the best COMPLETE trial, or of the Pareto front; empty before there is one.
+        race: which told the best trials apart on fresh seeds; None: they have not raced.
         early_stopping: what it saved; None where it is off.
         warnings: what trials were warned of, and how many of them.
     """
@@ -163,6 +165,7 @@ class Snapshot:
     under_way: list[Running]
     waiting: Waiting | None
     best: list[int]
+    race: Race | None
     early_stopping: dict[str, Any] | None
     warnings: dict[str, int]
 
@@ -181,7 +184,8 @@ class Snapshot:
         book = book or folder.book()
         spec, driven = folder.spec(), folder.driven()  # `sdw extend` may have raised its number
         with folder.reading():
-            best = book.best()  # before the rows: a trial among them is COMPLETE then
+            race = raced(folder, book)
+            best = ranked(book, race)  # before the rows: a trial among them is COMPLETE then
             rows = book.rows()
             spared, warnings = saved(book), book.warnings()
         remaining = spec.study.trials > len(settled_among(rows))
@@ -209,6 +213,7 @@ class Snapshot:
             under_way=under_way,
             waiting=waiting,
             best=best,
+            race=race,
             early_stopping=spared,
             warnings=warnings,
         )
@@ -433,6 +438,7 @@ class Snapshot:
             "job": asdict(self.job) if self.job else None,
             "trials": [asdict(trial) for trial in self.trials],
             "best": self.best,
+            "race": self.race and self.race.to_json(),
             "early_stopping": self.early_stopping,
             "warnings": [
                 {"warning": sentence, "trials": count} for sentence, count in self.warnings.items()

@@ -110,6 +110,7 @@ def run_trial(
     sources: Sources = Sources(),  # noqa: B008 (frozen)
     work: Work = distil_rows,
     hparams: HParams | None = None,
+    leaves: Callable[[], bool] = lambda: False,
 ) -> TrialResult:
     """Run a trial to an outcome.
 
@@ -131,6 +132,7 @@ def run_trial(
         sources: what the trial must be made of, as far as that is known.
         work: what is done with the pipeline.
         hparams: what TensorBoard's HParams tab shows of the trial.
+        leaves: whether its node is about to leave, which ends the trial as `stop_flag` does.
 
     Returns:
         What `result.json` keeps; a STOPPED trial keeps none.
@@ -142,9 +144,13 @@ def run_trial(
         node=socket.gethostname(),
         outcome=STOPPED,
     )
+
+    def asked() -> bool:
+        return stop_flag.exists() or leaves()
+
     with ExitStack() as held:
         try:
-            held.enter_context(holding(FileLock(folder / "lock"), _unless(stop_flag)))
+            held.enter_context(holding(FileLock(folder / "lock"), _unless(throttled(asked))))
         except StopRequested as stop:
             return replace(stopped, reason=str(stop))
         finished = finished_result(folder, config, sources)
@@ -153,7 +159,7 @@ def run_trial(
         torch.set_num_threads(threads)
         checkpoint = folder / "checkpoint.safetensors"
         clock = TrialClock(folder, timeout)
-        stopping = throttled(lambda: stop_flag.exists() or clock.over())
+        stopping = throttled(lambda: asked() or clock.over())
         progress = _ProgressFile(folder, stopping, clock)
         curves = held.enter_context(followed(folder, stopped.config_hash, hparams))
         pipeline: Pipeline | None = None
@@ -302,15 +308,13 @@ class _ProgressFile:
         )
 
 
-def _unless(stop_flag: Path) -> Waiting:
+def _unless(asked: Callable[[], bool]) -> Waiting:
     """A wait before the trial's work, which a request to stop ends."""
 
     @contextmanager
     def waiting() -> Iterator[GoOn]:
-        stopping = throttled(stop_flag.exists)
-
         def go_on() -> None:
-            if stopping():
+            if asked():
                 raise StopRequested("Stopped while another process ran the trial.")
 
         yield go_on

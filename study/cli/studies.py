@@ -391,7 +391,11 @@ def _print_best(snapshot: "Snapshot") -> None:
     else:
         row = snapshot.row(snapshot.best[0])
         said = f"{snapshot.objectives(row)}; {settings(row.params)}".rstrip("; ")
-        out.print(f"best in the search: trial {row.number}, {said}")
+        if snapshot.race:
+            out.print(f"best: trial {row.number}, in the search {said}")
+            out.print(snapshot.race.verdict)
+        else:
+            out.print(f"best in the search: trial {row.number}, {said}")
         if exports:
             out.print("on fresh seeds, beside what it has to beat:")
             scores = fresh_scores(exports[0])

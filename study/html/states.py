@@ -15,7 +15,7 @@ from sdw_core.identity import code_of
 from sdw_core.seeds import numpy_generator
 from sdw_core.stage_keys import density_key
 from sdw_core.statistics import principal_components
-from study.export import found_by
+from study.confirm import found_by
 from study.folder import StudyFolder
 from study.html.page import BEST, SCALE, Figure, Table, axes, short
 

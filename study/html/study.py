@@ -24,6 +24,7 @@ from study.html import figures
 from study.html.page import Answer, Figure, Line, Lines, Table, document_of, render
 from study.html.states import states_figure
 from study.outcomes import TrialResult, read_result
+from study.race import LEVEL, Race
 from study.snapshot import RETURNS, Snapshot, minutes, number
 from study.tables import by_recipe, doubt, in_order
 
@@ -75,15 +76,18 @@ def study_page(folder: StudyFolder) -> str:
 
 
 def _ranked(snapshot: Snapshot) -> list[TrialRow]:
-    """The COMPLETE trials, best first; of two objectives, those of the front first."""
+    """The COMPLETE trials, best first: those of a front, or of a race, before the others."""
     objectives = snapshot.spec.study.objectives
     sign = -1 if objectives[0].mode == "max" else 1
     rows = figures.complete(snapshot)
     front = set(snapshot.best) if len(objectives) > 1 else set()
-    return sorted(
-        rows,
-        key=lambda row: (row.number not in front, sign * figures.value_of(row, 0), row.number),
-    )
+    raced = snapshot.race.ranking if snapshot.race else []
+
+    def place(row: TrialRow) -> tuple[bool, int, float, int]:
+        first = raced.index(row.number) if row.number in raced else len(raced)
+        return row.number not in front, first, sign * figures.value_of(row, 0), row.number
+
+    return sorted(rows, key=place)
 
 
 def _heading(snapshot: Snapshot) -> str:
@@ -130,7 +134,10 @@ def _answer(
             "This is the search's own score, on the seeds by which the best was chosen: expect "
             "less on fresh seeds. The study's end, or `sdw export`, judges the best on those."
         )
-    if metric in RETURNS:
+    if snapshot.race:
+        sentences.append(snapshot.race.verdict)
+        tables.append(_raced(snapshot.race, {row.number: row for row in ranked}))
+    elif metric in RETURNS:
         told, table = _rivals(ranked, results)
         sentences.append(told)
         tables += [table] if table else []
@@ -209,6 +216,32 @@ def _returns(row: TrialRow, confirmed: dict[str, Any]) -> Table:
         for key, summary in confirmed.items()
     ]
     return Table(f"Trial {row.number} on fresh seeds, beside what it has to beat", head, cells)
+
+
+def _raced(race: Race, rows: dict[int, TrialRow]) -> Table:
+    """The trials of a race, the winner first."""
+    head = ["trial", "search's score", "mean in the race", "policies", "behind the winner", "told"]
+    cells = []
+    for each in race.ranking:
+        rounds = race.dropped.get(each)
+        told = "apart" if rounds else "not apart"
+        behind = f"{race.behind(each):.1f}"
+        cells.append(
+            [
+                f"trial {each}",
+                number(figures.value_of(rows[each], 0)),
+                f"{race.mean(each):.1f}",
+                str(len(race.scores[each])),
+                "" if each == race.winner else behind,
+                "the winner" if each == race.winner else told,
+            ]
+        )
+    method = (
+        "How the best trials were told apart: fresh policies of each, round after round, paired by "
+        "their random numbers; one that was behind the leader by a paired t-test was dropped and "
+        f"judged no more (the best one is, in {LEVEL:.0%} of studies at most)"
+    )
+    return Table(method, head, cells)
 
 
 def _rivals(

@@ -20,6 +20,15 @@ import psutil
 from tests.integration.processes import SDW, World, ended
 
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
+DRAIN = """
+from time import time
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+gcs = GcsClient(address="{address}")
+(node,) = [n for n in gcs.get_all_node_info().values() if n.node_manager_hostname == "{host}"]
+deadline = int((time() + 600) * 1000)
+print(gcs.drain_node(node.node_id.hex(), DRAIN_NODE_REASON_PREEMPTION, "spot", deadline)[0])
+"""
 NOTHING: Mapping[str, str] = {}
 SUBNETS = 250
 """Of 10.77.0.0/16, one for the hosts of each test process."""
@@ -62,6 +71,7 @@ class Hosts:
         self._subnet = _claimed_subnet()
         self._free = count(1)
         self._addresses: dict[str, str] = {}
+        self._workers: list[str] = []
         self._mounts: dict[str, list[str]] = {}
         self.address = f"10.77.{self._subnet}.1:6379"
 
@@ -117,6 +127,14 @@ class Hosts:
         where = ("--head", "--port=6379", "--include-dashboard=false")
         self._start_node("head", *where, env=env, **{"num_cpus": 0} | resources)
 
+    def have_workers(self, number: int) -> list[str]:
+        """The names of so many workers that live, and no more; each of 1 CPU."""
+        for host in self._workers[number:]:
+            self.kill(host)
+        while len(self._workers) < number:
+            self.start_worker(f"w{len(self._addresses)}")
+        return list(self._workers)
+
     def start_worker(
         self,
         host: str,
@@ -136,6 +154,7 @@ class Hosts:
         """
         self.add(host, hidden, readonly)
         self._start_node(host, f"--address={self.address}", env=env, **{"num_cpus": 1} | resources)
+        self._workers.append(host)
 
     def _start_node(
         self, host: str, *where: str, env: Mapping[str, str] = NOTHING, **resources: float
@@ -161,8 +180,15 @@ class Hosts:
         listed = _ip("netns", "pids", self._namespace(host)).split()
         return [psutil.Process(int(pid)) for pid in listed if psutil.pid_exists(int(pid))]
 
+    def drain(self, host: str) -> None:
+        """The node is about to be taken away, as Ray tells it of one that a cloud reclaims."""
+        script = DRAIN.format(address=self.address, host=host)
+        status, out, err = ended(self.start("head", program=(sys.executable, "-c", script)))
+        assert (status, out) == (0, "True\n"), err
+
     def kill(self, host: str) -> None:
         """The host is lost, its sockets closed: SIGKILL to all that runs on it."""
+        self._forget(host)
         while processes := self.processes(host):
             for process in processes:
                 with suppress(psutil.Error):
@@ -170,7 +196,12 @@ class Hosts:
 
     def cut(self, host: str) -> None:
         """The host is lost without a word: its cable is cut, and what runs on it goes on."""
+        self._forget(host)
         _ip("link", "set", self._cable(host), "down")
+
+    def _forget(self, host: str) -> None:
+        with suppress(ValueError):
+            self._workers.remove(host)
 
     def mend(self, host: str) -> None:
         """The cable is back."""

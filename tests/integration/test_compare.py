@@ -123,7 +123,7 @@ def test_a_comparison_in_which_nothing_completes_is_a_failure(
     inventory, _ = check_comparison(loaded)
     with ComparisonFolder.opened(loaded, world.path / "sdw-studies") as folder:
         for cell in ready(loaded, {}):
-            run_cell(str(folder.path), cell, inventory.sources(cell.config), 1, 0)
+            run_cell(folder, cell, inventory.sources(cell.config), 1, 0)
     given = [part for setting in settings for part in ("--set", setting)]
     status, out, err = sdw("compare", spec, *given, "--json")
     assert status == 1, err

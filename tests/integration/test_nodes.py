@@ -39,8 +39,10 @@ def address(world: World) -> Iterator[str]:
 
 
 def test_a_study_on_nodes_that_share_its_folder_is_given_up_retried_and_extended(
-    world: World, address: str, spec: str
+    world: World, address: str, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With a token at hand, which the cluster does not ask for."""
+    monkeypatch.setitem(world.env, "RAY_AUTH_TOKEN", "a" * 40)
     settings = ("study.max_identical_failures=2", "study.concurrency=1")
     folder = created(world, spec, "broken", *settings)
     folder.cache.write_text("not a folder, so that every trial fails")

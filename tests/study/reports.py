@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from sdw_core.statistics import ReturnSummary
+from study.attempts import Death
 from study.folder import StudyFolder
-from study.outcomes import WORKER_DEATHS, TrialResult
+from study.outcomes import TrialResult
 from study.runner import _outcome
 from study.search import StudySearch
 from tests.study.conftest import small_spec
@@ -21,10 +22,10 @@ def report(outcome: str = "COMPLETE", **metrics: object) -> dict[str, object]:
     return {"document": json.dumps(document | {"metrics": metrics, "stages": {"distill": 1.0}})}
 
 
-def worker_dies(search: StudySearch, trial: str, times: int = WORKER_DEATHS) -> None:
-    """What Tune's callback tells of a worker that is started again."""
-    for _ in range(times):
-        search.on_trial_recover(trial, "infrastructure: the worker died")
+def dies(search: StudySearch, trial: str, with_node: bool = False) -> None:
+    """What Tune tells of an attempt whose process died."""
+    search.on_death(trial, Death("infrastructure: the worker died on w1", "w1", lambda: with_node))
+    search.on_trial_complete(trial, None, error=True)
 
 
 def run_trials(folder: StudyFolder, count: int = 1) -> StudySearch:

@@ -4,7 +4,7 @@ import pytest
 from ray._private.utils import check_version_info
 
 from sdw_core.errors import InputError
-from study.address import _chosen, settled, unconnected
+from study.address import _chosen, _require_node, settled, unconnected
 
 MINE, YOURS, OTHER = "10.0.0.1:6379", "10.0.0.2:6379", "10.0.0.3:6379"
 
@@ -46,9 +46,17 @@ def test_the_environment_says_what_auto_means_and_not_what_is_given(monkeypatch)
 def test_a_client_from_outside_is_sent_to_the_head(monkeypatch, address):
     for given in (address, "auto"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(InputError, match=r"no client from outside.*`--address auto`") as caught:
+        with pytest.raises(
+            InputError, match=r"no client from outside.*the address `auto`"
+        ) as caught:
             settled(given)
         assert address in str(caught.value)
+
+
+def test_a_machine_that_is_no_node_is_sent_to_the_head(monkeypatch):
+    monkeypatch.setattr("study.address._running", dict)
+    with pytest.raises(InputError, match=f"no node of the Ray cluster at {MINE}.*`kubectl exec`"):
+        _require_node(MINE)
 
 
 def test_versions_that_do_not_go_together_are_both_named():

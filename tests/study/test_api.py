@@ -138,12 +138,12 @@ def test_a_study_that_cannot_connect_to_ray_is_given_no_trials(study, monkeypatc
 
 def test_two_threads_do_not_share_a_connection_to_ray(monkeypatch):
     """The first one's is neither used nor ended by the second one."""
-    monkeypatch.setattr("study.runner._connection", lambda address: nullcontext("its own"))
-    with ray_session(None) as first:
-        with pytest.raises(InputError, match="has one already"), ray_session(None):
+    monkeypatch.setattr("study.runner._connection", lambda *given: nullcontext("its own"))
+    with ray_session(None, "begin again") as first:
+        with pytest.raises(InputError, match="has one already"), ray_session(None, "begin again"):
             pytest.fail("it was shared")
         assert first == "its own"
-    with ray_session(None):
+    with ray_session(None, "begin again"):
         pass
 
 
@@ -367,7 +367,7 @@ def test_a_comparison_is_run_opened_and_shown(tmp_path):
         begun = Comparison.open("c")
         assert (begun.finished, len(begun.frame())) == (False, 0)
         for cell in ready(spec, {}):
-            run_cell(str(folder.path), cell, inventory.sources(cell.config), 1, 0)
+            run_cell(folder, cell, inventory.sources(cell.config), 1, 0)
     found = Comparison.run(COMPARISON)
     assert found.finished
     assert set(found.frame()["method"]) == {"PBC", "random"}

@@ -96,14 +96,17 @@ def test_an_autoscaler_that_does_not_say_what_it_may_add_is_asked_for_as_much_ag
 )
 def test_as_many_trials_are_under_way_as_the_cluster_may_hold(asked, now, places):
     study = small_spec(f"study.concurrency={asked}").study
-    assert Places(SimpleNamespace(now=now), study, lambda **said: None)() == places
+    nodes = SimpleNamespace(now=now)
+    assert Places(nodes, study.resources, study.concurrency, lambda **said: None)() == places
 
 
 def test_the_driver_says_how_many_run_and_which_trials_wait_for_what():
     """Two trials are PENDING to Tune; the worker of one of them is starting."""
     told: list[dict[str, Any]] = []
     nodes = SimpleNamespace(now=ONES, look=lambda: True)
-    places = Places(nodes, small_spec().study, lambda **said: told.append(said))
+    study = small_spec().study
+    need, asked = study.resources, study.concurrency
+    places = Places(nodes, need, asked, lambda **said: told.append(said))
     trials = [
         SimpleNamespace(config={"number": number}, status=status)
         for number, status in ((3, "TERMINATED"), (4, "RUNNING"), (5, "PENDING"), (6, "PENDING"))

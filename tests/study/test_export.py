@@ -159,7 +159,7 @@ def test_rows_that_were_judged_before_are_held_against_another_cloning_alone(
 ):
     """As those of an earlier version, which cloned none; 0 steps: none."""
     kept = json.loads((finished.trial(1) / "confirmed.json").read_text())
-    monkeypatch.setattr("study.export.confirmed_scores", None)
+    monkeypatch.setattr("study.confirm.confirmed_scores", None)
     for steps, before in ((20, kept.keys() - {"bc_all_data"}), (0, kept), (30, kept)):
         copy = copied(finished, tmp_path / str(steps), bc_steps=steps)
         document = {key: kept[key] for key in before}

@@ -126,7 +126,7 @@ def test_its_cells_are_taken_if_they_say_that_their_data_were_these(
     assert {cell.method for cell in found} == {"Av-PBC", "SDW"}
     assert compared.unused(spec, inventory) == 1  # the expert's does not say
     expert = spec.cell("expert", "sdw/hopper-replay-mini-v0")
-    result = run_cell(str(compared.path), expert, inventory.sources(expert.config), 1, 0)
+    result = run_cell(compared, expert, inventory.sources(expert.config), 1, 0)
     stated = read_json(compared.path / "cells/expert-5251b180a3091841/result.json")
     mean = stated["normalized_return"]["mean"]
     assert result.normalized_return.mean == pytest.approx(mean)

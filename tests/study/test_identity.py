@@ -18,7 +18,8 @@ from sdw_core.identity import Inventory, method_of
 from sdw_core.units import Units
 from search_spaces import ComparisonSpec, load_comparison, load_spec
 from study.comparison import ComparisonFolder, Results, check_comparison, ready, run_cell
-from study.export import confirm, export
+from study.confirm import confirm
+from study.export import export
 from study.folder import StudyFolder
 from study.outcomes import finished_result
 from study.search import StudySearch
@@ -296,7 +297,7 @@ def comparison(
 def run_cells(folder: ComparisonFolder, spec: ComparisonSpec, inventory: Inventory) -> Results:
     """Cells as workers run them, without Ray."""
     for cell in ready(spec, folder.results(spec, inventory)):
-        run_cell(str(folder.path), cell, inventory.sources(cell.config), 1, 0)
+        run_cell(folder, cell, inventory.sources(cell.config), 1, 0)
     return folder.results(spec, inventory)
 
 
@@ -358,7 +359,7 @@ def test_a_cell_whose_data_change_on_the_way_is_not_mixed_in(comparison, data: P
     then = check_comparison(spec)[0]
     edit(data)
     for cell in spec.all_cells():
-        result = run_cell(str(folder.path), cell, then.sources(cell.config), 1, 0)
+        result = run_cell(folder, cell, then.sources(cell.config), 1, 0)
         assert result.outcome == "STOPPED"
         assert result.sources_changed
     assert folder.results(spec, then) == {}

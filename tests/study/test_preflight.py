@@ -83,9 +83,9 @@ MEMORY = """if True:
 def test_a_worker_takes_about_the_memory_that_was_foreseen(tmp_path):
     from tests.study.conftest import SMALL
 
-    big = ("pipeline.distill.meta_batch_size=8192", "pipeline.distill.seeds=4")
+    big = ("pipeline.distill.meta_batch_size=32768", "pipeline.distill.seeds=4")
     short = ("pipeline.distill.outer_steps=1", "pipeline.evaluation.policies=1")
-    overrides = [*SMALL, *big, *short, "pipeline.distill.width=1024"]
+    overrides = [*SMALL, *big, *short, "pipeline.distill.width=256"]
     spec = small_spec(*overrides)
     need = estimate(spec, DATASETS, trials=1).memory_per_trial
     done = subprocess.run(

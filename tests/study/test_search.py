@@ -10,12 +10,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from study.attempts import WORKER_DEATHS
 from study.book import TrialBook
 from study.folder import StudyFolder
-from study.outcomes import WORKER_DEATHS, config_hash
+from study.outcomes import config_hash
 from study.search import StudySearch
 from tests.study.conftest import small_spec
-from tests.study.reports import report, worker_dies
+from tests.study.reports import dies, report
 
 
 def outcomes(book: TrialBook) -> list[str]:
@@ -67,26 +68,17 @@ def test_a_failed_trial_is_told_as_failed_with_its_reason(request, kind):
     assert (row.outcome, row.reason, row.values) == ("FAILED", "why", None)
 
 
-@pytest.mark.parametrize("result", [None, {}, {"training_iteration": 1}])
-def test_a_trial_whose_worker_died_again_and_again_is_an_infrastructure_failure(folder, result):
+def test_a_trial_whose_process_dies_waits_and_fails_after_so_many_deaths(folder):
     search = StudySearch(folder.book())
-    search.suggest("a")
-    worker_dies(search, "a")
-    search.on_trial_complete("a", result, error=True)
+    first = search.suggest("0")
+    for number in range(WORKER_DEATHS):
+        dies(search, str(number))
+        assert outcomes(folder.book()) == ["WAITING"]
+        assert search.suggest(str(number + 1)) == first
+    dies(search, str(WORKER_DEATHS))
     (row,) = folder.book().rows()
-    assert row.outcome == "FAILED"
-    assert row.reason.startswith("infrastructure")
-
-
-def test_a_trial_that_tune_gives_up_early_waits_and_is_asked_again(folder):
-    """Its worker was taken over from another trial, and died before this one began."""
-    search = StudySearch(folder.book())
-    first = search.suggest("a")
-    worker_dies(search, "a", WORKER_DEATHS - 1)
-    search.on_trial_complete("a", None, error=True)
-    assert outcomes(folder.book()) == ["WAITING"]
+    assert (row.outcome, row.reason) == ("FAILED", "infrastructure: the worker died on w1")
     assert (search.trouble, search.given_up) == (None, None)
-    assert search.suggest("b") == first
 
 
 def test_a_stopped_trial_waits_and_is_asked_again_with_its_number_and_values(folder):
@@ -166,7 +158,6 @@ import sys
 from pathlib import Path
 from study.folder import StudyFolder
 from study.search import StudySearch
-from study.outcomes import WORKER_DEATHS, config_hash
 search = StudySearch(StudyFolder(Path(sys.argv[1])).book())
 for i in range(8):
     params = search.suggest(str(i))["params"]
@@ -178,19 +169,14 @@ for i in range(8):
 """
 
 
-def test_the_same_study_seed_draws_the_same_in_fresh_processes(tmp_path):
-    printed = []
-    for name in ("one", "two"):
-        folder = StudyFolder.create(small_spec(), tmp_path / name)
-        done = subprocess.run(
-            [sys.executable, "-c", DRAW, str(folder.path)],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        printed.append(done.stdout)
-    assert printed[0].count("\n") == 8
-    assert printed[0] == printed[1]
+def test_the_same_study_seed_draws_the_same_in_a_fresh_process(tmp_path, capsys, monkeypatch):
+    there, here = (StudyFolder.create(small_spec(), tmp_path / name).path for name in "ab")
+    command = [sys.executable, "-c", DRAW, there]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    monkeypatch.setattr("sys.argv", ["", here])
+    exec(DRAW, {})
+    assert printed.count("\n") == 8
+    assert printed == capsys.readouterr().out
 
 
 def test_reconcile_records_what_has_a_result_and_queues_the_rest(folder):
@@ -250,8 +236,12 @@ def ends(folder: StudyFolder, *reports: dict[str, object] | None) -> tuple[Study
     for number, each in enumerate(reports):
         search.suggest(str(number))
         if each is None:
-            worker_dies(search, str(number))
-        search.on_trial_complete(str(number), each)
+            for _ in range(WORKER_DEATHS):
+                dies(search, str(number))
+                search.suggest(str(number))
+            dies(search, str(number))
+        else:
+            search.on_trial_complete(str(number), each)
     return search, called
 
 

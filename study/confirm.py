@@ -1,0 +1,267 @@
+"""A study's best trials, judged on seeds that the search never used: their race, their scores."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sdw_core.artifact import CONFIRM, Artifact, score
+from sdw_core.baselines import bc_on_all_data
+from sdw_core.config import PipelineConfig
+from sdw_core.dataset import OfflineDataset, load_dataset
+from sdw_core.errors import DivergenceError, InputError
+from sdw_core.evaluate import Arena, one_thread
+from sdw_core.evidence import confirmed_scores, evidence_of, networks_of, source_states
+from sdw_core.files import read_whole, sha256_of_file, write_json
+from sdw_core.identity import METHOD, Sources
+from sdw_core.pipeline import Pipeline
+from sdw_core.protocols import own_recipe
+from sdw_core.units import Units
+from study.folder import StudyFolder
+from study.outcomes import COMPLETE, TrialResult, finished_result
+from study.race import POLICIES, STAGE, Race, entered, race, raced, races
+
+ALL_DATA = "bc_all_data"
+"""The score of behavioural cloning of all the data."""
+ON_FRESH_SEEDS = "re-evaluating on fresh seeds"
+Say = Callable[[str], None]
+"""Told what is being done."""
+
+
+def unheard(said: str) -> None:
+    """Where nobody asks what is being done."""
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial's rows with their evidence, and some states of the source beside them."""
+
+    artifact: Artifact
+    source_states: NDArray[np.float32]
+
+
+def confirm(
+    folder: StudyFolder,
+    number: int,
+    dataset: OfflineDataset,
+    cache: Path,
+    license: str | None = None,
+    say: Say = unheard,
+) -> Confirmed:
+    """Re-evaluate a trial's best rows on fresh seeds, beside what they have to beat.
+
+    That are random rows, behavioural cloning of all the data (`study.bc_steps`) and the expert. The
+    scores are kept in the trial's folder, if it can be written, so that asking again costs nothing;
+    they count for the settings, the rows and the method that they were found with.
+
+    Args:
+        folder: the study.
+        number: a COMPLETE trial.
+        dataset: what its rows were distilled from.
+        cache: of the study's stages; see `cache_of`.
+        license: as for `evidence_of`.
+        say: told what is being done.
+
+    Raises:
+        InputError: its folder does not hold its result any more, or the dataset is another.
+    """
+    kept = folder.trial(number) / "confirmed.json"
+    judged = _judged(folder, number, lambda config: dataset, license)
+    config, of = judged.config, judged.of
+    before = read_whole(kept) or {}
+    document = {key: value for key, value in before.items() if key not in of}
+    if {key: before.get(key) for key in of} != of:
+        say(ON_FRESH_SEEDS)
+        document = confirmed_scores(judged.artifact, dataset, config, judged.result.to_json())
+    if document.get(ALL_DATA, {}).get("steps", 0) != (steps := folder.spec().study.bc_steps):
+        document.pop(ALL_DATA, None)
+        if steps:
+            document[ALL_DATA] = _bc_score(config, dataset, steps, cache, say)
+    if of | document != before and os.access(kept.parent, os.W_OK):
+        write_json(kept, of | document)
+    race = raced(folder, folder.book())
+    told = {"race": {"trial": number} | race.told} if race and number in race.contenders else {}
+    judged.artifact.evidence["scores"] = document | told
+    return Confirmed(judged.artifact, source_states(dataset, config.seed))
+
+
+def hold_race(folder: StudyFolder) -> Race | None:
+    """Let a study's best trials race, if they are to race and have not raced; see `study.race`.
+
+    What each trial's policies returned is kept in its folder: neither an interruption nor another
+    race of some of the same trials judges anything twice.
+
+    Raises:
+        InputError: a trial's folder does not hold its result any more, or its dataset changed.
+    """
+    book = folder.book()
+    if not races(book.spec):
+        return None
+    if found := raced(folder, book):
+        return found
+    contenders, evaluations = entered(book)
+    if len(contenders) < 2:
+        return None
+    load = reader()
+    judged = {number: _judged(folder, number, load) for number in contenders}
+
+    def judge(number: int, round: int) -> NDArray[np.float64]:
+        return _in_round(folder.trial(number) / "race.json", judged[number], round)
+
+    found = race(contenders, judge, evaluations)
+    if os.access(folder.path, os.W_OK):
+        write_json(folder.race, found.to_json())
+    return found
+
+
+def _in_round(kept: Path, judged: "_Judged", round: int) -> NDArray[np.float64]:
+    """Returns [P] of fresh policies of a trial, by the evaluation that its search was by."""
+    document = read_whole(kept) or {}
+    rounds: list[list[float]] = document["rounds"] if document.get("of") == judged.of else []
+    if round == len(rounds):
+        size = {"policies": POLICIES, "episodes": 1}
+        evaluation = judged.config.evaluation.model_copy(update=size)
+        try:
+            returns = judged.artifact.evaluate(evaluation, stage=f"{STAGE}-{round}")[:, 0]
+        except DivergenceError:  # such policies are worth what random ones are
+            returns = np.zeros(POLICIES)
+        rounds = [*rounds, returns.tolist()]
+        if os.access(kept.parent, os.W_OK):
+            write_json(kept, {"of": judged.of, "rounds": rounds})
+    return np.array(rounds[round])
+
+
+def reader() -> Callable[[PipelineConfig], OfflineDataset]:
+    """Reads each dataset once."""
+    datasets: dict[str, OfflineDataset] = {}
+
+    def load(config: PipelineConfig) -> OfflineDataset:
+        if config.source not in datasets:
+            datasets[config.source] = load_dataset(config)
+        return datasets[config.source]
+
+    return load
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A trial's best rows, to be judged.
+
+    Attributes:
+        config, result: of the trial.
+        artifact: the rows, whose evidence has no scores yet.
+        of: what the scores hang on that are found with them.
+    """
+
+    config: PipelineConfig
+    result: TrialResult
+    artifact: Artifact
+    of: dict[str, Any]
+
+
+def _judged(
+    folder: StudyFolder,
+    number: int,
+    load: Callable[[PipelineConfig], OfflineDataset],
+    license: str | None = None,
+) -> _Judged:
+    config, result, rows = found_by(folder, number)
+    dataset = load(config)
+    require_source_of(result, dataset, config, number)
+    # The first version stated no units.
+    stated = {f.name: rows[f.name].numpy() for f in fields(Units) if f.name in rows}
+    arena = replace(Arena.of(dataset), units=replace(dataset.units, **stated))
+    best = result.best
+    recipe = own_recipe(config.distill, result.learning_rates[best])
+    seed = result.distillation_seeds[best]
+    evidence = evidence_of(config, result.dataset, seed, dataset, license)
+    artifact = Artifact.distilled(
+        rows["observations"][best], rows["actions"][best], arena, recipe, evidence
+    )
+    of = {
+        "config_hash": result.config_hash,
+        "rows": sha256_of_file(folder.trial(number) / "rows.safetensors"),
+        "scores": dataset.reference_scores and list(dataset.reference_scores),
+        "method": METHOD["evaluate"],
+    } | networks_of(config.evaluation)
+    return _Judged(config, result, artifact, of)
+
+
+def _bc_score(
+    config: PipelineConfig, dataset: OfflineDataset, steps: int, cache: Path, say: Say
+) -> dict[str, Any]:
+    """A manifest's account of behavioural cloning of all the data, from the rows' own starts.
+
+    It is one policy: each of its episodes counts as one.
+    """
+
+    def progress(stage: str, fraction: float) -> None:
+        say(f"cloning all of the data, to compare: {fraction:.0%}")
+
+    pipeline = Pipeline(bc_on_all_data(config, steps), cache, progress)
+    with one_thread():
+        returns = pipeline.judged_expert(dataset, CONFIRM)
+    return score(returns.reshape(-1, 1), config.seed) | {"steps": steps}
+
+
+@contextmanager
+def cache_of(folder: StudyFolder) -> Iterator[Path]:
+    """The study's stage cache, or one for the block where the study cannot be written."""
+    if os.access(folder.path, os.W_OK):
+        yield folder.cache
+    else:
+        with TemporaryDirectory() as scratch:
+            yield Path(scratch)
+
+
+def require_source_of(
+    result: TrialResult, dataset: OfflineDataset, config: PipelineConfig, number: int
+) -> None:
+    """Refuse a dataset that is not the one that a trial's rows were distilled from.
+
+    Raises:
+        InputError: its content or its reference scores changed.
+    """
+    now = Sources(dataset.content_hash, dataset.reference_scores)
+    if what := result.made_of.changed(now, config):
+        raise InputError(
+            f"{what[0].upper()}{what[1:]} changed since trial {number} was distilled from it, so "
+            "that its rows cannot be judged beside it; put back what was there, and export again."
+        )
+
+
+def found_by(
+    folder: StudyFolder, number: int
+) -> tuple[PipelineConfig, TrialResult, dict[str, Tensor]]:
+    """A COMPLETE trial's settings, its result and its rows.
+
+    Raises:
+        InputError: there is no such trial, or its folder does not hold the result and the rows any
+            more.
+    """
+    book, trial = folder.book(), folder.trial(number)
+    row = next((row for row in book.rows() if row.number == number), None)
+    if row is None or row.outcome != COMPLETE:
+        raise InputError(
+            f"Only a COMPLETE trial has rows, and trial {number} of {folder.name!r} is none; see "
+            f"`sdw status {folder.called}`."
+        )
+    config = book.spec.pipeline_with(row.params)
+    result = finished_result(trial, config, folder.inventory().sources(config))
+    with suppress(FileNotFoundError, SafetensorError):
+        if result is not None:
+            return config, result, load_file(trial / "rows.safetensors")
+    raise InputError(
+        f"{str(trial)!r} does not hold the result of trial {number} any more; put it back, or "
+        f"remove that folder and let `sdw status {folder.called} --rebuild` and then `sdw "
+        f"resume {folder.called}` compute a trial of that number anew."
+    )

@@ -1,0 +1,232 @@
+"""Which of a study's best trials is the best: they race on seeds that the search never used.
+
+The best of many noisy scores is partly the luckiest. So once a study's trials have ended, those at
+its top are judged again, in rounds: fresh policies are cloned from the rows of every trial that is
+still in the race, policy k of a round from the same random numbers in all of them, and run for an
+episode each. (An episode of another policy tells more of the mean over policies than another
+episode of the same.) After a round, a trial that is behind the leader beyond doubt is dropped, and
+what it would have cost goes to the others. The trial with the highest mean wins.
+
+"Beyond doubt" is successive elimination: a one-sided paired t-test of the policies' differences, at
+level `LEVEL / ((m - 1) r (r + 1))` after round r of m trials. The sum of these over all rounds and
+all comparisons of a trial with others is `LEVEL`, however many rounds there are (Bonferroni): the
+best trial is dropped in at most that share of studies. The test takes the mean difference for
+normal, which it nearly is from `FEWEST` policies on; the tests simulate skewed ones. Bounds that
+hold without that, such as empirical Bernstein's, need returns within known ends, and many times the
+policies.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdw_core.files import read_whole
+from sdw_core.statistics import FEWEST
+from search_spaces import StudySpec
+from study.book import TrialBook, TrialRow
+from study.folder import StudyFolder
+
+LEVEL = 0.05
+"""Share of studies, at most, of which the race drops the best trial."""
+POLICIES = 16
+"""Fresh policies of a trial in a round, an episode each."""
+SHORTEST = 1e-3
+"""Seconds that judging a trial in a round takes at least."""
+STAGE = "race"
+"""Random streams of the rounds: never used in a search, nor by what an export states."""
+RACED = [("normalized_return", "max")]
+"""Objectives of the studies whose trials race: a race compares means."""
+
+Scores = NDArray[np.float64]
+Judge = Callable[[int, int], Scores]
+"""Returns [P] of fresh policies: of a trial's number, in a round, from 0."""
+
+
+@dataclass(frozen=True)
+class Race:
+    """How a race went.
+
+    Attributes:
+        contenders: the trials' numbers, as the search ranked them.
+        scores: number -> return of each of its policies, round after round.
+        dropped: number -> after how many rounds a trial was behind beyond doubt.
+    """
+
+    contenders: tuple[int, ...]
+    scores: Mapping[int, Sequence[float]]
+    dropped: Mapping[int, int]
+
+    @property
+    def ranking(self) -> list[int]:
+        """The contenders, the winner first: those that were dropped later come before others."""
+
+        def place(number: int) -> tuple[float, float]:
+            return -self.dropped.get(number, np.inf), -self.mean(number)
+
+        return sorted(self.contenders, key=place)
+
+    @property
+    def winner(self) -> int:
+        """The trial with the highest mean of those that were never dropped."""
+        return self.ranking[0]
+
+    @property
+    def open(self) -> list[int]:
+        """The trials that cannot be told from the winner."""
+        return [number for number in self.ranking[1:] if number not in self.dropped]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What came of it, as a manifest states it."""
+        return {"contenders": list(self.contenders), "winner": self.winner, "open": self.open}
+
+    @property
+    def verdict(self) -> str:
+        """What came of it, in a sentence."""
+        open = [str(number) for number in self.open]
+        said = f"The {len(self.contenders)} best trials of the search raced on fresh seeds: trial "
+        said += f"{self.winner} has the highest mean, and "
+        if not open:
+            return f"{said}can be told from each of the others."
+        *others, last = open
+        which = f"trials {', '.join(others)} and {last}" if others else f"trial {last}"
+        return f"{said}cannot be told from {which}."
+
+    def mean(self, number: int) -> float:
+        """Of a trial's policies in the race."""
+        return float(np.mean(self.scores[number]))
+
+    def behind(self, number: int) -> float:
+        """Mean by which a trial's policies are below the winner's, over the rounds of both."""
+        theirs = np.array(self.scores[number])
+        return float((np.array(self.scores[self.winner])[: len(theirs)] - theirs).mean())
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Race":
+        """What `to_json` made a document of."""
+        numbered = {
+            name: {int(number): value for number, value in document[name].items()}
+            for name in ("scores", "dropped")
+        }
+        return cls(tuple(document["contenders"]), **numbered)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `race.json` holds and `sdw status --json` prints."""
+        return asdict(self) | self.told | {"ranking": self.ranking, "level": LEVEL}
+
+
+def race(contenders: Sequence[int], judge: Judge, evaluations: int, level: float = LEVEL) -> Race:
+    """Judge trials in rounds until one is left, or the budget is spent.
+
+    Args:
+        contenders: the trials' numbers, two or more.
+        judge: see `Judge`.
+        evaluations: how many times a trial may be judged, all in all; see `affordable`.
+        level: as `LEVEL`.
+    """
+    scores: dict[int, list[float]] = {number: [] for number in contenders}
+    dropped: dict[int, int] = {}
+    left, rounds = list(contenders), 0
+    while len(left) > 1 and len(left) <= evaluations:
+        for number in left:
+            scores[number] += judge(number, rounds).tolist()
+        evaluations -= len(left)
+        rounds += 1
+        share = level / ((len(contenders) - 1) * rounds * (rounds + 1))
+        lost = behind({number: np.array(scores[number]) for number in left}, share)
+        dropped |= dict.fromkeys(lost, rounds)
+        left = [number for number in left if number not in lost]
+    return Race(tuple(contenders), scores, dropped)
+
+
+def behind(scores: Mapping[int, Scores], level: float) -> list[int]:
+    """Which trials' means are below the highest one, by a paired t-test each.
+
+    Args:
+        scores: number -> returns [N] of its policies; those of one place are pairs.
+        level: of each test.
+    """
+    from scipy.stats import t
+
+    leader = max(scores, key=lambda number: scores[number].mean())
+    count = len(scores[leader])
+    if count < FEWEST:
+        return []
+    quantile = t.isf(level, count - 1) / count**0.5
+    leads = {number: scores[leader] - theirs for number, theirs in scores.items()}
+    return [
+        number
+        for number, lead in leads.items()
+        if number != leader and lead.mean() > quantile * lead.std(ddof=1)
+    ]
+
+
+def raced(folder: StudyFolder, book: TrialBook) -> Race | None:
+    """The race of a study's best trials; None if these have not raced."""
+    document = read_whole(folder.race)
+    found = Race.from_json(document) if document else None
+    return found if found and book.best(len(found.contenders)) == list(found.contenders) else None
+
+
+def ranked(book: TrialBook, race: Race | None, top: int = 1) -> list[int]:
+    """Numbers of the best trials, as `TrialBook.best`: those that have raced as the race says."""
+    by_search = book.best(top)
+    return [*race.ranking, *by_search[len(race.contenders) :]][:top] if race else by_search
+
+
+def races(spec: StudySpec) -> bool:
+    """Whether a study's best trials are to race."""
+    objectives = [(objective.metric, objective.mode) for objective in spec.study.objectives]
+    return spec.study.confirm is not None and objectives == RACED
+
+
+def entered(book: TrialBook) -> tuple[list[int], int]:
+    """Which trials a race is of, and how many times one can be judged in a round, all in all.
+
+    At the least each is judged once: fewer enter where the budget is small.
+    """
+    assert book.spec.study.confirm is not None
+    contenders = book.best(book.spec.study.confirm.top)
+    evaluations = affordable(book.spec, book.rows(), contenders)
+    return contenders[:evaluations], evaluations
+
+
+def affordable(spec: StudySpec, rows: Sequence[TrialRow], contenders: Sequence[int]) -> int:
+    """How many times a trial can be judged in a round, all in all.
+
+    A share of a study's time is that of the time in which its trials ran, and what an episode takes
+    is what it took in the trials: both are of the trials' records, so that a race which is held
+    anew is the same.
+    """
+    assert spec.study.confirm is not None
+    budget = spec.study.confirm.budget
+    if budget > 1:
+        return int(budget) // POLICIES
+    paces = []
+    for number in contenders:
+        config = spec.pipeline_with(rows[number].params)
+        evaluation = config.evaluation
+        episodes = config.distill.seeds * evaluation.policies * evaluation.episodes
+        paces.append(rows[number].stages.get("evaluate", 0.0) / episodes)
+    return int(budget * seconds_of(rows) / max(median(paces) * POLICIES, SHORTEST))
+
+
+def seconds_of(rows: Sequence[TrialRow]) -> float:
+    """Seconds in which at least one of the trials ran; one that says no end ran by itself.
+
+    >>> from study.book import TrialRow
+    >>> def row(ended, seconds):
+    ...     return TrialRow(0, "COMPLETE", None, {}, None, None, seconds, {}, None, [], ended=ended)
+    >>> seconds_of([row(110.0, 10.0), row(105.0, 10.0), row(300.0, 20.0), row(None, 5.0)])
+    40.0
+    """
+    total, until = sum(row.seconds or 0.0 for row in rows if row.ended is None), -np.inf
+    ran = [(row.ended - (row.seconds or 0.0), row.ended) for row in rows if row.ended is not None]
+    for begun, ended in sorted(ran):
+        total += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return total

@@ -1,0 +1,215 @@
+"""Races: the best trials told apart on fresh seeds, and what is said of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdw_core.errors import InputError
+from sdw_core.files import write_json
+from sdw_core.statistics import FEWEST
+from study.confirm import hold_race
+from study.export import export
+from study.folder import StudyFolder
+from study.html.study import study_page
+from study.notes import study_note
+from study.race import LEVEL, POLICIES, Race, behind, entered, race, raced, ranked
+from study.runner import _outcome
+from study.search import StudySearch
+from study.snapshot import Snapshot
+from tests.study.conftest import small_spec
+
+
+def returns_of(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns [count, trials]: three policies in ten fall, deeper or less deep; pairs are alike."""
+    shared, own = rng.standard_normal((count, 1)), rng.standard_normal((count, len(values)))
+    z = 0.55 * shared + 0.835 * own
+    fallen = z < -0.52
+    depth = np.where(fallen, -35 + 12 * z, 15 + 4 * z)
+    return values + depth + SHIFT
+
+
+SHIFT = 0.3 * (35 + 12 * 1.159) - 0.7 * (15 + 4 * 0.497)
+"""Of `returns_of`, which makes their mean the trial's value (1.159, 0.497: means of the parts)."""
+
+
+def test_the_simulated_returns_have_the_values_as_their_means() -> None:
+    values = np.array([10.0, 50.0])
+    found = returns_of(values, 400_000, np.random.default_rng(0)).mean(0)
+    assert found == pytest.approx(values, abs=0.3)
+
+
+def test_a_dropped_trial_is_seldom_better_than_the_winner_which_beats_the_searchs() -> None:
+    rng = np.random.default_rng(1)
+    gains, wrong, best_lost, dropped, overstated = [], [], [], [], []
+    for _ in range(1000):
+        values = rng.normal(50, 8, 16)
+        searched = returns_of(values, 10, rng).mean(0)
+        top = np.argsort(-searched)[:5]
+
+        def judge(number: int, round: int, values: np.ndarray = values) -> np.ndarray:
+            drawn = np.random.default_rng([round, len(gains)])
+            return returns_of(values, POLICIES, drawn)[:, number]
+
+        found = race([int(number) for number in top], judge, 40)
+        gains.append(values[found.winner] - values[top[0]])
+        overstated.append(searched[top[0]] - values[top[0]])
+        wrong.append(any(values[n] > values[found.winner] + 1 for n in found.dropped))
+        best_lost.append(int(top[np.argmax(values[top])]) in found.dropped)
+        dropped.append(len(found.dropped))
+    assert np.mean(wrong) <= LEVEL
+    assert np.mean(best_lost) <= LEVEL
+    assert np.mean(dropped) > 1  # or the former say nothing
+    assert np.mean(gains) > 1.5
+    assert np.mean(overstated) > 4  # what the search's own score promises too much
+
+
+def test_a_race_judges_who_is_left_and_stays_within_its_budget() -> None:
+    judged: list[tuple[int, int]] = []
+    rng = np.random.default_rng(0)
+    level = {3: 80.0, 7: 79.0, 1: 20.0}
+
+    def judge(number: int, round: int) -> np.ndarray:
+        judged.append((number, round))
+        return level[number] + rng.standard_normal(POLICIES)
+
+    found = race([1, 3, 7], judge, 9)
+    assert found.dropped[1] == 1
+    assert [round for number, round in judged if number == 1] == [0]
+    assert len(judged) <= 9
+    assert found.ranking[-1] == 1
+    assert found.winner == 3
+    assert found.behind(1) == pytest.approx(60, abs=2)
+    assert Race.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_race_ends_when_one_is_left() -> None:
+    def judge(number: int, round: int) -> np.ndarray:
+        return 50.0 * number + np.arange(POLICIES) * (1 + 0.1 * number)
+
+    found = race([0, 1], judge, 1000)
+    assert (found.winner, found.dropped, found.open) == (1, {0: 1}, [])
+
+
+def test_few_policies_and_equal_ones_are_told_apart_from_nothing() -> None:
+    few = {0: np.zeros(FEWEST - 1), 1: np.full(FEWEST - 1, 90.0)}
+    assert behind(few, 0.05) == []
+    same = np.random.default_rng(0).normal(50, 20, 100)
+    assert behind({0: same, 1: same.copy()}, 0.05) == []
+    assert behind({0: same, 1: same + np.linspace(1, 2, 100)}, 0.05) == [0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    """A study of three real trials, without Ray."""
+    spec = small_spec("study.trials=3", "pipeline.distill.outer_steps=0", "study.confirm.budget=96")
+    folder = StudyFolder.create(spec, tmp_path_factory.mktemp("studies"))
+    search = StudySearch(folder.book())
+    for name in "abc":
+        trial = search.suggest(name)
+        result = _outcome(folder, trial["number"], trial["params"], lambda step, value: None)
+        search.on_trial_complete(name, {"document": json.dumps(result.to_json())})
+    return folder
+
+
+def test_the_best_trials_race_once_and_what_was_judged_is_kept(finished: StudyFolder) -> None:
+    found = hold_race(finished)
+    assert found is not None
+    assert found.contenders == tuple(finished.book().best(3))
+    assert all(len(found.scores[number]) >= POLICIES for number in found.contenders)
+    kept = {number: finished.trial(number) / "race.json" for number in found.contenders}
+    before = {number: path.stat().st_mtime_ns for number, path in kept.items()}
+    finished.race.unlink()
+    assert hold_race(finished) == found
+    assert {number: path.stat().st_mtime_ns for number, path in kept.items()} == before
+
+
+def test_policies_of_one_place_share_their_random_numbers(finished: StudyFolder) -> None:
+    """Rows of no outer step and of equal number are the same, so that their policies are."""
+    first, second = (
+        json.loads((finished.trial(number) / "race.json").read_text())["rounds"][0]
+        for number in finished.book().best(2)
+    )
+    assert len({*first}) == POLICIES
+    rows = finished.book().rows()
+    sizes = {rows[n].params["distill.synthetic_size"] for n in finished.book().best(2)}
+    assert (first == second) == (len(sizes) == 1)
+
+
+def test_the_winner_of_the_race_is_the_best_everywhere(
+    finished: StudyFolder, tmp_path: Path
+) -> None:
+    book = finished.book()
+    by_search = book.best(3)
+    scores = {
+        number: [10.0 * place + k for k in range(16)] for place, number in enumerate(by_search)
+    }
+    turned = Race(tuple(by_search), scores, {})
+    write_json(finished.race, turned.to_json())
+    assert raced(finished, book) == turned
+    assert ranked(book, turned, 2) == by_search[:0:-1]
+    snapshot = Snapshot.of(finished)
+    assert snapshot.best == [by_search[-1]]
+    assert snapshot.to_json()["race"]["winner"] == by_search[-1]
+    (path,) = export(finished, ranked(book, hold_race(finished)), tmp_path)
+    assert path.name == f"trial-{by_search[-1]}"
+
+
+def test_a_race_of_others_than_the_best_does_not_count(finished: StudyFolder) -> None:
+    book = finished.book()
+    best, *others = book.best(3)
+    write_json(finished.race, Race(tuple(others), {n: [1.0] for n in others}, {}).to_json())
+    assert raced(finished, book) is None
+    assert Snapshot.of(finished).best == [best]
+
+
+def test_a_small_budget_lets_fewer_enter(finished: StudyFolder) -> None:
+    spec = small_spec("study.confirm.budget=32", "pipeline.distill.outer_steps=0")
+    book = finished.book()
+    book.spec = book.spec.model_copy(update={"study": spec.study})
+    assert entered(book) == (book.best(2), 2)
+    share = small_spec("study.confirm.budget=1", "pipeline.distill.outer_steps=0")
+    book.spec = book.spec.model_copy(update={"study": share.study})
+    contenders, evaluations = entered(book)
+    assert contenders == book.best(3)
+    assert evaluations >= 3
+
+
+def test_studies_made_before_do_not_race_and_their_identity_does_not_change() -> None:
+    with_race, without = small_spec(), small_spec("study.confirm=null")
+    assert with_race.study.confirm is not None
+    assert with_race.identity == without.identity
+
+
+@pytest.mark.parametrize(
+    ("setting", "rule"),
+    [("budget=0", "greater than 0"), ("budget=.nan", "number"), ("top=1", "at least 2")],
+)
+def test_a_race_that_cannot_be_is_refused(setting: str, rule: str) -> None:
+    with pytest.raises(InputError, match=rule):
+        small_spec(f"study.confirm.{setting}")
+
+
+def test_the_verdict_names_whom_the_winner_cannot_be_told_from() -> None:
+    level = np.arange(16.0)
+    scores = {4: list(level + 9), 2: list(level), 8: list(level + 8), 6: list(level + 7)}
+    assert Race((4, 2, 8, 6), scores, {2: 1, 8: 1, 6: 1}).verdict.endswith(
+        "trial 4 has the highest mean, and can be told from each of the others."
+    )
+    assert Race((4, 2, 8), scores, {2: 1}).verdict.endswith("cannot be told from trial 8.")
+    assert Race((4, 2, 8, 6), scores, {2: 1}).verdict.endswith("from trials 8 and 6.")
+
+
+def test_an_export_and_the_page_say_how_the_race_went(
+    finished: StudyFolder, tmp_path: Path
+) -> None:
+    finished.race.unlink(missing_ok=True)
+    found = hold_race(finished)
+    assert found is not None
+    (path,) = export(finished, [found.winner], tmp_path)
+    stated = json.loads((path / "manifest.json").read_text())["scores"]["race"]
+    assert stated == {"trial": found.winner} | found.told
+    assert "raced on other fresh seeds: these won" in (path / "README.md").read_text()
+    assert found.verdict in study_page(finished)
+    assert found.verdict in study_note(Snapshot.of(finished), [[], [], []])
