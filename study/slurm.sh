@@ -18,6 +18,7 @@ ADDRESS=$IP:$PORT
 # Whoever does not know the token cannot use this Ray, whatever node and port he finds.
 RAY_AUTH_TOKEN=$(od -An -v -N 32 -t x1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # its nodes end after the study: nothing to wait for
 unset RAY_ADDRESS
 unset "${!SLURM_MEM_PER_@}" # srun takes one way of asking for memory, and gets `--mem=0` below
 

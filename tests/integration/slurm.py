@@ -9,8 +9,11 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from time import monotonic, sleep
+
+import psutil
 
 from tests.integration.processes import World
 
@@ -93,6 +96,16 @@ class Slurm:
         streams = {"stdout": self._log, "stderr": self._log, "stdin": subprocess.DEVNULL}
         subprocess.Popen(command, env=self.world.env, start_new_session=True, **streams)
 
+    def end(self) -> None:
+        """Kill the daemons and what jobs left; a job's own daemon has no environment to tell by."""
+        self.world.kill()
+        for process in psutil.process_iter(["name"]):
+            with suppress(psutil.Error):
+                if process.info["name"] == "slurmstepd" and any(
+                    Path(file.path).is_relative_to(self._folder) for file in process.open_files()
+                ):
+                    process.kill()
+
     def ask(self, *command: str) -> str:
         """What one of SLURM's commands prints; nothing if it fails."""
         done = subprocess.run(command, env=self.world.env, capture_output=True, text=True)
@@ -111,7 +124,7 @@ def slurm_of(world: World) -> Iterator[Slurm]:
         slurm.start()
         yield slurm
     finally:
-        world.kill()
+        slurm.end()
 
 
 def wait_for(
