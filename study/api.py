@@ -489,8 +489,9 @@ class Study:
                 "trial is the best; use `pareto`."
             )
         license = None if license is None else require_license(license)
-        numbers = self._raced(1 if top is None else checked(top, Count, "top"), progress)
+        top = 1 if top is None else checked(top, Count, "top")
         where = checked(to, Path, "to") if to else None
+        numbers = self._raced(top, progress)
         filming = None
         if film:
             from sdw_core.film import render

@@ -242,7 +242,7 @@ def wait_for_nodes(address: str, nodes: int, starter: int) -> None:
     if not there:
         sys.exit(f"sdw: {late}; see what Ray says, in the file beside this log.")
     if there < nodes:
-        print(f"sdw: {late}; going on with those that did", flush=True)
+        sys.stdout.write(f"sdw: {late}; going on with those that did\n")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from tests.study.conftest import small_spec
 def test_a_comparison_is_not_taken_for_a_study(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "comparison.yaml").touch()
-    said = f"'mine' is a comparison, .* see the comparison with `sdw report {tmp_path / 'mine'}`"
+    said = f"'mine' is a comparison, .* what came of it with `sdw report {tmp_path / 'mine'}`"
     with pytest.raises(InputError, match=said):
         StudyFolder.find("mine", tmp_path)
 

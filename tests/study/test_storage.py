@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from sdw_core.errors import InputError, SDWError
 from sdw_core.files import read_json, write_json
+from study.attempts import WORKER_DEATHS
 from study.book import TrialBook
 from study.folder import StudyFolder
 from study.search import StudySearch
@@ -28,7 +29,7 @@ from tests.study import postgres
 from tests.study.conftest import small_spec
 from tests.study.pages import addresses, dashboard
 from tests.study.pages import read as served
-from tests.study.reports import report, worker_dies
+from tests.study.reports import dies, report
 
 KINDS = [
     "sqlite",
@@ -76,8 +77,10 @@ def a_varied_study(folder: StudyFolder) -> None:
     search.on_trial_complete("complete", report(normalized_return=41.5))
     search.on_trial_complete("failed", report("FAILED"))
     search.on_trial_complete("nan", report(normalized_return=float("nan")))
-    worker_dies(search, "died")
-    search.on_trial_complete("died", None, error=True)
+    for _ in range(WORKER_DEATHS):
+        dies(search, "died")
+        search.suggest("died")
+    dies(search, "died")
     running = book.trials(TrialState.RUNNING)[0]
     book.study._storage.set_trial_intermediate_value(running._trial_id, 3, 12.5)
     search.on_trial_complete("pruned", report("PRUNED"))
