@@ -314,11 +314,11 @@ def _initialized(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
     with ClusterWatch(ray.get_runtime_context().gcs_address, way_on, leave) as cluster:
-        try:
-            with redirect_stdout(sys.stderr), _silent_ray():  # what else is printed is no result
+        with redirect_stdout(sys.stderr), _silent_ray():  # what else is printed is no result
+            try:
                 yield Connection(context.dashboard_url or "", cluster)
-        finally:
-            ray.shutdown()
+            finally:
+                ray.shutdown()
 
 
 @contextmanager

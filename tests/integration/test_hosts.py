@@ -129,8 +129,6 @@ def test_a_node_that_is_drained_hands_its_trial_over(
     drained = distilling(moves)[0]
     hosts.drain(drained)
     wait_until(lambda: distilling(moves).get(0, drained) != drained, driver)
-    (said,) = moves.path.glob("tune/*/error.txt")
-    assert "NodeLeaves" in said.read_text()
     document = stopped_by(partial(driver.send_signal, signal.SIGTERM), moves, driver)
     assert [trial["outcome"] for trial in document["trials"]] == ["WAITING"]
     hosts.kill(drained)
@@ -144,7 +142,7 @@ def test_a_comparison_stops_while_cells_wait_and_goes_on_after_a_node_was_lost(
     """No more cells are given to Ray than there are places, so that none waits behind a stop."""
     hosts.have_workers(2)
     path = world.path / "tiny.yaml"
-    path.write_text(SPEC.replace("outer_steps: 6", f"outer_steps: {LONG // 3}"))
+    path.write_text(SPEC.replace("outer_steps: 6", f"outer_steps: {LONG}"))
     folder = ComparisonFolder(world.path / "sdw-studies" / "tiny")
     compare = ("compare", path, *on_cluster)
 
