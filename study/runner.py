@@ -313,12 +313,12 @@ def _initialized(
         raise RayNotStarted(f"Ray cannot be started on this machine: {why}.") from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is its outcome
     warnings.filterwarnings("ignore", module=r"ray\.")
-    with ClusterWatch(ray.get_runtime_context().gcs_address, way_on, leave) as cluster:
-        with redirect_stdout(sys.stderr), _silent_ray():  # what else is printed is no result
-            try:
-                yield Connection(context.dashboard_url or "", cluster)
-            finally:
-                ray.shutdown()
+    watch = ClusterWatch(ray.get_runtime_context().gcs_address, way_on, leave)
+    with watch as cluster, redirect_stdout(sys.stderr), _silent_ray():  # no result is printed here
+        try:
+            yield Connection(context.dashboard_url or "", cluster)
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
