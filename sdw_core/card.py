@@ -209,10 +209,14 @@ def _raced(race: dict[str, Any] | None) -> str:
     if race is None:
         return ""
     open, trial, count = race["open"], race["trial"], len(race["contenders"])
-    place = "these did not win, and can be told from those that did"
+    place = "these were clearly behind"
     if trial == race["winner"]:
-        apart = f"{len(open)} of the others cannot be told from them" if open else "beyond doubt"
-        place = f"these won, {'and ' * bool(open)}{apart}"
+        apart = (
+            f"{len(open)} of the others cannot be told from them"
+            if open
+            else "the others were clearly behind"
+        )
+        place = f"these won, and {apart}"
     elif trial in open:
         place = "these did not win, and cannot be told from those that did"
     return RACE.format(count=count, place=place)

@@ -141,9 +141,18 @@ class Confirmation(Config):
     budget: float = Field(
         0.1,
         gt=0,
-        description="up to 1: a share of the time in which trials ran; above: episodes, all in all",
+        le=1e9,
+        description="up to 1: a share of the time in which trials ran; above: episodes, all in "
+        "all, 32 at least, which are 16 for each of two trials",
     )
-    top: int = Field(5, ge=2, description="trials that race")
+    top: int = Field(5, ge=2, le=1000, description="trials that race")
+
+    @field_validator("budget")
+    @classmethod
+    def _holds_two(cls, budget: float) -> float:
+        if 1 < budget < 32:
+            raise ValueError("a share, up to 1, or 32 episodes or more")
+        return budget
 
 
 class StudyConfig(Config):

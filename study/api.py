@@ -477,6 +477,7 @@ class Study:
         from sdw_core.card import require_license
         from study.confirm import ON_FRESH_SEEDS
         from study.export import export
+        from study.preflight import check_writable
 
         several = len(self.spec.study.objectives) > 1
         if pareto and not several:
@@ -491,14 +492,17 @@ class Study:
         license = None if license is None else require_license(license)
         top = 1 if top is None else checked(top, Count, "top")
         where = checked(to, Path, "to") if to else None
-        numbers = self._raced(top, progress)
+        if where:
+            check_writable(where, "to")
         filming = None
         if film:
             from sdw_core.film import render
 
             filming = partial(render, cache=self.folder.cache)
-        with _shown(progress).working(ON_FRESH_SEEDS) as say:
-            return export(self.folder, numbers, where, license, filming, say)
+        with self.folder.judging():
+            numbers = self._raced(top, progress)
+            with _shown(progress).working(ON_FRESH_SEEDS) as say:
+                return export(self.folder, numbers, where, license, filming, say)
 
     def report(self, to: Path | str | None = None) -> Path:
         """Write the study as one HTML page that loads nothing else, the answer first.
@@ -576,9 +580,10 @@ class Study:
         from study.confirm import hold_race
         from study.race import ranked
 
+        book = self.folder.book()
         with _shown(progress).working("racing the best trials on fresh seeds"):
-            race = hold_race(self.folder)
-        return ranked(self.folder.book(), race, top)
+            race = hold_race(self.folder, book)
+        return ranked(book, race, top)
 
     def _run(self, address: str | None, progress: bool) -> "Study":
         """Run the study to its end; confirm and export the winner."""
@@ -594,9 +599,10 @@ class Study:
             book = folder.book()
             winners, remaining = book.best(), book.remaining()
             if winners and not remaining:
-                best = self._raced(1, progress)
-                with _shown(progress).working(ON_FRESH_SEEDS) as say:
-                    export(folder, best, say=say)
+                with folder.judging():
+                    best = self._raced(1, progress)
+                    with _shown(progress).working(ON_FRESH_SEEDS) as say:
+                        export(folder, best, say=say)
             _reported(self, progress)
         if given_up and remaining:
             called, count = folder.called, book.spec.study.max_identical_failures

@@ -1,5 +1,6 @@
 """A study's best trials, judged on seeds that the search never used: their race, their scores."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +27,12 @@ from sdw_core.identity import METHOD, Sources
 from sdw_core.pipeline import Pipeline
 from sdw_core.protocols import own_recipe
 from sdw_core.units import Units
+from study.book import TrialBook
 from study.folder import StudyFolder
 from study.outcomes import COMPLETE, TrialResult, finished_result
 from study.race import POLICIES, STAGE, Race, entered, race, raced, races
+
+logger = logging.getLogger(__name__)
 
 ALL_DATA = "bc_all_data"
 """The score of behavioural cloning of all the data."""
@@ -85,7 +89,11 @@ def confirm(
     if document.get(ALL_DATA, {}).get("steps", 0) != (steps := folder.spec().study.bc_steps):
         document.pop(ALL_DATA, None)
         if steps:
-            document[ALL_DATA] = _bc_score(config, dataset, steps, cache, say)
+            all_data = config.model_copy(update={"expert": folder.spec().pipeline.expert})
+            try:
+                document[ALL_DATA] = _bc_score(all_data, dataset, steps, cache, say)
+            except (DivergenceError, InputError) as error:  # the rows are whole without it
+                logger.warning(f"BC on all data is not judged: {error}")
     if of | document != before and os.access(kept.parent, os.W_OK):
         write_json(kept, of | document)
     race = raced(folder, folder.book())
@@ -94,50 +102,65 @@ def confirm(
     return Confirmed(judged.artifact, source_states(dataset, config.seed))
 
 
-def hold_race(folder: StudyFolder) -> Race | None:
-    """Let a study's best trials race, if they are to race and have not raced; see `study.race`.
+def hold_race(folder: StudyFolder, book: TrialBook) -> Race | None:
+    """Let a study's best trials race, once all have ended; None where they are not to.
 
     What each trial's policies returned is kept in its folder: neither an interruption nor another
-    race of some of the same trials judges anything twice.
-
-    Raises:
-        InputError: a trial's folder does not hold its result any more, or its dataset changed.
+    race of some of the same trials judges anything twice. See `study.race`.
     """
-    book = folder.book()
-    if not races(book.spec):
+    if not races(book.spec) or book.remaining():
         return None
     if found := raced(folder, book):
         return found
-    contenders, evaluations = entered(book)
-    if len(contenders) < 2:
-        return None
+    searched, evaluations = entered(book)
     load = reader()
-    judged = {number: _judged(folder, number, load) for number in contenders}
+    try:
+        judged = {number: _judged(folder, number, load) for number in searched}
+    except InputError as error:  # what is left of the trials is whole without a race
+        logger.warning(f"the best trials do not race: {error}")
+        return None
+    if not judged:
+        return None
+    kept = {number: folder.trial(number) / "race.json" for number in judged}
+    rounds = {number: _rounds(kept[number], each) for number, each in judged.items()}
 
     def judge(number: int, round: int) -> NDArray[np.float64]:
-        return _in_round(folder.trial(number) / "race.json", judged[number], round)
+        if round == len(rounds[number]):
+            rounds[number].append(_in_round(judged[number], round))
+            if os.access(kept[number].parent, os.W_OK):
+                write_json(kept[number], {"of": judged[number].raced, "rounds": rounds[number]})
+        return np.array(rounds[number][round])
 
-    found = race(contenders, judge, evaluations)
+    found = race(searched, judge, evaluations)
     if os.access(folder.path, os.W_OK):
         write_json(folder.race, found.to_json())
     return found
 
 
-def _in_round(kept: Path, judged: "_Judged", round: int) -> NDArray[np.float64]:
-    """Returns [P] of fresh policies of a trial, by the evaluation that its search was by."""
-    document = read_whole(kept) or {}
-    rounds: list[list[float]] = document["rounds"] if document.get("of") == judged.of else []
-    if round == len(rounds):
-        size = {"policies": POLICIES, "episodes": 1}
-        evaluation = judged.config.evaluation.model_copy(update=size)
-        try:
-            returns = judged.artifact.evaluate(evaluation, stage=f"{STAGE}-{round}")[:, 0]
-        except DivergenceError:  # such policies are worth what random ones are
-            returns = np.zeros(POLICIES)
-        rounds = [*rounds, returns.tolist()]
-        if os.access(kept.parent, os.W_OK):
-            write_json(kept, {"of": judged.of, "rounds": rounds})
-    return np.array(rounds[round])
+def _rounds(kept: Path, judged: "_Judged") -> list[list[float]]:
+    """What a trial's policies returned in an earlier race, round by round."""
+    document = read_whole(kept)
+    if not isinstance(document, dict) or document.get("of") != judged.raced:
+        return []
+    try:
+        rounds = np.array(document.get("rounds"), dtype=np.float64)
+    except (ValueError, TypeError):
+        return []
+    whole = rounds.ndim == 2 and rounds.shape[1] == POLICIES and np.isfinite(rounds).all()
+    return rounds.tolist() if whole else []
+
+
+def _in_round(judged: "_Judged", round: int) -> list[float]:
+    """Return of each fresh policy of a trial, by the evaluation that its search was by."""
+    size = {"policies": POLICIES, "episodes": 1}
+    evaluation = judged.config.evaluation.model_copy(update=size)
+    try:
+        found: list[float] = judged.artifact.evaluate(evaluation, stage=f"{STAGE}-{round}")[
+            :, 0
+        ].tolist()
+    except DivergenceError:  # such policies are worth what random ones are
+        found = [0.0] * POLICIES
+    return found
 
 
 def reader() -> Callable[[PipelineConfig], OfflineDataset]:
@@ -166,6 +189,11 @@ class _Judged:
     result: TrialResult
     artifact: Artifact
     of: dict[str, Any]
+
+    @property
+    def raced(self) -> dict[str, Any]:
+        """What its returns in a race hang on."""
+        return self.of | {"policies": POLICIES}
 
 
 def _judged(

@@ -7,6 +7,7 @@ slurm.sh           the script of its job, and slurm.json the job's number, if SL
 slurm-ID.log       what that job said; slurm-ID-ray.log: what its Ray said
 driver.lock        held by the process that drives the study
 driver.json        that process: host, pid, Ray dashboard; touched while it lives
+judging.lock       held by who lets the best trials race, and exports them
 edit.lock          held for a moment by who changes what the driver does
 stop               present while the study is asked to stop; may say why
 rebuilding         present while the database is rebuilt
@@ -19,8 +20,9 @@ race.json          how the best trials were told apart on fresh seeds
 report.html        the study on one page
 """
 
+import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -345,6 +347,15 @@ class StudyFolder:
         trials are being added, and never comes while a stop is being asked for.
         """
         return FileLock(self.path / "edit.lock")
+
+    def judging(self) -> AbstractContextManager[object]:
+        """The lock for whoever judges and exports the best trials: one after the other does.
+
+        In a study that cannot be written nothing is kept, and nobody need wait.
+        """
+        if not os.access(self.path, os.W_OK):
+            return nullcontext()
+        return FileLock(self.path / "judging.lock")
 
     def book(self, to_write: bool = False) -> TrialBook:
         """The study's trials; the Optuna study is created on first use.

@@ -4,16 +4,18 @@ The best of many noisy scores is partly the luckiest. So once a study's trials h
 its top are judged again, in rounds: fresh policies are cloned from the rows of every trial that is
 still in the race, policy k of a round from the same random numbers in all of them, and run for an
 episode each. (An episode of another policy tells more of the mean over policies than another
-episode of the same.) After a round, a trial that is behind the leader beyond doubt is dropped, and
-what it would have cost goes to the others. The trial with the highest mean wins.
+episode of the same.) After a round, a trial that is clearly behind the leader is dropped, and what
+it would have cost goes to the others. Of those that are left the one with the highest mean over all
+of its policies wins, those that the search judged among them: a short race does not overrule a long
+search, and among trials that were chosen alike the higher mean is the likelier one.
 
-"Beyond doubt" is successive elimination: a one-sided paired t-test of the policies' differences, at
-level `LEVEL / ((m - 1) r (r + 1))` after round r of m trials. The sum of these over all rounds and
-all comparisons of a trial with others is `LEVEL`, however many rounds there are (Bonferroni): the
-best trial is dropped in at most that share of studies. The test takes the mean difference for
-normal, which it nearly is from `FEWEST` policies on; the tests simulate skewed ones. Bounds that
-hold without that, such as empirical Bernstein's, need returns within known ends, and many times the
-policies.
+Dropping is successive elimination: a one-sided paired t-test of the policies' differences, at level
+`LEVEL / ((m - 1) r (r + 1))` after round r of m trials. The sum of these over all rounds and all
+comparisons of a trial with others is `LEVEL`, however many rounds there are (Bonferroni): so the
+best trial is dropped in about that share of studies. The test takes the mean difference for normal.
+Where few policies fall, and deeply, it is not until some have: none is dropped before it has
+`FEWEST` policies. Bounds that hold without that, such as empirical Bernstein's, need returns within
+known ends, and many times the policies.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,15 +27,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdw_core.files import read_whole
-from sdw_core.statistics import FEWEST
 from search_spaces import StudySpec
 from study.book import TrialBook, TrialRow
 from study.folder import StudyFolder
 
 LEVEL = 0.05
-"""Share of studies, at most, of which the race drops the best trial."""
+"""Share of studies, about, of which the race drops the best trial."""
 POLICIES = 16
 """Fresh policies of a trial in a round, an episode each."""
+FEWEST = 3 * POLICIES
+"""Of a trial, before it is dropped."""
 SHORTEST = 1e-3
 """Seconds that judging a trial in a round takes at least."""
 STAGE = "race"
@@ -52,11 +55,13 @@ class Race:
 
     Attributes:
         contenders: the trials' numbers, as the search ranked them.
+        searched: number -> its score in the search, and how many policies that is the mean of.
         scores: number -> return of each of its policies, round after round.
         dropped: number -> after how many rounds a trial was behind beyond doubt.
     """
 
     contenders: tuple[int, ...]
+    searched: Mapping[int, tuple[float, int]]
     scores: Mapping[int, Sequence[float]]
     dropped: Mapping[int, int]
 
@@ -65,13 +70,13 @@ class Race:
         """The contenders, the winner first: those that were dropped later come before others."""
 
         def place(number: int) -> tuple[float, float]:
-            return -self.dropped.get(number, np.inf), -self.mean(number)
+            return -self.dropped.get(number, np.inf), -self.pooled(number)
 
         return sorted(self.contenders, key=place)
 
     @property
     def winner(self) -> int:
-        """The trial with the highest mean of those that were never dropped."""
+        """The trial with the highest mean of all its policies, of those never dropped."""
         return self.ranking[0]
 
     @property
@@ -89,16 +94,22 @@ class Race:
         """What came of it, in a sentence."""
         open = [str(number) for number in self.open]
         said = f"The {len(self.contenders)} best trials of the search raced on fresh seeds: trial "
-        said += f"{self.winner} has the highest mean, and "
+        said += f"{self.winner} has the highest mean, "
         if not open:
-            return f"{said}can be told from each of the others."
+            return f"{said}and the others were clearly behind."
         *others, last = open
         which = f"trials {', '.join(others)} and {last}" if others else f"trial {last}"
-        return f"{said}cannot be told from {which}."
+        return f"{said}and cannot be told from {which}."
 
     def mean(self, number: int) -> float:
         """Of a trial's policies in the race."""
         return float(np.mean(self.scores[number]))
+
+    def pooled(self, number: int) -> float:
+        """Mean of all policies of a trial, those of the search included."""
+        score, policies = self.searched[number]
+        raced = len(self.scores[number])
+        return (policies * score + raced * self.mean(number)) / (policies + raced)
 
     def behind(self, number: int) -> float:
         """Mean by which a trial's policies are below the winner's, over the rounds of both."""
@@ -107,27 +118,46 @@ class Race:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Race":
-        """What `to_json` made a document of."""
-        numbered = {
-            name: {int(number): value for number, value in document[name].items()}
-            for name in ("scores", "dropped")
-        }
-        return cls(tuple(document["contenders"]), **numbered)
+        """What `to_json` made a document of.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: it is no such document.
+        """
+        contenders = tuple(map(int, document["contenders"]))
+        searched, scores, dropped = (
+            {int(number): value for number, value in document[name].items()}
+            for name in ("searched", "scores", "dropped")
+        )
+        known = {*contenders}
+        judged = {n: [float(each) for each in values] for n, values in scores.items()}
+        whole = len(known) == len(contenders) > 1 and known == judged.keys() == searched.keys()
+        if not whole or not dropped.keys() < known or not all(judged.values()):
+            raise ValueError("no race")
+        if not np.isfinite(np.concatenate([*judged.values()])).all():
+            raise ValueError("no race")
+        means = {n: (float(score), int(policies)) for n, (score, policies) in searched.items()}
+        return cls(contenders, means, judged, {n: int(r) for n, r in dropped.items()})
 
     def to_json(self) -> dict[str, Any]:
         """What `race.json` holds and `sdw status --json` prints."""
         return asdict(self) | self.told | {"ranking": self.ranking, "level": LEVEL}
 
 
-def race(contenders: Sequence[int], judge: Judge, evaluations: int, level: float = LEVEL) -> Race:
-    """Judge trials in rounds until one is left, or the budget is spent.
+def race(
+    searched: Mapping[int, tuple[float, int]],
+    judge: Judge,
+    evaluations: int,
+    level: float = LEVEL,
+) -> Race:
+    """Judge trials in rounds until one is left, or none differs, or the budget is spent.
 
     Args:
-        contenders: the trials' numbers, two or more.
+        searched: of two trials or more, as the search ranked them; see `Race`.
         judge: see `Judge`.
         evaluations: how many times a trial may be judged, all in all; see `affordable`.
         level: as `LEVEL`.
     """
+    contenders = tuple(searched)
     scores: dict[int, list[float]] = {number: [] for number in contenders}
     dropped: dict[int, int] = {}
     left, rounds = list(contenders), 0
@@ -140,7 +170,9 @@ def race(contenders: Sequence[int], judge: Judge, evaluations: int, level: float
         lost = behind({number: np.array(scores[number]) for number in left}, share)
         dropped |= dict.fromkeys(lost, rounds)
         left = [number for number in left if number not in lost]
-    return Race(tuple(contenders), scores, dropped)
+        if len({tuple(scores[number]) for number in left}) == 1:  # the same rows
+            break
+    return Race(contenders, searched, scores, dropped)
 
 
 def behind(scores: Mapping[int, Scores], level: float) -> list[int]:
@@ -166,16 +198,25 @@ def behind(scores: Mapping[int, Scores], level: float) -> list[int]:
 
 
 def raced(folder: StudyFolder, book: TrialBook) -> Race | None:
-    """The race of a study's best trials; None if these have not raced."""
-    document = read_whole(folder.race)
-    found = Race.from_json(document) if document else None
-    return found if found and book.best(len(found.contenders)) == list(found.contenders) else None
+    """The race of a study's best trials; None if these have not raced, or are not to."""
+    if not races(book.spec):
+        return None
+    try:
+        found = Race.from_json(read_whole(folder.race) or {})
+    except (ValueError, LookupError, TypeError, AttributeError):  # none, or another's
+        return None
+    return found if book.best(len(found.contenders)) == list(found.contenders) else None
 
 
 def ranked(book: TrialBook, race: Race | None, top: int = 1) -> list[int]:
     """Numbers of the best trials, as `TrialBook.best`: those that have raced as the race says."""
-    by_search = book.best(top)
-    return [*race.ranking, *by_search[len(race.contenders) :]][:top] if race else by_search
+    if race is None:
+        return book.best(top)
+    count = len(race.contenders)
+    by_search = book.best(max(top, count))
+    if by_search[:count] != list(race.contenders):  # another trial has ended since
+        return by_search[:top]
+    return [*race.ranking, *by_search[count:]][:top]
 
 
 def races(spec: StudySpec) -> bool:
@@ -184,15 +225,24 @@ def races(spec: StudySpec) -> bool:
     return spec.study.confirm is not None and objectives == RACED
 
 
-def entered(book: TrialBook) -> tuple[list[int], int]:
-    """Which trials a race is of, and how many times one can be judged in a round, all in all.
+def entered(book: TrialBook) -> tuple[dict[int, tuple[float, int]], int]:
+    """Which trials a race is of, as `Race.searched`, and how many times one can be judged.
 
-    At the least each is judged once: fewer enter where the budget is small.
+    At the least each is judged once: fewer enter where the budget is small. None does where there
+    are not two, or no budget for two.
     """
     assert book.spec.study.confirm is not None
     contenders = book.best(book.spec.study.confirm.top)
-    evaluations = affordable(book.spec, book.rows(), contenders)
-    return contenders[:evaluations], evaluations
+    if len(contenders) < 2:
+        return {}, 0
+    rows = book.rows()
+    evaluations = affordable(book.spec, rows, contenders)
+    searched = {}
+    for number in contenders[:evaluations]:
+        config = book.spec.pipeline_with(rows[number].params)
+        (value,) = rows[number].values or [0.0]
+        searched[number] = value, config.distill.seeds * config.evaluation.policies
+    return (searched, evaluations) if len(searched) > 1 else ({}, 0)
 
 
 def affordable(spec: StudySpec, rows: Sequence[TrialRow], contenders: Sequence[int]) -> int:

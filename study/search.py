@@ -140,7 +140,7 @@ class StudySearch(Attempts):
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Answer a trial that reports from a rung; what else it reports is its outcome."""
         document = json.loads(result["document"])
-        if "rung" in document and self._folder_of:
+        if document.keys() == {"rung", "return"} and self._folder_of:
             number = self._under_way[trial_id]
             folder, rung, value = self._folder_of(number), document["rung"], document["return"]
             with self._noting_trouble():

@@ -220,26 +220,27 @@ def _returns(row: TrialRow, confirmed: dict[str, Any]) -> Table:
 
 def _raced(race: Race, rows: dict[int, TrialRow]) -> Table:
     """The trials of a race, the winner first."""
-    head = ["trial", "search's score", "mean in the race", "policies", "behind the winner", "told"]
+    head = ["trial", "mean of all", "in the race", "policies", "search's score", "outcome"]
     cells = []
     for each in race.ranking:
-        rounds = race.dropped.get(each)
-        told = "apart" if rounds else "not apart"
-        behind = f"{race.behind(each):.1f}"
+        outcome = "cannot be told from the winner"
+        if each in race.dropped:
+            outcome = f"dropped after round {race.dropped[each]}"
         cells.append(
             [
                 f"trial {each}",
-                number(figures.value_of(rows[each], 0)),
+                f"{race.pooled(each):.1f}",
                 f"{race.mean(each):.1f}",
                 str(len(race.scores[each])),
-                "" if each == race.winner else behind,
-                "the winner" if each == race.winner else told,
+                number(figures.value_of(rows[each], 0)),
+                "the winner" if each == race.winner else outcome,
             ]
         )
     method = (
         "How the best trials were told apart: fresh policies of each, round after round, paired by "
-        "their random numbers; one that was behind the leader by a paired t-test was dropped and "
-        f"judged no more (the best one is, in {LEVEL:.0%} of studies at most)"
+        "their random numbers; one that was clearly behind the leader of then, by a paired t-test, "
+        f"was dropped and judged no more (so is the best one, in about {LEVEL:.0%} of studies); "
+        "the highest mean over all policies, those of the search included, wins"
     )
     return Table(method, head, cells)
 

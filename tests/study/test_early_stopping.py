@@ -274,3 +274,11 @@ def test_what_rungs_cannot_compare_is_refused(override, said):
     with pytest.raises(InputError, match=r"`study\.early_stopping` compares") as caught:
         small_spec(ON, override)
     assert said in str(caught.value)
+
+
+def test_a_trial_that_says_where_it_was_pruned_is_at_no_rung(stopping):
+    search = driver(stopping)
+    search.suggest("a")
+    ended = TrialResult(number=0, outcome="PRUNED", reason="rung 3", rung=3)
+    search.on_trial_result("a", {"document": json.dumps(ended.to_json())})
+    assert not (stopping.trial(0) / "rungs.json").exists()

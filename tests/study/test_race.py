@@ -1,20 +1,21 @@
 """Races: the best trials told apart on fresh seeds, and what is said of them."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sdw_core.errors import InputError
 from sdw_core.files import write_json
-from sdw_core.statistics import FEWEST
 from study.confirm import hold_race
 from study.export import export
 from study.folder import StudyFolder
 from study.html.study import study_page
 from study.notes import study_note
-from study.race import LEVEL, POLICIES, Race, behind, entered, race, raced, ranked
+from study.race import FEWEST, LEVEL, POLICIES, Race, behind, entered, race, raced, ranked
 from study.runner import _outcome
 from study.search import StudySearch
 from study.snapshot import Snapshot
@@ -52,7 +53,7 @@ def test_a_dropped_trial_is_seldom_better_than_the_winner_which_beats_the_search
             drawn = np.random.default_rng([round, len(gains)])
             return returns_of(values, POLICIES, drawn)[:, number]
 
-        found = race([int(number) for number in top], judge, 40)
+        found = race({int(number): (float(searched[number]), 10) for number in top}, judge, 60)
         gains.append(values[found.winner] - values[top[0]])
         overstated.append(searched[top[0]] - values[top[0]])
         wrong.append(any(values[n] > values[found.winner] + 1 for n in found.dropped))
@@ -60,9 +61,41 @@ def test_a_dropped_trial_is_seldom_better_than_the_winner_which_beats_the_search
         dropped.append(len(found.dropped))
     assert np.mean(wrong) <= LEVEL
     assert np.mean(best_lost) <= LEVEL
-    assert np.mean(dropped) > 1  # or the former say nothing
+    assert np.mean(dropped) > 0.5  # or the former say nothing
     assert np.mean(gains) > 1.5
     assert np.mean(overstated) > 4  # what the search's own score promises too much
+
+
+def test_where_few_policies_fall_and_deeply_a_steady_trial_is_seldom_dropped() -> None:
+    """The first policies of the others may all stand, and then seem better beyond doubt."""
+    rng, lost = np.random.default_rng(2), []
+    for study in range(300):
+
+        def judge(number: int, round: int, study: int = study) -> np.ndarray:
+            drawn = np.random.default_rng([study, round, number])
+            falls = 0.0 if number == 0 else 36.0 * (drawn.random(POLICIES) < 0.12)
+            return (88 if number == 0 else 91) - falls + drawn.normal(0, 1, POLICIES)
+
+        searched = {number: (float(rng.normal(87, 3)), 10) for number in range(5)}
+        lost.append(0 in race(searched, judge, 40).dropped)
+    assert np.mean(lost) <= LEVEL
+
+
+def test_a_short_race_does_not_overrule_a_long_search() -> None:
+    rng, gains = np.random.default_rng(3), []
+    for study in range(300):
+        values = rng.normal(50, 8, 16)
+        searched = returns_of(values, 100, rng).mean(0)
+        top = np.argsort(-searched)[:5]
+
+        def judge(
+            number: int, round: int, values: np.ndarray = values, study: int = study
+        ) -> np.ndarray:
+            return returns_of(values, POLICIES, np.random.default_rng([study, round]))[:, number]
+
+        found = race({int(number): (float(searched[number]), 100) for number in top}, judge, 5)
+        gains.append(values[found.winner] - values[top[0]])
+    assert np.mean(gains) > -0.05
 
 
 def test_a_race_judges_who_is_left_and_stays_within_its_budget() -> None:
@@ -74,10 +107,10 @@ def test_a_race_judges_who_is_left_and_stays_within_its_budget() -> None:
         judged.append((number, round))
         return level[number] + rng.standard_normal(POLICIES)
 
-    found = race([1, 3, 7], judge, 9)
-    assert found.dropped[1] == 1
-    assert [round for number, round in judged if number == 1] == [0]
-    assert len(judged) <= 9
+    found = race({1: (20.0, 10), 3: (80.0, 10), 7: (79.0, 10)}, judge, 16)
+    assert found.dropped[1] == 3
+    assert [round for number, round in judged if number == 1] == [0, 1, 2]
+    assert len(judged) <= 16
     assert found.ranking[-1] == 1
     assert found.winner == 3
     assert found.behind(1) == pytest.approx(60, abs=2)
@@ -88,8 +121,13 @@ def test_a_race_ends_when_one_is_left() -> None:
     def judge(number: int, round: int) -> np.ndarray:
         return 50.0 * number + np.arange(POLICIES) * (1 + 0.1 * number)
 
-    found = race([0, 1], judge, 1000)
-    assert (found.winner, found.dropped, found.open) == (1, {0: 1}, [])
+    found = race({0: (50.0, 10), 1: (60.0, 10)}, judge, 1000)
+    assert (found.winner, found.dropped, found.open) == (1, {0: 3}, [])
+
+
+def test_a_race_of_the_same_rows_ends_at_once() -> None:
+    found = race({0: (50.0, 10), 1: (50.0, 10)}, lambda number, round: np.arange(16.0), 10**9)
+    assert {len(each) for each in found.scores.values()} == {POLICIES}
 
 
 def test_few_policies_and_equal_ones_are_told_apart_from_nothing() -> None:
@@ -114,14 +152,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 
 def test_the_best_trials_race_once_and_what_was_judged_is_kept(finished: StudyFolder) -> None:
-    found = hold_race(finished)
+    found = hold_race(finished, finished.book())
     assert found is not None
     assert found.contenders == tuple(finished.book().best(3))
     assert all(len(found.scores[number]) >= POLICIES for number in found.contenders)
     kept = {number: finished.trial(number) / "race.json" for number in found.contenders}
     before = {number: path.stat().st_mtime_ns for number, path in kept.items()}
     finished.race.unlink()
-    assert hold_race(finished) == found
+    assert hold_race(finished, finished.book()) == found
     assert {number: path.stat().st_mtime_ns for number, path in kept.items()} == before
 
 
@@ -145,21 +183,24 @@ def test_the_winner_of_the_race_is_the_best_everywhere(
     scores = {
         number: [10.0 * place + k for k in range(16)] for place, number in enumerate(by_search)
     }
-    turned = Race(tuple(by_search), scores, {})
+    turned = Race(tuple(by_search), dict.fromkeys(by_search, (20.0, 2)), scores, {})
     write_json(finished.race, turned.to_json())
     assert raced(finished, book) == turned
     assert ranked(book, turned, 2) == by_search[:0:-1]
     snapshot = Snapshot.of(finished)
     assert snapshot.best == [by_search[-1]]
     assert snapshot.to_json()["race"]["winner"] == by_search[-1]
-    (path,) = export(finished, ranked(book, hold_race(finished)), tmp_path)
+    (path,) = export(finished, ranked(book, hold_race(finished, finished.book())), tmp_path)
     assert path.name == f"trial-{by_search[-1]}"
 
 
 def test_a_race_of_others_than_the_best_does_not_count(finished: StudyFolder) -> None:
     book = finished.book()
     best, *others = book.best(3)
-    write_json(finished.race, Race(tuple(others), {n: [1.0] for n in others}, {}).to_json())
+    searched = dict.fromkeys(others, (20.0, 2))
+    write_json(
+        finished.race, Race(tuple(others), searched, {n: [1.0] for n in others}, {}).to_json()
+    )
     assert raced(finished, book) is None
     assert Snapshot.of(finished).best == [best]
 
@@ -168,12 +209,51 @@ def test_a_small_budget_lets_fewer_enter(finished: StudyFolder) -> None:
     spec = small_spec("study.confirm.budget=32", "pipeline.distill.outer_steps=0")
     book = finished.book()
     book.spec = book.spec.model_copy(update={"study": spec.study})
-    assert entered(book) == (book.best(2), 2)
+    searched, evaluations = entered(book)
+    assert (list(searched), evaluations) == (book.best(2), 2)
     share = small_spec("study.confirm.budget=1", "pipeline.distill.outer_steps=0")
     book.spec = book.spec.model_copy(update={"study": share.study})
     contenders, evaluations = entered(book)
-    assert contenders == book.best(3)
+    assert list(contenders) == book.best(3)
     assert evaluations >= 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"a": 1}', '{"contenders": [], "searched": {}, "scores": {}, "dropped": {}}'],
+)
+def test_what_is_no_race_is_taken_for_none(finished: StudyFolder, text: str) -> None:
+    finished.race.write_text(text)
+    assert Snapshot.of(finished).race is None
+    kept = finished.trial(finished.book().best()[0]) / "race.json"
+    kept.write_text(text)
+    assert hold_race(finished, finished.book()) is not None
+
+
+def test_a_study_that_cannot_be_written_races_all_the_same(
+    finished: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = hold_race(finished, finished.book())
+    finished.race.unlink()
+    for number in finished.book().best(3):
+        (finished.trial(number) / "race.json").unlink()
+    with monkeypatch.context() as unwritable:
+        nowhere = SimpleNamespace(access=lambda path, mode: False, W_OK=os.W_OK)
+        unwritable.setattr("study.confirm.os", nowhere)
+        assert hold_race(finished, finished.book()) == found
+    assert not finished.race.exists()
+
+
+def test_unfinished_studies_and_those_of_one_trial_do_not_race(
+    finished: StudyFolder, tmp_path: Path
+) -> None:
+    book = finished.book()
+    book.spec = book.spec.model_copy(
+        update={"study": book.spec.study.model_copy(update={"trials": 4})}
+    )
+    finished.race.unlink(missing_ok=True)
+    assert hold_race(finished, book) is None
+    assert entered(StudyFolder.create(small_spec(), tmp_path).book()) == ({}, 0)
 
 
 def test_studies_made_before_do_not_race_and_their_identity_does_not_change() -> None:
@@ -184,7 +264,12 @@ def test_studies_made_before_do_not_race_and_their_identity_does_not_change() ->
 
 @pytest.mark.parametrize(
     ("setting", "rule"),
-    [("budget=0", "greater than 0"), ("budget=.nan", "number"), ("top=1", "at least 2")],
+    [
+        ("budget=0", "greater than 0"),
+        ("budget=.nan", "number"),
+        ("budget=16", "32 episodes or more"),
+        ("top=1", "at least 2"),
+    ],
 )
 def test_a_race_that_cannot_be_is_refused(setting: str, rule: str) -> None:
     with pytest.raises(InputError, match=rule):
@@ -194,18 +279,19 @@ def test_a_race_that_cannot_be_is_refused(setting: str, rule: str) -> None:
 def test_the_verdict_names_whom_the_winner_cannot_be_told_from() -> None:
     level = np.arange(16.0)
     scores = {4: list(level + 9), 2: list(level), 8: list(level + 8), 6: list(level + 7)}
-    assert Race((4, 2, 8, 6), scores, {2: 1, 8: 1, 6: 1}).verdict.endswith(
-        "trial 4 has the highest mean, and can be told from each of the others."
+    searched = dict.fromkeys(scores, (20.0, 2))
+    assert Race((4, 2, 8, 6), searched, scores, {2: 1, 8: 1, 6: 1}).verdict.endswith(
+        "trial 4 has the highest mean, and the others were clearly behind."
     )
-    assert Race((4, 2, 8), scores, {2: 1}).verdict.endswith("cannot be told from trial 8.")
-    assert Race((4, 2, 8, 6), scores, {2: 1}).verdict.endswith("from trials 8 and 6.")
+    assert Race((4, 2, 8), searched, scores, {2: 1}).verdict.endswith("from trial 8.")
+    assert Race((4, 2, 8, 6), searched, scores, {2: 1}).verdict.endswith("from trials 8 and 6.")
 
 
 def test_an_export_and_the_page_say_how_the_race_went(
     finished: StudyFolder, tmp_path: Path
 ) -> None:
     finished.race.unlink(missing_ok=True)
-    found = hold_race(finished)
+    found = hold_race(finished, finished.book())
     assert found is not None
     (path,) = export(finished, [found.winner], tmp_path)
     stated = json.loads((path / "manifest.json").read_text())["scores"]["race"]
