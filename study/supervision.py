@@ -14,6 +14,7 @@ from typing import Any
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 
 from sdw_core.errors import SDWError, described
@@ -87,6 +88,7 @@ def run_attempts(
             name="tune",
             storage_path=str(folder),
             failure_config=tune.FailureConfig(max_failures=0),
+            callbacks=[Silent()],
             verbose=0,
         ),
     )
@@ -104,6 +106,13 @@ def run_attempts(
             raise watched.cluster.loss(f"Ray ended the work ({described(cause)})") from error
         if not attempts.trouble:
             raise
+
+
+class Silent(TrialProgressCallback):  # type: ignore[misc]
+    """In the place of Tune's, which prints of a trial never begun, whatever `verbose` is."""
+
+    def on_trial_complete(self, *told: Any, **more: Any) -> None:
+        """Nothing."""
 
 
 class Supervision(FIFOScheduler):  # type: ignore[misc]
