@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdw_core.config import PercentBCConfig, PipelineConfig
+from sdw_core.config import ExpertConfig, PercentBCConfig, PipelineConfig
 from sdw_core.evaluate import Arena, evaluate_rows
 from sdw_core.offline_dataset import OfflineDataset
 from sdw_core.protocols import applied, own_recipe
@@ -42,16 +42,16 @@ def random_subset(
     )
 
 
-def bc_on_all_data(config: PipelineConfig, steps: int) -> PipelineConfig:
+def bc_on_all_data(config: PipelineConfig, expert: ExpertConfig, steps: int) -> PipelineConfig:
     """The settings of a run whose expert is behavioural cloning of all the data.
-
-    Its networks are those of the run's own expert, where that is cloned from episodes.
 
     Args:
         config: of a run.
+        expert: a study's own, not that of the run, where experts are searched: all its runs are
+            held against one cloning. Its networks are used, where it is cloned from episodes.
         steps: gradient steps of the cloning.
     """
-    own = config.expert if isinstance(config.expert, PercentBCConfig) else PercentBCConfig()
+    own = expert if isinstance(expert, PercentBCConfig) else PercentBCConfig()
     cloning = {"fraction": 1.0, "episodes": None, "ensemble": 1, "steps": steps, "value_steps": 50}
-    expert = own.model_copy(update=cloning)
-    return config.model_copy(update={"expert": expert, "device": "cpu"})
+    update = {"expert": own.model_copy(update=cloning), "device": "cpu"}
+    return config.model_copy(update=update)

@@ -109,6 +109,11 @@ def say_connected() -> None:
     logger.info(f"connected to the Ray cluster at {ray.get_runtime_context().gcs_address}")
 
 
+def knock(host: str, port: int, patience: float) -> None:
+    """Raises OSError if nobody listens there within so many seconds."""
+    socket.create_connection((host, port), timeout=patience).close()
+
+
 @contextmanager
 def let_in(address: str) -> Iterator[None]:
     """The block can connect to the cluster at HOST:PORT: with a token, if the cluster asks for one.
@@ -121,7 +126,7 @@ def let_in(address: str) -> Iterator[None]:
     """
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=REACH).close()
+        knock(host, int(port), REACH)
     except (OSError, OverflowError) as error:
         raise unreachable(address, first_line(error) or type(error).__name__) from None
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]

@@ -14,10 +14,8 @@ from sdw_core.console import Console
 from sdw_core.errors import SDWError, SourceChanged
 from sdw_core.identity import Inventory, Sources
 from search_spaces import Cell, ComparisonSpec
-from study.address import say_connected
-from study.admission import Admission
 from study.attempts import Attempts
-from study.capacity import Nodes, Places
+from study.capacity import Places
 from study.comparison import (
     ComparisonFolder,
     Results,
@@ -30,7 +28,7 @@ from study.comparison import (
 from study.losses import ClusterLost, node_leaves, require_stays
 from study.outcomes import FAILED, TrialResult
 from study.preflight import require_resources
-from study.runner import RayNotStarted, ray_session
+from study.runner import RayNotStarted, admitted, ray_session
 from study.signals import stopping
 from study.supervision import Watched, run_attempts
 
@@ -85,14 +83,9 @@ def run_comparison(
             with stopping(folder.stop_flag):
                 try:
                     with ray_session(address, "give the same command again", heartbeat.end) as ray:
-                        admission = Admission(folder.seat) if address else None
-                        refused = admission.refused if admission else ()
                         need, note = spec.comparison.resources, folder.leaving_note
-                        nodes = Nodes(need, may_grow=address is not None, refused=refused)
-                        nodes.require_room("comparison")
-                        if admission:
-                            say_connected()
-                            admission.ask(console.print, folder.stop_flag.exists)
+                        given = need, "comparison", console.print, folder.stop_flag.exists
+                        nodes, admission = admitted(address, folder.seat, *given)
                         write_spec(folder.path, spec)
                         places = Places(nodes, need, "auto", heartbeat.tell)
                         watched = Watched(heartbeat, ray.cluster, places, admission, note)

@@ -86,17 +86,18 @@ def confirm(
     if {key: before.get(key) for key in of} != of:
         say(ON_FRESH_SEEDS)
         document = confirmed_scores(judged.artifact, dataset, config, judged.result.to_json())
-    if document.get(ALL_DATA, {}).get("steps", 0) != (steps := folder.spec().study.bc_steps):
+    book = folder.book()
+    if document.get(ALL_DATA, {}).get("steps", 0) != (steps := book.spec.study.bc_steps):
         document.pop(ALL_DATA, None)
         if steps:
-            all_data = config.model_copy(update={"expert": folder.spec().pipeline.expert})
+            cloning = bc_on_all_data(config, book.spec.pipeline.expert, steps)
             try:
-                document[ALL_DATA] = _bc_score(all_data, dataset, steps, cache, say)
+                document[ALL_DATA] = _bc_score(cloning, dataset, cache, say) | {"steps": steps}
             except (DivergenceError, InputError) as error:  # the rows are whole without it
                 logger.warning(f"BC on all data is not judged: {error}")
     if of | document != before and os.access(kept.parent, os.W_OK):
         write_json(kept, of | document)
-    race = raced(folder, folder.book())
+    race = raced(folder, book)
     told = {"race": {"trial": number} | race.told} if race and number in race.contenders else {}
     judged.artifact.evidence["scores"] = document | told
     return Confirmed(judged.artifact, source_states(dataset, config.seed))
@@ -155,12 +156,10 @@ def _in_round(judged: "_Judged", round: int) -> list[float]:
     size = {"policies": POLICIES, "episodes": 1}
     evaluation = judged.config.evaluation.model_copy(update=size)
     try:
-        found: list[float] = judged.artifact.evaluate(evaluation, stage=f"{STAGE}-{round}")[
-            :, 0
-        ].tolist()
+        returns = judged.artifact.evaluate(evaluation, stage=f"{STAGE}-{round}")
     except DivergenceError:  # such policies are worth what random ones are
-        found = [0.0] * POLICIES
-    return found
+        return [0.0] * POLICIES
+    return [float(episode) for (episode,) in returns]
 
 
 def reader() -> Callable[[PipelineConfig], OfflineDataset]:
@@ -225,20 +224,26 @@ def _judged(
 
 
 def _bc_score(
-    config: PipelineConfig, dataset: OfflineDataset, steps: int, cache: Path, say: Say
+    cloning: PipelineConfig, dataset: OfflineDataset, cache: Path, say: Say
 ) -> dict[str, Any]:
     """A manifest's account of behavioural cloning of all the data, from the rows' own starts.
 
     It is one policy: each of its episodes counts as one.
+
+    Args:
+        cloning: `bc_on_all_data`.
+        dataset: all the data.
+        cache: of the study's stages.
+        say: told what is being done.
     """
 
     def progress(stage: str, fraction: float) -> None:
         say(f"cloning all of the data, to compare: {fraction:.0%}")
 
-    pipeline = Pipeline(bc_on_all_data(config, steps), cache, progress)
+    pipeline = Pipeline(cloning, cache, progress)
     with one_thread():
         returns = pipeline.judged_expert(dataset, CONFIRM)
-    return score(returns.reshape(-1, 1), config.seed) | {"steps": steps}
+    return score(returns.reshape(-1, 1), cloning.seed)
 
 
 @contextmanager

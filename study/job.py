@@ -6,7 +6,6 @@ Within a job, `python -m study.job ADDRESS NODES PID` waits for the nodes of its
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -167,7 +166,7 @@ def job_of(folder: Path) -> Job | None:
     Args:
         folder: the study's.
     """
-    number = (read_whole(folder / NOTE) or {}).get("job")
+    number = _number(folder)
     if number is None or str(number) == os.environ.get("SLURM_JOB_ID"):
         return None
     return _looked_up(int(number), int(time() // ASKED_ANEW))
@@ -179,9 +178,12 @@ def log_of(folder: Path) -> Path | None:
     Args:
         folder: the study's.
     """
-    number = (read_whole(folder / NOTE) or {}).get("job")
-    log = folder / f"slurm-{number}.log"
+    log = folder / f"slurm-{_number(folder)}.log"
     return log if log.exists() else None
+
+
+def _number(folder: Path) -> int | None:
+    return (read_whole(folder / NOTE) or {}).get("job")
 
 
 def write_job(folder: Path, number: int) -> None:
@@ -226,11 +228,13 @@ def wait_for_nodes(address: str, nodes: int, starter: int) -> None:
     """
     import ray
 
+    from study.address import REACH, knock
+
     host, _, port = address.rpartition(":")
     begun, there = monotonic(), 0
     while there < nodes and monotonic() - begun < JOINING and Path(f"/proc/{starter}").exists():
         try:
-            socket.create_connection((host, int(port)), timeout=10).close()
+            knock(host, int(port), REACH)
             if not ray.is_initialized():
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             there = sum(node["Alive"] for node in ray.nodes())

@@ -1,7 +1,6 @@
 """What Ray says of a cluster's nodes, and what it does not say, or says too late."""
 
 import os
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 from sdw_core.files import read_whole
+from study.address import knock
 from study.console import log
 from study.outcomes import STOPPED, TrialResult
 from study.trial import throttled
@@ -90,15 +90,10 @@ def lost(node: Node) -> bool:
     if not now or not now["Alive"] or node["NodeID"] in leaving():
         return True
     try:
-        knock(node["NodeManagerAddress"], node["NodeManagerPort"])
+        knock(node["NodeManagerAddress"], node["NodeManagerPort"], KNOCKING)
     except OSError:
         return True
     return False
-
-
-def knock(host: str, port: int, patience: float = KNOCKING) -> None:
-    """Raises OSError if nobody listens there."""
-    socket.create_connection((host, port), timeout=patience).close()
 
 
 class ClusterWatch:
@@ -166,7 +161,7 @@ class ClusterWatch:
         heard = monotonic()
         while not self._left.wait(KNOCK_EVERY) and not self._silent:
             with suppress(OSError):
-                knock(*self._head)
+                knock(*self._head, KNOCKING)
                 heard = monotonic()
             self._silent = monotonic() - heard > SILENCE
         if not self._left.wait(UNWINDING):

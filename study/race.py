@@ -57,7 +57,7 @@ class Race:
         contenders: the trials' numbers, as the search ranked them.
         searched: number -> its score in the search, and how many policies that is the mean of.
         scores: number -> return of each of its policies, round after round.
-        dropped: number -> after how many rounds a trial was behind beyond doubt.
+        dropped: number -> after how many rounds a trial was clearly behind the leader.
     """
 
     contenders: tuple[int, ...]
@@ -110,11 +110,6 @@ class Race:
         score, policies = self.searched[number]
         raced = len(self.scores[number])
         return (policies * score + raced * self.mean(number)) / (policies + raced)
-
-    def behind(self, number: int) -> float:
-        """Mean by which a trial's policies are below the winner's, over the rounds of both."""
-        theirs = np.array(self.scores[number])
-        return float((np.array(self.scores[self.winner])[: len(theirs)] - theirs).mean())
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Race":

@@ -151,14 +151,8 @@ def drive(
                     if folder.stop_flag.exists():  # whoever asked for it ended Ray's as well
                         continue
                     raise
-                admission = Admission(folder.seat) if address else None
-                refused = admission.refused if admission else ()
-                need = book.spec.study.resources
-                nodes = Nodes(need, may_grow=address is not None, refused=refused)
-                nodes.require_room("study")
-                if admission:
-                    say_connected()
-                    admission.ask(display.show, folder.stop_flag.exists)
+                need, stop = book.spec.study.resources, folder.stop_flag.exists
+                nodes, admission = admitted(address, folder.seat, need, "study", display.show, stop)
                 heartbeat.tell(ray_dashboard=connection.dashboard or None, begun=time())
                 held.enter_context(_time_budget(folder, book.spec))
                 display.say("starting the first trials")
@@ -335,6 +329,36 @@ def _silent_ray() -> Iterator[None]:
         yield
     finally:
         worker._worker_logs_enabled = True
+
+
+def admitted(
+    address: str | None,
+    seat: Seat,
+    need: Resources,
+    section: str,
+    show: Callable[[Table], object],
+    stopping: Callable[[], bool],
+) -> tuple[Nodes, Admission | None]:
+    """The nodes of the Ray that this process is connected to, once they have been asked.
+
+    Args:
+        address: of a cluster; None: a Ray of its own, whose one node need not be asked.
+        seat: the driver's.
+        need: of a trial, or a cell.
+        section: of the spec, that states it.
+        show, stopping: see `Admission.ask`.
+
+    Raises:
+        InputError: no node holds a trial, or one cannot run any.
+    """
+    admission = Admission(seat) if address else None
+    refused = admission.refused if admission else ()
+    nodes = Nodes(need, may_grow=admission is not None, refused=refused)
+    nodes.require_room(section)
+    if admission:
+        say_connected()
+        admission.ask(show, stopping)
+    return nodes, admission
 
 
 def require_cluster(

@@ -69,7 +69,8 @@ def _users(folder: StudyFolder) -> dict[str, list[int]]:
         assert sources.dataset is not None
         used = cache_entries(config, sources.dataset, sources.checkpoint, sources.code)
         if steps := spec.study.bc_steps:
-            used |= judged_entries(bc_on_all_data(config, steps), sources.dataset, CONFIRM)
+            cloning = bc_on_all_data(config, spec.pipeline.expert, steps)
+            used |= judged_entries(cloning, sources.dataset, CONFIRM)
         for name in used:
             users.setdefault(name, []).append(number)
     return users

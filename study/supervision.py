@@ -99,13 +99,11 @@ def run_attempts(
         raise
     except Exception as error:
         attempts.trouble = storage_trouble(folder)
-        cause = error.__cause__
-        if not attempts.trouble and isinstance(
-            cause, RayError
-        ):  # a worker that was ended for memory before it began
+        if attempts.trouble:
+            return
+        if isinstance(cause := error.__cause__, RayError):  # ended for memory before it began
             raise watched.cluster.loss(f"Ray ended the work ({described(cause)})") from error
-        if not attempts.trouble:
-            raise
+        raise
 
 
 class Silent(TrialProgressCallback):  # type: ignore[misc]
