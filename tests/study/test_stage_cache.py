@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdw_core.baselines import bc_on_all_data
 from sdw_core.cache import StageCache, StageResult
 from sdw_core.dataset import load
 from sdw_core.stage_keys import density_key, expert_key
@@ -52,6 +53,21 @@ def test_entries_name_the_trials_that_use_them(folder):
     assert (expert.stage, expert.trials, expert.needed) == ("expert", [0, 1], True)
     assert (orphan.stage, orphan.trials, orphan.needed) == ("expert", [], False)
     assert density.bytes == (folder.cache / density.file).stat().st_size
+
+
+def test_trials_whose_experts_differ_are_held_against_one_cloning_of_all_data(tmp_path):
+    """By the study's own expert, whatever the trials' are."""
+    searched = "search.expert.width={type: categorical, choices: [8, 16]}"
+    folder = StudyFolder.create(small_spec("study.trials=8", searched), tmp_path)
+    search = StudySearch(folder.book())
+    widths = {search.suggest(name)["params"]["expert.width"] for name in "abcdefgh"}
+    assert widths == {8, 16}
+    spec, cache = folder.spec(), StageCache(folder.cache)
+    content = load(spec.pipeline.dataset).content_hash
+    cloning = bc_on_all_data(spec.pipeline, spec.pipeline.expert, spec.study.bc_steps)
+    cache.result("expert", expert_key(cloning, content), lambda: RESULT)
+    (entry,) = contents(folder)
+    assert entry.trials == list(range(8))
 
 
 def test_only_what_no_unfinished_trial_needs_goes(two_trials):
