@@ -1,8 +1,11 @@
 """What a release states of itself: one version, and files that other tools read."""
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +61,38 @@ def test_the_citation_names_the_licence_and_both_papers() -> None:
     readme = (ROOT / "README.md").read_text()
     assert len(papers) == 2
     assert all(paper in readme for paper in papers)
+
+
+OURS = {"sdw_core", "search_spaces", "study"}
+BROUGHT = {
+    "huggingface_hub": "minari",
+    "mujoco": "gymnasium",
+    "pydantic_core": "pydantic",
+    "sqlalchemy": "optuna",
+}
+"""What the packages import of what a dependency brings along -> that dependency."""
+
+
+def test_whatever_the_packages_import_is_installed_with_them() -> None:
+    """Not for the development of this project alone: tests would not notice."""
+    groups = {"": PROJECT["dependencies"]} | PROJECT["optional-dependencies"]
+    needed = [each for group, all_of in groups.items() if group != "dev" for each in all_of]
+    stated = {re.split(r"[\[<>=]", each)[0].lower() for each in needed}
+    made_of = packages_distributions()
+    for package in OURS:
+        for path in (ROOT / package).rglob("*.py"):
+            for name in imported(path) - sys.stdlib_module_names - OURS:
+                brought = BROUGHT.get(name)
+                names = {brought} if brought else {each.lower() for each in made_of[name]}
+                assert names & stated, f"{path} imports {name}, which is no dependency"
+
+
+def imported(path: Path) -> set[str]:
+    """First names of the modules that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
