@@ -15,14 +15,11 @@ import yaml
 from numpy.typing import NDArray
 
 from sdw_core import html
-from sdw_core.errors import InputError
 from sdw_core.labels import FILM, GIF, POSTER, named, shrunk
+from sdw_core.licenses import front_of
 from sdw_core.plots import draw_states, drawn
 from sdw_core.style import looks
-from sdw_core.validation import shown
 
-LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
-"""A licence's id, as dataset hubs write it: `cc-by-4.0`."""
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 """The bounds of dataset hubs' size categories: a thousand, and each ten times the one before."""
 
@@ -231,12 +228,7 @@ def _raced(race: dict[str, Any] | None) -> str:
 
 def front_matter(rows: int, environment: str, license: str | None) -> str:
     """The YAML that dataset hubs read, whatever the names in it are."""
-    front: dict[str, Any] = {"license": license or "unknown"}
-    if license and not LICENSE.fullmatch(license.lower()):
-        front = {"license": "other", "license_name": license}
-    elif license:
-        front = {"license": license.lower()}
-    front |= {
+    front = front_of(license) | {
         "pretty_name": f"{rows} synthetic rows for {environment}",
         "task_categories": ["reinforcement-learning"],
         "size_categories": [size_category(rows)],
@@ -258,20 +250,6 @@ def size_category(rows: int) -> str:
         if rows < 10 ** (power + 4):
             return f"{low}<n<{high}"
     return f"n>{SIZES[-1]}"
-
-
-def require_license(license: str) -> str:
-    """A licence that a user chose, as dataset hubs write it.
-
-    Raises:
-        InputError: the text is no id of a licence.
-    """
-    if not (isinstance(license, str) and LICENSE.fullmatch(license.lower())):
-        raise InputError(
-            "A licence is chosen by its id, letters, digits, `.`, `+` and `-`, as in `cc-by-4.0`, "
-            f"not {shown(license)}: see https://spdx.org/licenses for the ids."
-        )
-    return license.lower()
 
 
 def as_code(text: str) -> str:

@@ -340,7 +340,8 @@ class Snapshot:
         if len(self.best) != 1:
             return None
         confirmed = read_whole(self.folder.trial(self.best[0]) / "confirmed.json") or {}
-        return confirmed.get("search", {}).get("shrinkage")
+        points: float | None = confirmed.get("search", {}).get("shrinkage")
+        return points
 
     @property
     def exports(self) -> list[Path]:

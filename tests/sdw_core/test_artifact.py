@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from sdw_core import __version__
 from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
-from sdw_core.card import front_matter, require_license
+from sdw_core.card import front_matter
 from sdw_core.cloned import ClonedPolicy
 from sdw_core.config import EvaluationConfig, PipelineConfig
 from sdw_core.dataset import load
@@ -29,6 +29,7 @@ from sdw_core.environment import Environment, Wrapper
 from sdw_core.errors import DivergenceError, InputError
 from sdw_core.evaluate import Arena, Recipe
 from sdw_core.files import sha256_of_file, sha256_of_json
+from sdw_core.licenses import require_license
 from sdw_core.policy import MLP, clone
 from sdw_core.seeds import derive_seed
 from sdw_core.units import Units
@@ -291,7 +292,8 @@ def test_any_name_leaves_the_card_whole(
     write_artifact(named, tmp_path / "a", SOURCE_STATES[:, : artifact.observations.shape[1]])
     content = (tmp_path / "a/README.md").read_text()
     data = DatasetCard(content).data
-    assert (data.license, data["license_name"]) == ("other", name)
+    assert data.license == "other"
+    assert re.fullmatch(r"[a-z0-9.+-]{1,100}", data["license_name"])
     text = content.split("---\n", 2)[2]
     plain = (written[1] / "README.md").read_text().split("---\n", 2)[2]
     lines = [line for line in text.splitlines() if line.startswith(("#", "|", "!", "```"))]
@@ -324,7 +326,12 @@ def test_the_size_is_one_of_the_hubs_classes(rows: int, category: str) -> None:
     [
         (None, {"license": "unknown"}),
         ("CC-BY-4.0", {"license": "cc-by-4.0"}),
-        ("as is, ask me", {"license": "other", "license_name": "as is, ask me"}),
+        ("as is, ask me", {"license": "other", "license_name": "as-is-ask-me"}),
+        (
+            "BSD-4-Clause",  # SPDX has it, the hub has it not
+            {"license": "other", "license_name": "bsd-4-clause"}
+            | {"license_link": "https://spdx.org/licenses/BSD-4-Clause.html"},
+        ),
     ],
 )
 def test_the_licence_is_the_sources_or_none_is_chosen(
@@ -334,10 +341,21 @@ def test_the_licence_is_the_sources_or_none_is_chosen(
     assert {key: found[key] for key in found if key.startswith("license")} == front
 
 
-def test_a_licence_is_chosen_by_its_id() -> None:
-    assert require_license("CC-BY-4.0") == "cc-by-4.0"
-    with pytest.raises(InputError, match=r"A licence is chosen by its id.*not 'do what you"):
-        require_license("do what you like")
+@pytest.mark.parametrize(
+    ("given", "spelled"),
+    [("CC-BY-4.0", "cc-by-4.0"), ("odc-by", "odc-by"), ("bsd-4-clause", "BSD-4-Clause")],
+)
+def test_a_licence_is_chosen_by_its_id(given: str, spelled: str) -> None:
+    assert require_license(given) == spelled
+
+
+@pytest.mark.parametrize(
+    "given", ["do what you like", "apache2", "unknown", "other", "LicenseRef-mine", "", "mit\n", 3]
+)
+def test_what_is_no_licence_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match=r"A licence is chosen by its id.*, not ") as caught:
+        require_license(given)
+    assert str(caught.value).count(". ") == 0
 
 
 def test_the_card_tells_the_whole_environment_and_whose_scores_the_reference_is(
