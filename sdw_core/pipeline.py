@@ -44,6 +44,7 @@ from sdw_core.identity import Sources, code_of
 from sdw_core.progress import Measured, Points, Progress, StageProgress, unheard
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import DENSITIES, EXPERTS
+from sdw_core.resources import give_memory_back
 from sdw_core.result import PipelineResult
 from sdw_core.seeds import torch_generator
 from sdw_core.stage_keys import dataset_key, density_key, expert_key, judged_key, needs_density
@@ -357,6 +358,7 @@ class Pipeline:
         warnings = warnings_of(self.config.distill, task)
         if found := shortfall(self.config.expert, expert_summary, dataset):
             warnings.append(found)
+        give_memory_back()  # arrays as large as the data came and went
         return Prepared(
             dataset=dataset,
             arena=arena,

@@ -7,7 +7,6 @@ from sdw_core.config import PipelineConfig, identifying
 from sdw_core.distill.selection import WITHOUT_DENSITY
 from sdw_core.identity import METHOD
 
-
 DATASET = 1
 """Version of what is kept of a dataset: `sdw_core/dataset/kept.py`."""
 

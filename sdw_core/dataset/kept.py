@@ -1,4 +1,4 @@
-"""A dataset as the stage cache keeps it: read and checked once, and mapped by every run from then on.
+"""A dataset as the stage cache keeps it: read and checked once, and mapped by every run after that.
 
 What is derived from the arrays and takes as much memory, or as much time, is kept with them. Of the
 arrays themselves only what a run touches is in memory: not the observations in environment units.
