@@ -14,7 +14,6 @@ What is slow to import (torch, ray, optuna, pandas) is imported by the methods t
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -41,6 +40,7 @@ from search_spaces import (
 from search_spaces.spec import settings_of
 from study.console import log, quiet
 from study.job import Allocation
+from study.locations import cache_folder, storage_folder
 from study.signals import going_on_with
 
 if TYPE_CHECKING:
@@ -56,9 +56,6 @@ if TYPE_CHECKING:
     from study.standings import Standings
 
 logger = logging.getLogger(__name__)
-
-STUDIES = Path("sdw-studies")
-"""The folder of studies, unless the environment variable SDW_STORAGE names another."""
 
 
 class WorkFailed(SDWError):
@@ -98,17 +95,21 @@ class Study:
         trials: int | None = None,
         overrides: Overrides = (),
         progress: bool = False,
+        cache: Path | str | None = None,
     ) -> "Study":
         """Run a new study to its end and export its best rows.
 
         Args:
             spec: a YAML file's path, the name of a shipped spec, a document, or a `StudySpec`.
             name: of the study; None: the spec's.
-            storage: the folder to make it in; None: as `STUDIES` says.
+            storage: the folder to make it in; None: SDW_STORAGE, or
+                `sdw-studies`.
             address: of a Ray cluster, `auto` or HOST:PORT; None: this machine.
             trials: how many; None: as many as the spec says.
             overrides: single settings, such as `{"pipeline.distill.outer_steps": 100}`.
             progress: show the trials meanwhile, on stderr.
+            cache: where what is computed once for a dataset is kept; None: SDW_CACHE, or `cache`
+                in the storage.
 
         Returns:
             The study, which `status` calls stopped if somebody asked the study to stop.
@@ -121,13 +122,15 @@ class Study:
         with _checking(progress):
             from sdw_core.identity import Inventory
             from study.folder import StudyFolder
-            from study.preflight import require_launchable
+            from study.preflight import check_writable, require_launchable
 
             loaded, storage = read_study(spec, overrides, name, trials), storage_folder(storage)
+            cache = cache_folder(storage, cache)
+            check_writable(cache, "cache")
             datasets, _ = require_launchable(loaded, storage, address)
             warned(datasets.values())
             inventory = Inventory.of(loaded.reaching(), datasets)
-        with StudyFolder.launched(loaded, storage, inventory) as folder:
+        with StudyFolder.launched(loaded, storage, inventory, cache) as folder:
             return cls(folder)._run(address, progress)
 
     @classmethod
@@ -646,6 +649,7 @@ class Comparison:
         retry_failed: bool = False,
         overrides: Overrides = (),
         progress: bool = False,
+        cache: Path | str | None = None,
     ) -> "Comparison":
         """Run methods x datasets, and write their table, statistics and figures; go on if begun.
 
@@ -653,11 +657,13 @@ class Comparison:
             spec: a YAML file's path, the name of a shipped comparison, a document, or a
                 `ComparisonSpec`.
             name: of the comparison; None: the spec's.
-            storage: the folder to make it in; None: as `STUDIES` says.
+            storage: the folder to make it in; None: SDW_STORAGE, or
+                `sdw-studies`.
             address: of a Ray cluster, `auto` or HOST:PORT; None: this machine.
             retry_failed: run the cells again that failed.
             overrides: single settings.
             progress: tell on stderr when a cell ends.
+            cache: of a new one, as for `Study.launch`.
 
         Returns:
             The comparison, which is not `finished` if somebody asked it to stop.
@@ -678,7 +684,8 @@ class Comparison:
         from study.comparing import run_comparison  # imports Ray: bad input is told before
 
         console = _shown(progress)
-        with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
+        storage = storage_folder(storage)
+        with ComparisonFolder.opened(loaded, storage, cache_folder(storage, cache)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)
         comparison = cls(folder, loaded, results)
         if not comparison.finished:
@@ -822,11 +829,6 @@ def read_study(
     given = {"study.name": name, "study.trials": trials}
     given = {key: value for key, value in given.items() if value is not None}
     return load_spec(spec, settings_of(overrides or ()) | given)
-
-
-def storage_folder(storage: Path | str | None) -> Path:
-    """The folder that holds studies."""
-    return Path(checked(storage or os.environ.get("SDW_STORAGE") or STUDIES, Path, "storage"))
 
 
 def warned(datasets: "Iterable[OfflineDataset]") -> list[str]:

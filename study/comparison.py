@@ -36,6 +36,7 @@ from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.driver import Seat
 from study.folder import found
+from study.locations import CACHE, link_cache
 from study.outcomes import (
     COMPLETE,
     TrialResult,
@@ -46,7 +47,7 @@ from study.outcomes import (
 from study.preflight import check_writable
 from study.trial import distil_rows, placed, run_trial
 
-UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock")
+UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock", CACHE)
 """The files of a comparison before its first cell begins: what an undone start removes."""
 Results = dict[Cell, TrialResult]
 """What cells that have ended found."""
@@ -60,7 +61,9 @@ class ComparisonFolder:
 
     @classmethod
     @contextmanager
-    def opened(cls, spec: ComparisonSpec, storage: Path) -> Iterator["ComparisonFolder"]:
+    def opened(
+        cls, spec: ComparisonSpec, storage: Path, cache: Path | None = None
+    ) -> Iterator["ComparisonFolder"]:
         """The comparison of that name, or a new one.
 
         Of a new one nothing stays if bad input ends it before a cell was begun.
@@ -76,6 +79,7 @@ class ComparisonFolder:
                 try:
                     with created_folder(folder.path) as scratch:
                         write_spec(scratch, spec)
+                        link_cache(scratch, storage, cache)
                 except OSError:
                     if not folder.path.exists():
                         raise
@@ -134,8 +138,8 @@ class ComparisonFolder:
 
     @property
     def cache(self) -> Path:
-        """The stage cache that cells share."""
-        return self.path / "cache"
+        """The stage cache that cells share with the storage's studies, through a link."""
+        return (self.path / CACHE).resolve()
 
     @property
     def report(self) -> Path:

@@ -11,7 +11,7 @@ judging.lock       held by who lets the best trials race, and exports them
 edit.lock          held for a moment by who changes what the driver does
 stop               present while the study is asked to stop; may say why
 rebuilding         present while the database is rebuilt
-cache/             stage results that trials share
+cache              a link to the stage cache that studies share; earlier a folder of this one
 trials/N/          record, progress, curves, checkpoint, rows and result of trial N
 tune/              Ray Tune's own records
 trackers/          what `study.trackers` were handed, and what they said
@@ -52,6 +52,7 @@ from search_spaces.spec import read_document
 from study.book import TrialBook, recorded_trials
 from study.driver import Driven, Heartbeat, Seat
 from study.job import NOTE, SCRIPT, Job, job_of
+from study.locations import CACHE, link_cache
 from study.outcomes import read_record, read_result
 from study.storage import (
     begun_on_server,
@@ -64,7 +65,7 @@ from study.storage import (
 
 UNBEGUN = (
     *("study.yaml", "sources.json", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
-    *("stop", "driver.json", "driver.lock", "edit.lock", SCRIPT, NOTE),
+    *("stop", "driver.json", "driver.lock", "edit.lock", SCRIPT, NOTE, CACHE),
 )
 """The files of a study before its first trial begins: what an undone launch removes."""
 
@@ -78,7 +79,11 @@ class StudyFolder:
     @classmethod
     @contextmanager
     def launched(
-        cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
+        cls,
+        spec: StudySpec,
+        storage: Path,
+        inventory: Inventory | None = None,
+        cache: Path | None = None,
     ) -> Iterator["StudyFolder"]:
         """A new study; if bad input ends the block before the first trial, all of it is removed.
 
@@ -86,7 +91,7 @@ class StudyFolder:
             InputError: as for `create`.
         """
         with made_folder(storage):
-            folder = cls.create(spec, storage, inventory)
+            folder = cls.create(spec, storage, inventory, cache)
             try:
                 yield folder
             except InputError:
@@ -95,7 +100,11 @@ class StudyFolder:
 
     @classmethod
     def create(
-        cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
+        cls,
+        spec: StudySpec,
+        storage: Path,
+        inventory: Inventory | None = None,
+        cache: Path | None = None,
     ) -> "StudyFolder":
         """Make the folder of a new study, and its place in a database on a server.
 
@@ -103,6 +112,7 @@ class StudyFolder:
             spec: the study.
             storage: the folder to make it in.
             inventory: what its trials are to be made of; None: what the first ones will state.
+            cache: the stage cache; None: that of the storage.
 
         Raises:
             InputError: the storage cannot be written, or the study exists; the message says how to
@@ -115,6 +125,7 @@ class StudyFolder:
         try:
             with created_folder(folder.path) as scratch:
                 _write_spec(scratch, spec)
+                link_cache(scratch, storage, cache)
                 if inventory:
                     write_json(scratch / "sources.json", inventory.to_json())
                 if not lies_in_folder(database):
@@ -206,8 +217,13 @@ class StudyFolder:
 
     @property
     def cache(self) -> Path:
-        """The stage cache that trials share."""
-        return self.path / "cache"
+        """The stage cache: a storage's studies share one, and each has a link to it."""
+        return (self.path / CACHE).resolve()
+
+    @property
+    def shares_cache(self) -> bool:
+        """Whether others may have results there too; studies made earlier have one of their own."""
+        return (self.path / CACHE).is_symlink()
 
     @property
     def exports(self) -> Path:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from sdw_core.config import PipelineConfig
 from sdw_core.validation import submodels
 from search_spaces import ComparisonSpec, StudySpec, shipped_comparisons, shipped_specs
-from study.api import STUDIES
+from study.locations import STUDIES
 
 
 def specs(incomplete: str) -> list[str]:

@@ -11,7 +11,7 @@ from sdw_core.console import Table
 from sdw_core.errors import InputError
 from sdw_core.labels import named
 from search_spaces import load_spec
-from study.api import STUDIES, warned
+from study.api import warned
 from study.cli.common import (
     AsJson,
     Cache,
@@ -26,6 +26,7 @@ from study.cli.common import (
 )
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
+from study.locations import cache_folder, storage_folder
 
 EPISODES, PROTOCOL = "Policies and episodes", "Another protocol than the rows' own"
 """Groups of the options of `evaluate`."""
@@ -52,7 +53,7 @@ def distill(
             rich_help_panel=WHERE,
         ),
     ] = 1,
-    cache: Cache = STUDIES / "cache",
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored.
@@ -73,6 +74,7 @@ def distill(
     if to:
         refuse_existing(to)
     warned(check_study(loaded).values())
+    cache = cache_folder(storage_folder(), cache)
     check_writable(cache, "cache")
     if to:
         check_writable(to.resolve().parent, "to")
@@ -287,7 +289,7 @@ def render(
     no_expert: Annotated[
         bool, typer.Option("--no-expert", help="Do not show the rows' expert beside them.")
     ] = False,
-    cache: Cache = STUDIES / "cache",
+    cache: Cache = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -307,6 +309,7 @@ def render(
     from study.preflight import check_writable
 
     artifact, to = read_artifact(folder, trust), to or folder / FILM
+    cache = cache_folder(storage_folder(), cache)
     check_writable(to.resolve().parent, "to")
     with log.working() as say:
         film = filmed(artifact, to, policies, seed, seconds, width, not no_expert, cache, say)

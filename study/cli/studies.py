@@ -9,11 +9,12 @@ import typer
 
 from sdw_core.console import Table, line
 from sdw_core.labels import FILM, counted, shrunk
-from study.api import STUDIES, Study, WorkFailed, open_either
+from study.api import Study, WorkFailed, open_either
 from study.cli import completion
 from study.cli.common import (
     Address,
     AsJson,
+    Cache,
     License,
     Set,
     Spec,
@@ -26,6 +27,7 @@ from study.cli.common import (
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
 from study.job import log_of
+from study.locations import STUDIES
 
 if TYPE_CHECKING:
     from study.snapshot import Snapshot
@@ -46,6 +48,7 @@ def launch(
     address: Address = None,
     trials: Trials = None,
     overrides: Set = None,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export its best rows.
@@ -55,7 +58,7 @@ def launch(
         sdw launch my.yaml --storage /shared/studies --address auto
     """
     given = name, storage, address, trials, overrides or ()
-    _run(lambda: Study.launch(spec, *given, progress=True), as_json)
+    _run(lambda: Study.launch(spec, *given, progress=True, cache=cache), as_json)
 
 
 @shows_progress

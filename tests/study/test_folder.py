@@ -33,8 +33,8 @@ def test_a_comparison_is_not_taken_for_a_study(tmp_path):
         StudyFolder.find("mine", tmp_path)
 
 
-def test_a_new_folder_holds_the_resolved_spec_and_nothing_else(folder):
-    assert [path.name for path in folder.path.iterdir()] == ["study.yaml"]
+def test_a_new_folder_holds_the_resolved_spec_and_a_link_to_the_cache(folder):
+    assert sorted(path.name for path in folder.path.iterdir()) == ["cache", "study.yaml"]
     assert folder.spec() == small_spec("study.database=sqlite")
     assert folder.name == "hopper-quickstart"
 
