@@ -188,6 +188,14 @@ class ScoreSection(Open):
     ensemble: Annotated[Copies, STRICT] = Field(1, description="networks of each policy")
 
 
+class SearchSection(ScoreSection):
+    """What the search had found of the rows, and of those of other distillation seeds."""
+
+    shrinkage: Number | None = Field(
+        None, description="the rows' mean in the search less that on fresh seeds"
+    )
+
+
 class RaceSection(Open):
     """How a study's best trials were told apart on fresh seeds, by their numbers."""
 
@@ -213,7 +221,7 @@ class ScoresSection(Open):
     random_subset_ensemble: ScoreSection | None = None
     bc_all_data: ScoreSection | None = None
     expert: ScoreSection | None = None
-    search: ScoreSection | None = None
+    search: SearchSection | None = None
     race: RaceSection | None = None
 
 
