@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Self
 
-from sdw_core import __version__
 from sdw_core.errors import InputError, described, first_line
 from sdw_core.files import sha256_of_file
 from sdw_core.manifest import MOST_DATA, PARTS
@@ -262,7 +262,7 @@ def _api() -> "HfApi":
     from huggingface_hub import HfApi
 
     endpoint = os.environ.get("HF_ENDPOINT")
-    return HfApi(endpoint=endpoint, library_name="sdw-obd", library_version=__version__)
+    return HfApi(endpoint=endpoint, library_name="sdw-obd", library_version=version("sdw-obd"))
 
 
 def _unreachable() -> tuple[type[Exception], ...]:
