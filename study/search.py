@@ -17,10 +17,11 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
+from sdw_core.errors import InputError
 from sdw_core.seeds import derive_seed
 from study.admission import Admission
 from study.attempts import Attempts
-from study.book import TrialBook, optuna_distribution
+from study.book import TrialBook
 from study.early_stopping import decide
 from study.outcomes import TrialResult, without_numbers
 
@@ -119,7 +120,6 @@ class StudySearch(Attempts):
         self._book = book
         self._remaining = book.remaining()
         self._ids: dict[int, int] = {}
-        self._space = {path: optuna_distribution(d) for path, d in book.spec.search.items()}
         self._give_up = give_up
         self._folder_of = folder_of
         self._in_a_row: list[str] = []
@@ -130,7 +130,7 @@ class StudySearch(Attempts):
         if not self._remaining:
             return None
         with self._noting_trouble():
-            trial = self._book.study.ask(fixed_distributions=self._space)
+            trial = self._book.ask()
             self._book.asked(trial)
             self._ids[trial.number] = trial._trial_id
             self._remaining -= 1
@@ -174,5 +174,5 @@ class StudySearch(Attempts):
         """Tune goes on after an error of a searcher; this one proposes nothing more instead."""
         try:
             yield
-        except (StorageInternalError, OSError) as error:
+        except (StorageInternalError, OSError, InputError) as error:
             self.trouble = str(error.__cause__ or error).splitlines()[0]
