@@ -15,14 +15,11 @@ import yaml
 from numpy.typing import NDArray
 
 from sdw_core import html
-from sdw_core.errors import InputError
 from sdw_core.labels import FILM, GIF, POSTER, named
+from sdw_core.licenses import front_of
 from sdw_core.plots import draw_states, drawn
 from sdw_core.style import looks
-from sdw_core.validation import shown
 
-LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
-"""A licence's id, as dataset hubs write it: `cc-by-4.0`."""
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 """The bounds of dataset hubs' size categories: a thousand, and each ten times the one before."""
 
@@ -91,7 +88,17 @@ The environment is {whole_environment}. {license}
 
 ## Train a policy from the rows
 
-In this folder, with `torch` and `safetensors` installed:
+In this folder, with `numpy` alone:
+
+```python
+from policy import clone
+
+act = clone(seed=0)
+action = act(observation)
+```
+
+`act` takes and gives the environment's units{networks}; `policy.py` is code: read it before you run it. Or with `torch` and
+`safetensors`:
 
 ```python
 {train}```
@@ -104,12 +111,38 @@ In this folder, with `torch` and `safetensors` installed:
 |---|---|
 | `synthetic.safetensors` | `observations` [{rows}, {state}] and `actions` [{rows}, {action}] in environment units; `observation_mean`, `observation_scale` |
 | `synthetic.parquet` | the same rows, one column a dimension; `action_clipped_*` are the actions, clipped to the environment's bounds |
+| `policy.py` | the cloning of a policy, in numpy |
 {filmed}| `manifest.json` | recipe, settings, source and its hash, seeds, scores with per-policy values, versions, checksums |
 
 Method: objective `{objective}`, {weighting}. State Diversity Matters in Offline Behavior Distillation
 ([arXiv 2512.06692](https://arxiv.org/abs/2512.06692)), built on Offline Behavior Distillation
 ([arXiv 2410.22728](https://arxiv.org/abs/2410.22728)).
+
+## Cite
+
+```bibtex
+{cite}```
 """
+CITE = """\
+@software{sdw-obd,
+  title = {SDW-OBD: state-density-weighted offline behaviour distillation},
+  author = {{The SDW-OBD authors}},
+}
+@article{sdw,
+  title = {State Diversity Matters in Offline Behavior Distillation},
+  author = {Lei and Cheng and Tao},
+  journal = {arXiv:2512.06692},
+  year = {2025},
+}
+@inproceedings{obd,
+  title = {Offline Behavior Distillation},
+  author = {Lei and Zhang and Tao},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  note = {arXiv:2410.22728},
+}
+"""
+"""As `CITATION.cff` has it."""
 
 NAMES = {
     "synthetic": "these rows",
@@ -155,11 +188,12 @@ def write_card(
             "sizes = ",
             1,
         )
-    evaluation, ensembles, members = manifest["evaluation"], "", ""
+    evaluation, ensembles, members, clones = manifest["evaluation"], "", "", ""
     if "ensemble" in evaluation:
         networks = {"networks": evaluation["ensemble"]}
         stated = scores["synthetic_ensemble"] | {"policies": evaluation["policies"]}
         ensembles, members = ENSEMBLES.format(**networks, **stated), MEMBERS.format(**networks)
+        clones = ", and acts by the mean of {networks} networks".format(**networks)
         train = TRAIN_ENSEMBLE.format(train=indent(train, 4 * " "), **networks)
     config = manifest["config"]
     weighting = config["weighting"]
@@ -182,6 +216,8 @@ def write_card(
         runs=evaluation["episodes"],
         ensembles=ensembles,
         members=members,
+        networks=clones,
+        cite=CITE,
         table=table,
         single=" and of ".join(NAMES[key] for key in ONE_POLICY if key in scores),
         race=_raced(scores.get("race")),
@@ -224,12 +260,7 @@ def _raced(race: dict[str, Any] | None) -> str:
 
 def front_matter(rows: int, environment: str, license: str | None) -> str:
     """The YAML that dataset hubs read, whatever the names in it are."""
-    front: dict[str, Any] = {"license": license or "unknown"}
-    if license and not LICENSE.fullmatch(license.lower()):
-        front = {"license": "other", "license_name": license}
-    elif license:
-        front = {"license": license.lower()}
-    front |= {
+    front = front_of(license) | {
         "pretty_name": f"{rows} synthetic rows for {environment}",
         "task_categories": ["reinforcement-learning"],
         "size_categories": [size_category(rows)],
@@ -251,20 +282,6 @@ def size_category(rows: int) -> str:
         if rows < 10 ** (power + 4):
             return f"{low}<n<{high}"
     return f"n>{SIZES[-1]}"
-
-
-def require_license(license: str) -> str:
-    """A licence that a user chose, as dataset hubs write it.
-
-    Raises:
-        InputError: the text is no id of a licence.
-    """
-    if not (isinstance(license, str) and LICENSE.fullmatch(license.lower())):
-        raise InputError(
-            "A licence is chosen by its id, letters, digits, `.`, `+` and `-`, as in `cc-by-4.0`, "
-            f"not {shown(license)}: see https://spdx.org/licenses for the ids."
-        )
-    return license.lower()
 
 
 def as_code(text: str) -> str:

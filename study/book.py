@@ -55,7 +55,8 @@ class TrialRow:
     """A trial as `sdw status --json` prints it.
 
     `ensemble`: networks of each of its policies; `node`: the host that it ran on; `ended`: when its
-    outcome was recorded, epoch seconds. A trial of an earlier version does not say the latter two.
+    outcome was recorded, epoch seconds; `standard_error`: of its mean return. A trial of an earlier
+    version does not say the latter three.
     `asked`: whether its settings, or some of them, were asked for (`study.enqueue`).
     """
 
@@ -72,6 +73,7 @@ class TrialRow:
     ensemble: int = 1
     node: str | None = None
     ended: float | None = None
+    standard_error: float | None = None
     asked: bool = False
 
 
@@ -160,6 +162,7 @@ class TrialBook:
             "outcome": outcome,
             "reason": reason,
             "interval": [summary.low, summary.high] if summary else None,
+            "standard_error": summary.standard_error if summary else None,
             "seconds": result.seconds,
             "stages": result.stages,
             "warnings": result.warnings,
@@ -279,6 +282,7 @@ class TrialBook:
             ensemble=trial.params.get(ENSEMBLE, self.spec.pipeline.evaluation.ensemble),
             node=record.get("node"),
             ended=record.get("ended"),
+            standard_error=record.get("standard_error"),
             asked="asked" in record,
         )
         if row.outcome in FINAL:

@@ -86,7 +86,7 @@ AsJson = Annotated[
 License = Annotated[
     str | None,
     typer.Option(
-        help="Of the export, such as cc-by-4.0; default: the source's.",
+        help="Of the export, by its id, such as cc-by-4.0; default: the source's.",
         metavar="ID",
         rich_help_panel=OUTPUT,
     ),

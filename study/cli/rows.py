@@ -63,7 +63,7 @@ def distill(
     import torch
 
     from sdw_core.artifact import refuse_existing
-    from sdw_core.card import require_license
+    from sdw_core.licenses import require_license
     from sdw_core.pipeline import Pipeline
     from study.preflight import check_study, check_writable
 
