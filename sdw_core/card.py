@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from sdw_core import html
-from sdw_core.labels import FILM, GIF, POSTER, named
+from sdw_core.labels import FILM, GIF, POSTER, named, shrunk
 from sdw_core.licenses import front_of
 from sdw_core.plots import draw_states, drawn
 from sdw_core.style import looks
@@ -49,6 +49,8 @@ policy = lambda states: torch.stack([network(states) for network in networks]).m
 ENSEMBLES = """
 Ensembles of {networks} such policies, which act by the mean of their actions, reach **{mean:.1f}** (95 % interval {low:.1f}
 to {high:.1f}; {policies} fresh ensembles, on the same seeds)."""
+SHRINKAGE = """
+That is {points}, by whose score they were chosen."""
 RACE = """
 Before, the {count} best sets of rows of the search raced on other fresh seeds: {place}."""
 MEMBERS = """
@@ -72,7 +74,7 @@ CARD = """\
 Distilled from {source} ({transitions:,} transitions in {episodes:,} episodes). A policy that is
 cloned from these rows alone, in {steps} full-batch gradient steps, reaches a normalised return of
 **{mean:.1f}** (95 % interval {low:.1f} to {high:.1f}; {policies} fresh policies x {runs} episodes, on
-seeds that the search never used).{ensembles}{race}
+seeds that the search never used).{ensembles}{shrinkage}{race}
 
 | trained on | mean | interquartile mean | 95 % interval |
 |---|---|---|---|
@@ -220,6 +222,7 @@ def write_card(
         cite=CITE,
         table=table,
         single=" and of ".join(NAMES[key] for key in ONE_POLICY if key in scores),
+        shrinkage=_shrunk(scores.get("search", {}).get("shrinkage")),
         race=_raced(scores.get("race")),
         bc=BC.format(**bc) if (bc := scores.get("bc_all_data")) else "",
         film=FILM_SHOWN if (folder / GIF).exists() else "",
@@ -238,6 +241,10 @@ def write_card(
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / "card.png").write_bytes(_picture(states, scores, source_states))
+
+
+def _shrunk(points: float | None) -> str:
+    return "" if points is None else SHRINKAGE.format(points=shrunk(points))
 
 
 def _raced(race: dict[str, Any] | None) -> str:
@@ -267,7 +274,27 @@ def front_matter(rows: int, environment: str, license: str | None) -> str:
         "tags": ["offline-rl", "dataset-distillation", "behavioural-cloning", "sdw-obd"],
         "configs": [{"config_name": "default", "data_files": "synthetic.parquet"}],
     }
+    return _as_yaml(front)
+
+
+def _as_yaml(front: dict[str, Any]) -> str:
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def relicensed(text: str, stated: str | None, license: str) -> str:
+    """A card under another licence than the one that it states: the rest stays as it is.
+
+    A card of the first version stated one that nobody had chosen, and nothing in its text.
+    """
+    _, front, body = text.split("---\n", 2)
+    fields = {k: v for k, v in yaml.safe_load(front).items() if not k.startswith("license")}
+    said = _licensed(stated)
+    body = (
+        body.replace(said, _licensed(license), 1)
+        if said in body
+        else body + f"\n{_licensed(license)}\n"
+    )
+    return f"---\n{_as_yaml(front_of(license) | fields)}---\n{body}"
 
 
 def size_category(rows: int) -> str:

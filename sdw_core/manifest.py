@@ -49,8 +49,12 @@ FILES = ("README.md", "card.png", "synthetic.parquet", "synthetic.safetensors")
 CODE = "policy.py"
 OTHERS = (CODE,)
 """That an export may hold; also a film's three."""
+PARTS = (NAME, *FILES, *OTHERS, FILM, POSTER, GIF)
+"""All names of files in an export."""
 MOST_BYTES = 10_000_000
 """Of the manifest, the card, a picture or the film: most are a hundredth of it."""
+MOST_DATA = 1_000_000_000
+"""Of the rows: distilled ones take a millionth of that."""
 MOST_WIDTH = 10_000
 """Dimensions of an observation or of an action."""
 
@@ -156,6 +160,9 @@ class SourceSection(Open):
 
     name: str = Field(max_length=10_000)
     content_hash: str = Field(max_length=200)
+    license: str | None = Field(
+        None, max_length=10_000, description="of the export; null: none was chosen"
+    )
     episodes: Whole
     transitions: Whole
 
@@ -179,6 +186,14 @@ class ScoreSection(Open):
     high: Number
     per_policy: tuple[Number, ...] = Field(min_length=1, max_length=1_000_000)
     ensemble: Annotated[Copies, STRICT] = Field(1, description="networks of each policy")
+
+
+class SearchSection(ScoreSection):
+    """What the search had found of the rows, and of those of other distillation seeds."""
+
+    shrinkage: Number | None = Field(
+        None, description="the rows' mean in the search less that on fresh seeds"
+    )
 
 
 class RaceSection(Open):
@@ -206,7 +221,7 @@ class ScoresSection(Open):
     random_subset_ensemble: ScoreSection | None = None
     bc_all_data: ScoreSection | None = None
     expert: ScoreSection | None = None
-    search: ScoreSection | None = None
+    search: SearchSection | None = None
     race: RaceSection | None = None
 
 

@@ -40,7 +40,12 @@ NoProgress = Annotated[
     bool,
     typer.Option("--no-progress", help="Do not show how far the work is.", rich_help_panel=OUTPUT),
 ]
-Exported = Annotated[Path, typer.Argument(metavar="DIR", help="An exported synthetic dataset.")]
+Exported = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR", help="An exported synthetic dataset, or its address, hf://USER/NAME."
+    ),
+]
 Storage = Annotated[
     Path,
     typer.Option(
