@@ -131,10 +131,10 @@ class Study:
             from study.preflight import check_writable, require_launchable
 
             storage = storage_folder(storage)
-            cache = cache_folder(storage, cache)
-            check_writable(cache, "cache")
             loaded = read_study(spec, overrides, name, trials, warm_from, storage)
             datasets, _ = require_launchable(loaded, storage, address)
+            cache = cache_folder(storage, cache)
+            check_writable(cache, "cache")
             warned(datasets.values())
             inventory = Inventory.of(loaded.reaching(), datasets)
         with StudyFolder.launched(loaded, storage, inventory, cache) as folder:

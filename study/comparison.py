@@ -117,8 +117,9 @@ class ComparisonFolder:
     def _take_back(self) -> None:
         """Remove what was made, if no cell was begun and no other process runs the comparison.
 
-        Only what bears a name of ours goes, and the folder only if it is empty then.
+        Only what bears a name of ours goes; the folder and the cache only if they are empty then.
         """
+        cache = self.cache
         try:
             with self.seat.lock().acquire(timeout=0):
                 if self.seat.heard_of() or (self.path / "cells").exists():
@@ -127,8 +128,9 @@ class ComparisonFolder:
                     (self.path / name).unlink(missing_ok=True)
         except Timeout:
             return
-        with suppress(OSError):
-            self.path.rmdir()
+        for folder in (cache, self.path):
+            with suppress(OSError):
+                folder.rmdir()
 
     @property
     def seat(self) -> Seat:

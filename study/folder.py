@@ -170,9 +170,9 @@ class StudyFolder:
     def _take_back(self) -> None:
         """Remove what `create` made, if no trial was begun and no other process drives the study.
 
-        Only what bears a name of ours goes, and the folder only if it is empty then.
+        Only what bears a name of ours goes; the folder and the cache only if they are empty then.
         """
-        database = self.spec().study.database
+        database, cache = self.spec().study.database, self.cache
         try:
             with self.edit_lock(), self.seat.lock().acquire(timeout=0):
                 if self.seat.heard_of() or self.trials.exists():
@@ -184,8 +184,9 @@ class StudyFolder:
                     (self.path / name).unlink(missing_ok=True)
         except Timeout:
             return
-        with suppress(OSError):
-            self.path.rmdir()
+        for folder in (cache, self.path):
+            with suppress(OSError):
+                folder.rmdir()
 
     def _occupied(self, spec: StudySpec) -> str:
         if not (self.path / "study.yaml").exists():

@@ -26,7 +26,9 @@ def link_cache(folder: Path, storage: Path, cache: Path | str | None) -> None:
     """Keep in a new folder under a storage which stage cache it works with, for every node.
 
     That of the storage is linked by a relative path, which holds wherever the storage is mounted.
+    It is made, so that whoever copies the folder can follow the link.
     """
     chosen = cache_folder(storage, cache)
+    chosen.mkdir(parents=True, exist_ok=True)
     its_own = chosen == storage / CACHE
     (folder / CACHE).symlink_to(Path("..", CACHE) if its_own else chosen.resolve())

@@ -244,7 +244,7 @@ def test_the_best_are_one_or_more(study, top):
 def test_an_export_of_a_wrong_kind_is_refused(study):
     with pytest.raises(InputError, match="`to` must be a path, not 3"):
         study.export(3)
-    with pytest.raises(InputError, match="not 3: see https"):
+    with pytest.raises(InputError, match="not 3: give such an id"):
         study.export(license=3)
     with pytest.raises(InputError, match="`number` must be a finite number"):
         study.rows(math.nan)
