@@ -1,7 +1,7 @@
 """Specs: what a study searches, over which pipeline, towards which objectives."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
 from math import pi
@@ -26,12 +26,9 @@ from sdw_core.files import sha256_of_json
 from sdw_core.registry import REGISTRIES, look_in
 from sdw_core.validation import as_key, nearest, parse, shown, submodels
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
-from search_spaces.paths import Document, absolute_file, absolute_paths, absolute_reference
+from search_spaces.paths import Document, absolute_file, absolute_reference
 
 SHIPPED = Path(__file__).parent
-FILES = {"dataset": absolute_reference, "expert.path": absolute_file}
-"""Settings that may name files, and how each is made to do so from anywhere."""
-
 SECTIONS = "`study`, `pipeline` and `search`"
 """What a study's document holds."""
 Source = str | Path | Mapping[str, Any] | BaseModel
@@ -310,12 +307,28 @@ def with_absolute_paths(spec: StudySpec) -> StudySpec:
 
     Its trials may run elsewhere.
     """
-    document = absolute_paths(spec.pipeline.model_dump(mode="json"))
-    search = dict(spec.search)
-    for path, absolute in FILES.items():
+    return with_files(spec, absolute_reference, absolute_file)
+
+
+def with_files(
+    spec: StudySpec, dataset: Callable[[Any], Any], file: Callable[[Any], Any]
+) -> StudySpec:
+    """A study with what it names on disk under other names, the searched ones too.
+
+    Args:
+        spec: the study.
+        dataset: the new reference for each dataset's.
+        file: the new path for each checkpoint's.
+    """
+    document, search = spec.pipeline.model_dump(mode="json"), dict(spec.search)
+    for path, renamed in {"dataset": dataset, "expert.path": file}.items():
+        section, _, key = path.rpartition(".")
+        below = document[section] if section else document
+        if key in below:
+            below[key] = renamed(below[key])
         searched = search.get(path)
         if isinstance(searched, Choice):
-            choices = tuple(absolute(choice) for choice in searched.choices)
+            choices = tuple(renamed(choice) for choice in searched.choices)
             search[path] = searched.model_copy(update={"choices": choices})
     pipeline = parse(PipelineConfig, document, "pipeline")
     return spec.model_copy(update={"pipeline": pipeline, "search": search})
