@@ -15,14 +15,11 @@ import yaml
 from numpy.typing import NDArray
 
 from sdw_core import html
-from sdw_core.errors import InputError
-from sdw_core.labels import FILM, GIF, POSTER, named
+from sdw_core.labels import FILM, GIF, POSTER, named, shrunk
+from sdw_core.licenses import front_of
 from sdw_core.plots import draw_states, drawn
 from sdw_core.style import looks
-from sdw_core.validation import shown
 
-LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,99}")
-"""A licence's id, as dataset hubs write it: `cc-by-4.0`."""
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 """The bounds of dataset hubs' size categories: a thousand, and each ten times the one before."""
 
@@ -52,6 +49,8 @@ policy = lambda states: torch.stack([network(states) for network in networks]).m
 ENSEMBLES = """
 Ensembles of {networks} such policies, which act by the mean of their actions, reach **{mean:.1f}** (95 % interval {low:.1f}
 to {high:.1f}; {policies} fresh ensembles, on the same seeds)."""
+SHRINKAGE = """
+That is {points}, by whose score they were chosen."""
 RACE = """
 Before, the {count} best sets of rows of the search raced on other fresh seeds: {place}."""
 MEMBERS = """
@@ -75,7 +74,7 @@ CARD = """\
 Distilled from {source} ({transitions:,} transitions in {episodes:,} episodes). A policy that is
 cloned from these rows alone, in {steps} full-batch gradient steps, reaches a normalised return of
 **{mean:.1f}** (95 % interval {low:.1f} to {high:.1f}; {policies} fresh policies x {runs} episodes, on
-seeds that the search never used).{ensembles}{race}
+seeds that the search never used).{ensembles}{shrinkage}{race}
 
 | trained on | mean | interquartile mean | 95 % interval |
 |---|---|---|---|
@@ -91,7 +90,17 @@ The environment is {whole_environment}. {license}
 
 ## Train a policy from the rows
 
-In this folder, with `torch` and `safetensors` installed:
+In this folder, with `numpy` alone:
+
+```python
+from policy import clone
+
+act = clone(seed=0)
+action = act(observation)
+```
+
+`act` takes and gives the environment's units{networks}; `policy.py` is code: read it before you run it. Or with `torch` and
+`safetensors`:
 
 ```python
 {train}```
@@ -104,12 +113,38 @@ In this folder, with `torch` and `safetensors` installed:
 |---|---|
 | `synthetic.safetensors` | `observations` [{rows}, {state}] and `actions` [{rows}, {action}] in environment units; `observation_mean`, `observation_scale` |
 | `synthetic.parquet` | the same rows, one column a dimension; `action_clipped_*` are the actions, clipped to the environment's bounds |
+| `policy.py` | the cloning of a policy, in numpy |
 {filmed}| `manifest.json` | recipe, settings, source and its hash, seeds, scores with per-policy values, versions, checksums |
 
 Method: objective `{objective}`, {weighting}. State Diversity Matters in Offline Behavior Distillation
 ([arXiv 2512.06692](https://arxiv.org/abs/2512.06692)), built on Offline Behavior Distillation
 ([arXiv 2410.22728](https://arxiv.org/abs/2410.22728)).
+
+## Cite
+
+```bibtex
+{cite}```
 """
+CITE = """\
+@software{sdw-obd,
+  title = {SDW-OBD: state-density-weighted offline behaviour distillation},
+  author = {{The SDW-OBD authors}},
+}
+@article{sdw,
+  title = {State Diversity Matters in Offline Behavior Distillation},
+  author = {Lei and Cheng and Tao},
+  journal = {arXiv:2512.06692},
+  year = {2025},
+}
+@inproceedings{obd,
+  title = {Offline Behavior Distillation},
+  author = {Lei and Zhang and Tao},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  note = {arXiv:2410.22728},
+}
+"""
+"""As `CITATION.cff` has it."""
 
 NAMES = {
     "synthetic": "these rows",
@@ -155,11 +190,12 @@ def write_card(
             "sizes = ",
             1,
         )
-    evaluation, ensembles, members = manifest["evaluation"], "", ""
+    evaluation, ensembles, members, clones = manifest["evaluation"], "", "", ""
     if "ensemble" in evaluation:
         networks = {"networks": evaluation["ensemble"]}
         stated = scores["synthetic_ensemble"] | {"policies": evaluation["policies"]}
         ensembles, members = ENSEMBLES.format(**networks, **stated), MEMBERS.format(**networks)
+        clones = ", and acts by the mean of {networks} networks".format(**networks)
         train = TRAIN_ENSEMBLE.format(train=indent(train, 4 * " "), **networks)
     config = manifest["config"]
     weighting = config["weighting"]
@@ -182,8 +218,11 @@ def write_card(
         runs=evaluation["episodes"],
         ensembles=ensembles,
         members=members,
+        networks=clones,
+        cite=CITE,
         table=table,
         single=" and of ".join(NAMES[key] for key in ONE_POLICY if key in scores),
+        shrinkage=_shrunk(scores.get("search", {}).get("shrinkage")),
         race=_raced(scores.get("race")),
         bc=BC.format(**bc) if (bc := scores.get("bc_all_data")) else "",
         film=FILM_SHOWN if (folder / GIF).exists() else "",
@@ -202,6 +241,10 @@ def write_card(
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / "card.png").write_bytes(_picture(states, scores, source_states))
+
+
+def _shrunk(points: float | None) -> str:
+    return "" if points is None else SHRINKAGE.format(points=shrunk(points))
 
 
 def _raced(race: dict[str, Any] | None) -> str:
@@ -224,19 +267,34 @@ def _raced(race: dict[str, Any] | None) -> str:
 
 def front_matter(rows: int, environment: str, license: str | None) -> str:
     """The YAML that dataset hubs read, whatever the names in it are."""
-    front: dict[str, Any] = {"license": license or "unknown"}
-    if license and not LICENSE.fullmatch(license.lower()):
-        front = {"license": "other", "license_name": license}
-    elif license:
-        front = {"license": license.lower()}
-    front |= {
+    front = front_of(license) | {
         "pretty_name": f"{rows} synthetic rows for {environment}",
         "task_categories": ["reinforcement-learning"],
         "size_categories": [size_category(rows)],
         "tags": ["offline-rl", "dataset-distillation", "behavioural-cloning", "sdw-obd"],
         "configs": [{"config_name": "default", "data_files": "synthetic.parquet"}],
     }
+    return _as_yaml(front)
+
+
+def _as_yaml(front: dict[str, Any]) -> str:
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def relicensed(text: str, stated: str | None, license: str) -> str:
+    """A card under another licence than the one that it states: the rest stays as it is.
+
+    A card of the first version stated one that nobody had chosen, and nothing in its text.
+    """
+    _, front, body = text.split("---\n", 2)
+    fields = {k: v for k, v in yaml.safe_load(front).items() if not k.startswith("license")}
+    said = _licensed(stated)
+    body = (
+        body.replace(said, _licensed(license), 1)
+        if said in body
+        else body + f"\n{_licensed(license)}\n"
+    )
+    return f"---\n{_as_yaml(front_of(license) | fields)}---\n{body}"
 
 
 def size_category(rows: int) -> str:
@@ -251,20 +309,6 @@ def size_category(rows: int) -> str:
         if rows < 10 ** (power + 4):
             return f"{low}<n<{high}"
     return f"n>{SIZES[-1]}"
-
-
-def require_license(license: str) -> str:
-    """A licence that a user chose, as dataset hubs write it.
-
-    Raises:
-        InputError: the text is no id of a licence.
-    """
-    if not (isinstance(license, str) and LICENSE.fullmatch(license.lower())):
-        raise InputError(
-            "A licence is chosen by its id, letters, digits, `.`, `+` and `-`, as in `cc-by-4.0`, "
-            f"not {shown(license)}: see https://spdx.org/licenses for the ids."
-        )
-    return license.lower()
 
 
 def as_code(text: str) -> str:

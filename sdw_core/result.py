@@ -133,8 +133,8 @@ class PipelineResult:
             InputError: the folder exists, or the licence is none.
         """
         from sdw_core.artifact import Artifact, refuse_existing, write_artifact
-        from sdw_core.card import require_license
         from sdw_core.evidence import confirmed_scores, evidence_of, source_states
+        from sdw_core.licenses import require_license
 
         folder = Path(folder)
         refuse_existing(folder)

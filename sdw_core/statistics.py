@@ -50,6 +50,11 @@ class ReturnSummary:
     per_policy: tuple[float, ...]
     ensemble: int = 1
 
+    @property
+    def standard_error(self) -> float:
+        """Of the mean: what a normal distribution of that interval has."""
+        return (self.high - self.low) / (2 * 1.96)
+
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "ReturnSummary":
         """What `to_json` made a document of."""

@@ -37,7 +37,9 @@ Overrides = Sequence[str] | Mapping[str, Any]
 """Of single settings: `key=value`, whose value is YAML, or a mapping."""
 
 MOST_VALUES = 2**53
-"""Of a grid: real numbers lie no closer."""
+"""Of a range with a step: real numbers lie no closer."""
+MOST_IN_GRID = 10_000
+"""Values of a range that `study.sampler: grid` goes through."""
 
 
 class FloatRange(Config):
@@ -163,7 +165,15 @@ class StudyConfig(Config):
     )
     trials: Count = Field(8, description="trials to run")
     seed: Seed = Field(0, description="root seed of the sampler, and of the pipeline")
-    startup_trials: Count = Field(4, description="random trials before the sampler learns")
+    sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
+        "tpe",
+        json_schema_extra=added("tpe"),
+        description="who proposes values: densities of good and bad trials (TPE), a Gaussian "
+        "process, a genetic algorithm, chance; `grid`: each combination once, in random order",
+    )
+    startup_trials: Count = Field(
+        4, description="random trials before the sampler learns; `nsga2`: of a generation"
+    )
     concurrency: Count | Literal["auto"] = Field(
         "auto",
         description="trials at a time; `auto`: as many as the nodes hold, those included that a "
@@ -360,6 +370,8 @@ def parse_spec(document: Document) -> StudySpec:
                 raise InputError(
                     f"`search.{as_key(path)}` holds a value that is not valid: {error}"
                 ) from None
+    if spec.study.sampler == "grid":
+        _check_grid(spec)
     return spec
 
 
@@ -377,6 +389,37 @@ def _check_early_stopping(spec: StudySpec) -> None:
             "`study.early_stopping` compares trials at the same share of the same distillation, "
             "and `search.distill.outer_steps` makes it another one a trial; drop one of the two."
         )
+
+
+def _check_grid(spec: StudySpec) -> None:
+    """Refuse ranges that no grid is made of, and more trials than it holds."""
+    combinations = 1
+    for path, distribution in spec.search.items():
+        count = _count(distribution)
+        if count is None or count > MOST_IN_GRID:
+            held = f"{count} values, more than {MOST_IN_GRID}" if count else "any number in a range"
+            raise InputError(
+                "`study.sampler: grid` tries each combination of finitely many values, and "
+                f"`search.{as_key(path)}` holds {held}; give it `choices` or a `step`, or choose "
+                "another sampler."
+            )
+        combinations *= count
+    if combinations < spec.study.trials:
+        raise InputError(
+            f"`study.sampler: grid` tries each combination of the searched values once, and there "
+            f"are {combinations}, not the {spec.study.trials} of `study.trials`; ask for "
+            f"{combinations} at most, or choose another sampler."
+        )
+
+
+def _count(distribution: Distribution) -> int | None:
+    """How many values there are; None where they lie on no grid."""
+    if isinstance(distribution, Choice):
+        return len(distribution.choices)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if low == high:
+        return 1
+    return None if step is None else int((high - low) / step + 1e-9) + 1
 
 
 def document_of(spec: Source, shipped: Mapping[str, Path], what: str, sections: str) -> Document:

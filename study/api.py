@@ -511,7 +511,7 @@ class Study:
         Raises:
             InputError: there is nothing to export, or a folder cannot be written or exists.
         """
-        from sdw_core.card import require_license
+        from sdw_core.licenses import require_license
         from study.confirm import ON_FRESH_SEEDS
         from study.export import export
         from study.preflight import check_writable

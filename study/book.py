@@ -53,7 +53,8 @@ class TrialRow:
     """A trial as `sdw status --json` prints it.
 
     `ensemble`: networks of each of its policies; `node`: the host that it ran on; `ended`: when its
-    outcome was recorded, epoch seconds. A trial of an earlier version does not say the latter two.
+    outcome was recorded, epoch seconds; `standard_error`: of its mean return. A trial of an earlier
+    version does not say the latter three.
     """
 
     number: int
@@ -69,6 +70,7 @@ class TrialRow:
     ensemble: int = 1
     node: str | None = None
     ended: float | None = None
+    standard_error: float | None = None
 
 
 class TrialBook:
@@ -131,6 +133,7 @@ class TrialBook:
             "outcome": outcome,
             "reason": reason,
             "interval": [summary.low, summary.high] if summary else None,
+            "standard_error": summary.standard_error if summary else None,
             "seconds": result.seconds,
             "stages": result.stages,
             "warnings": result.warnings,
@@ -251,6 +254,7 @@ class TrialBook:
             ensemble=trial.params.get(ENSEMBLE, self.spec.pipeline.evaluation.ensemble),
             node=record.get("node"),
             ended=record.get("ended"),
+            standard_error=record.get("standard_error"),
         )
         if row.outcome in FINAL:
             self._final_rows[row.number] = row  # it will not change

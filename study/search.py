@@ -7,84 +7,19 @@ nothing stays RUNNING.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
-from optuna.trial import FrozenTrial, TrialState
 
-from sdw_core.seeds import derive_seed
 from study.admission import Admission
 from study.attempts import Attempts
 from study.book import TrialBook, optuna_distribution
 from study.early_stopping import decide
 from study.outcomes import TrialResult, without_numbers
-
-
-class SeededTPE(optuna.samplers.BaseSampler):
-    """TPE that is reseeded for each trial from (study seed, trial number).
-
-    A driver that goes on with a study does not repeat the draws of the one before it.
-    """
-
-    def __init__(self, seed: int, startup_trials: int) -> None:
-        self._seed = seed
-        self._startup_trials = startup_trials
-        self._tpe = self._seeded(0)
-        self._common = optuna.search_space.IntersectionSearchSpace(include_pruned=True)
-
-    def _seeded(self, number: int) -> optuna.samplers.TPESampler:
-        return optuna.samplers.TPESampler(
-            seed=derive_seed(self._seed, "sampler", number) % 2**32,
-            n_startup_trials=self._startup_trials,
-            constant_liar=True,
-        )
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Called by `ask`, before anything is drawn."""
-        self._tpe = self._seeded(trial.number)
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """What TPE says, found without another look through all earlier trials.
-
-        The TPE that was made for this trial has seen none of them.
-        """
-        if len(study.directions) > 1:
-            return self._tpe.infer_relative_search_space(study, trial)
-        common = self._common.calculate(study, use_cache=True)
-        return {name: each for name, each in common.items() if not each.single()}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """See `optuna.samplers.BaseSampler`."""
-        return self._tpe.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """See `optuna.samplers.BaseSampler`."""
-        return self._tpe.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """See `optuna.samplers.BaseSampler`."""
-        self._tpe.after_trial(study, trial, state, values)
+from study.samplers import sampler_of
 
 
 class StudySearch(Attempts):
@@ -115,7 +50,7 @@ class StudySearch(Attempts):
         objectives = settings.objectives
         metrics, modes = zip(*((o.metric, o.mode) for o in objectives), strict=True)
         super().__init__(stopping, admission, places, [*metrics], [*modes])
-        book.study.sampler = SeededTPE(settings.seed, settings.startup_trials)
+        book.study.sampler = sampler_of(book.spec)
         self._book = book
         self._remaining = book.remaining()
         self._ids: dict[int, int] = {}

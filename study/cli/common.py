@@ -41,7 +41,12 @@ NoProgress = Annotated[
     bool,
     typer.Option("--no-progress", help="Do not show how far the work is.", rich_help_panel=OUTPUT),
 ]
-Exported = Annotated[Path, typer.Argument(metavar="DIR", help="An exported synthetic dataset.")]
+Exported = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR", help="An exported synthetic dataset, or its address, hf://USER/NAME."
+    ),
+]
 Storage = Annotated[
     Path,
     typer.Option(
@@ -79,7 +84,7 @@ AsJson = Annotated[
 License = Annotated[
     str | None,
     typer.Option(
-        help="Of the export, such as cc-by-4.0; default: the source's.",
+        help="Of the export, by its id, such as cc-by-4.0; default: the source's.",
         metavar="ID",
         rich_help_panel=OUTPUT,
     ),

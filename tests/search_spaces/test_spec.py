@@ -317,3 +317,19 @@ def test_a_resolved_spec_reads_back_as_itself():
 
 def test_the_configuration_page_is_up_to_date():
     assert (ROOT / "docs" / "configuration.md").read_text() == reference()
+
+
+GRID = "study.sampler=grid"
+SIZES = "search.distill.synthetic_size={type: int, low: 16, high: 18}"
+
+
+def test_a_grid_has_finitely_many_combinations_and_no_more_trials_than_these():
+    spec = load_spec("quickstart", [GRID, SIZES, "study.trials=12"])  # of 4 x 3
+    assert "there are 12, not the 13" in refusal("quickstart", [GRID, SIZES, "study.trials=13"])
+    assert spec.identity != load_spec("quickstart", [SIZES, "study.trials=12"]).identity
+    real = "search.weighting.temperature={type: float, low: 0, high: 1}"
+    assert "any number in a range" in refusal("quickstart", [GRID, SIZES, real])
+    stepped = "search.weighting.temperature={type: float, low: 0, high: 0.3, step: 0.1}"
+    load_spec("quickstart", [GRID, SIZES, stepped, "study.trials=12"])
+    many = "search.distill.synthetic_size={type: int, low: 1, high: 20000}"
+    assert "20000 values, more than 10000" in refusal("quickstart", [GRID, many])

@@ -6,10 +6,12 @@ import sqlite3
 import subprocess
 import sys
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from sdw_core.statistics import summarize
 from study.attempts import WORKER_DEATHS
 from study.book import TrialBook
 from study.folder import StudyFolder
@@ -207,13 +209,17 @@ def test_the_best_follow_the_direction_and_the_front_has_no_dominated_trial(fold
     assert folder.book().best(2) == [2, 0]
 
 
-def test_trials_carry_one_user_attribute(folder):
+def test_trials_carry_one_user_attribute_with_the_standard_error_of_their_mean(folder):
     book = folder.book()
     search = StudySearch(book)
     search.suggest("a")
-    search.on_trial_complete("a", report(normalized_return=3.0))
+    returns = np.random.default_rng(0).normal(50, 10, (100, 1))
+    found = {"normalized_return": summarize(returns, 0).to_json()}
+    document = json.loads(report(normalized_return=3.0)["document"]) | found
+    search.on_trial_complete("a", {"document": json.dumps(document)})
     (trial,) = book.trials(TrialState.COMPLETE)
     assert list(trial.user_attrs) == ["trial"]
+    assert book.rows()[0].standard_error == pytest.approx(returns.std() / 10, rel=0.05)
 
 
 def test_a_pruned_trial_is_no_complete_one_and_has_no_value(folder):
@@ -318,3 +324,46 @@ def test_one_bad_trial_of_each_kind_does_not_end_a_study(request, kind):
     assert classes == [
         *("divergence", "divergence", "KeyError", "out of memory", "timeout", "infrastructure"),
     ]
+
+
+GRID = (
+    "study.sampler=grid",
+    "study.trials=6",
+    "search.weighting.temperature.choices=[0, 0.1, 0.3]",
+    "search.distill.synthetic_size={type: int, low: 16, high: 24, step: 8}",
+)
+
+
+def test_a_grid_tries_each_combination_once_though_trials_fail_and_drivers_change(tmp_path):
+    folder = StudyFolder.create(small_spec(*GRID), tmp_path)
+    drawn = []
+    for number in range(3):  # of three drivers, and all under way
+        search = StudySearch(folder.book())
+        drawn.append(search.suggest(str(number))["params"])
+    search.on_trial_complete("2", failure("out of memory: "))
+    folder.book().retry_failed()
+    search = StudySearch(folder.book())
+    assert search.suggest("again")["params"] == drawn[2]
+    drawn += [search.suggest(name)["params"] for name in "abc"]
+    search.on_trial_complete("c", report(normalized_return=1.0))  # the last of the grid
+    assert search.trouble is None
+    assert len({tuple(sorted(params.items())) for params in drawn}) == 6
+
+
+@pytest.mark.parametrize("sampler", ["gp", "nsga2"])
+def test_every_sampler_draws_the_same_whatever_drivers_there_were(tmp_path, sampler):
+    """A study is gone on with by a new driver after each trial, and by one driver."""
+    drawn: dict[str, list[object]] = {"one": [], "many": []}
+    spec = small_spec(f"study.sampler={sampler}", "study.startup_trials=2")
+    for name, found in drawn.items():
+        folder = StudyFolder.create(spec, tmp_path / name)
+        search = StudySearch(folder.book())
+        for number in range(5):
+            if name == "many":
+                search = StudySearch(folder.book())
+            params = search.suggest(str(number))["params"]
+            found.append(params)
+            ends = report(normalized_return=100 * params["weighting.temperature"])
+            search.on_trial_complete(str(number), ends)
+    assert drawn["one"] == drawn["many"]
+    assert len({tuple(params.items()) for params in drawn["one"]}) > 3
