@@ -246,7 +246,7 @@ def bring(spec: StudySpec, into: Path) -> None:
         there = file(str(folder_of(where) or where))
         return f"{there}?env={environment}" if environment else there
 
-    meant = with_files(spec, dataset, file)
+    meant = with_files(spec, {"dataset": dataset, "expert.path": file})
     places = {path: Path(place) for path, place in brought.items()} | modules
     inside = (each for path in places for each in (path, *path.rglob("*")) if each.is_file())
     if (size := sum(each.stat().st_size for each in inside)) > MOST:

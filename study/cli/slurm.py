@@ -7,7 +7,7 @@ import typer
 
 from study.api import STUDIES, Study
 from study.cli import completion
-from study.cli.common import AsJson, Set, Storage, print_lines, require_of_new
+from study.cli.common import AsJson, Set, Storage, WarmFrom, print_lines, require_of_new
 from study.cli.help import OUTPUT
 from study.cli.studies import Name, Trials
 from study.console import print_json
@@ -33,6 +33,7 @@ def slurm(
     storage: Storage = STUDIES,
     trials: Trials = None,
     overrides: Set = None,
+    warm_from: WarmFrom = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a study, by its script.")
     ] = False,
@@ -87,12 +88,13 @@ def slurm(
     """
     asked = Allocation(nodes, time, partition, gpus_per_node, tuple(options or ()))
     if resume:
-        require_of_new({"--print": show, "--name": name, "--trials": trials, "--set": overrides})
+        of_new = {"--print": show, "--name": name, "--trials": trials, "--set": overrides}
+        require_of_new(of_new | {"--warm-from": warm_from})
         study = Study.open(reference, storage)
         study.resume_on_slurm(asked)
     else:
-        given = name, storage, trials, overrides or ()
-        study, text = Study.slurm(reference, asked, *given, submit=not show, progress=True)
+        given = name, storage, trials, overrides or (), not show, True, warm_from or ()
+        study, text = Study.slurm(reference, asked, *given)
     if show:
         sys.stdout.write(text)
     elif as_json:
