@@ -26,7 +26,8 @@ small = {{
                 "methods.Av-PBC.pipeline.distill.outer_steps=4",
                 "methods.BC on all data.pipeline.expert.steps=20"],
 }}
-options = {{"analyze": ["--steps", "50", "--policies", "2", "--episodes", "1"], "slurm": ["--print"]}}
+options = {{"analyze": ["--steps", "50", "--policies", "2", "--episodes", "1"],
+           "slurm": ["--print"]}}
 command, *given = sys.argv[1:]
 given += [word for each in small.get(command, []) for word in ("--set", each)]
 os.execv("{sdw}", ["sdw", command, *given, *options.get(command, [])])
