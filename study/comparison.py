@@ -26,7 +26,7 @@ from filelock import Timeout
 from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.errors import InputError
 from sdw_core.feasibility import check_fit, resolve_device
-from sdw_core.files import created_folder, made_folder, write_text
+from sdw_core.files import made_folder, write_text
 from sdw_core.identity import Inventory, Sources
 from sdw_core.labels import named
 from sdw_core.pipeline import Pipeline
@@ -36,7 +36,7 @@ from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.driver import Seat
 from study.folder import found
-from study.locations import CACHE, link_cache
+from study.locations import CACHE, folder_with_cache
 from study.outcomes import (
     COMPLETE,
     TrialResult,
@@ -77,9 +77,8 @@ class ComparisonFolder:
             made = not folder.path.exists()
             if made:
                 try:
-                    with created_folder(folder.path) as scratch:
+                    with folder_with_cache(folder.path, cache) as scratch:
                         write_spec(scratch, spec)
-                        link_cache(scratch, storage, cache)
                 except OSError:
                     if not folder.path.exists():
                         raise

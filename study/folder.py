@@ -40,7 +40,6 @@ from optuna.study import StudyDirection
 from sdw_core.config import PipelineConfig, as_written
 from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.files import (
-    created_folder,
     made_folder,
     read_json,
     write_json,
@@ -54,7 +53,7 @@ from search_spaces.spec import Configuration, read_document, with_absolute_files
 from study.book import TrialBook, recorded_trials
 from study.driver import Driven, Heartbeat, Seat
 from study.job import NOTE, SCRIPT, Job, job_of
-from study.locations import CACHE, link_cache
+from study.locations import CACHE, folder_with_cache
 from study.outcomes import FAILED, read_record, read_result
 from study.storage import (
     begun_on_server,
@@ -127,9 +126,8 @@ class StudyFolder:
         study = spec.study.model_copy(update={"database": database})
         spec = spec.model_copy(update={"study": study})
         try:
-            with created_folder(folder.path) as scratch:
+            with folder_with_cache(folder.path, cache) as scratch:
                 _write_spec(scratch, spec)
-                link_cache(scratch, storage, cache)
                 if inventory:
                     write_json(scratch / "sources.json", inventory.to_json())
                 if not lies_in_folder(database):

@@ -1,8 +1,11 @@
 """Where studies lie, and what they share."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from sdw_core.files import created_folder, made_folder
 from sdw_core.validation import checked
 
 STUDIES = Path("sdw-studies")
@@ -22,13 +25,15 @@ def cache_folder(storage: Path, cache: Path | str | None = None) -> Path:
     return Path(checked(named, Path, "cache")) if named else storage / CACHE
 
 
-def link_cache(folder: Path, storage: Path, cache: Path | str | None) -> None:
-    """Keep in a new folder under a storage which stage cache it works with, for every node.
+@contextmanager
+def folder_with_cache(path: Path, cache: Path | str | None) -> Iterator[Path]:
+    """A new folder under a storage, in which a link keeps, for every node, what its cache is.
 
     That of the storage is linked by a relative path, which holds wherever the storage is mounted.
-    It is made, so that whoever copies the folder can follow the link.
     """
+    storage = path.parent
     chosen = cache_folder(storage, cache)
-    chosen.mkdir(parents=True, exist_ok=True)
-    its_own = chosen == storage / CACHE
-    (folder / CACHE).symlink_to(Path("..", CACHE) if its_own else chosen.resolve())
+    with made_folder(chosen), created_folder(path) as scratch:
+        its_own = chosen == storage / CACHE
+        (scratch / CACHE).symlink_to(Path("..", CACHE) if its_own else chosen.resolve())
+        yield scratch

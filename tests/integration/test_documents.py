@@ -29,6 +29,9 @@ small = {{
 options = {{"analyze": ["--steps", "50", "--policies", "2", "--episodes", "1"],
            "slurm": ["--print"]}}
 command, *given = sys.argv[1:]
+if "teachers" in given:  # which searches the steps of the expert
+    small["launch"].remove("pipeline.expert.steps=20")
+    small["launch"].append("search.expert.steps.choices=[20]")
 given += [word for each in small.get(command, []) for word in ("--set", each)]
 os.execv("{sdw}", ["sdw", command, *given, *options.get(command, [])])
 """
