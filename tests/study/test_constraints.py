@@ -123,10 +123,7 @@ def test_whatever_a_trial_measures_can_be_constrained(tmp_path, metric):
         )
 
 
-SLOW = [pytest.param(sampler, marks=pytest.mark.slow) for sampler in ("gp", "nsga2")]
-
-
-@pytest.mark.parametrize("sampler", ["tpe", *SLOW])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow)])
 def test_samplers_that_can_keep_within(tmp_path, sampler):
     """The larger, the better; half of the range is beyond a constraint."""
     within = {}
