@@ -27,6 +27,7 @@ from study.cli.slurm import slurm
 from study.cli.specs import specs
 from study.cli.studies import (
     dashboard,
+    enqueue,
     export,
     extend,
     launch,
@@ -43,7 +44,7 @@ from study.signals import Ended, ending
 from study.startup import make_ready
 
 COMMANDS = {
-    "Studies": (launch, resume, extend, retry_failed, stop, validate),
+    "Studies": (launch, resume, extend, enqueue, retry_failed, stop, validate),
     "What a study found": (status, watch, report, dashboard, export),
     "Synthetic rows": (distill, train, evaluate, render, publish, pull),
     "Clusters": (slurm,),

@@ -77,6 +77,14 @@ Set = Annotated[
         autocompletion=completion.keys,
     ),
 ]
+WarmFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An earlier study, whose best configurations are asked first; repeatable.",
+        metavar="STUDY",
+        autocompletion=completion.studies,
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=OUTPUT)
 ]
