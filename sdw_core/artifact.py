@@ -354,7 +354,7 @@ def write_artifact(
             table.to_parquet(scratch / TABLE, index=False)
             copyfile(standalone.__file__, scratch / CODE)
             for name in formats:
-                FORMATS[name](artifact, scratch)
+                FORMATS[name](rows, table, arena, scratch)
             if film:
                 film(artifact, scratch / FILM)
             manifest = _manifest(artifact)

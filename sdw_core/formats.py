@@ -2,37 +2,37 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from sdw_core.errors import InputError
+from sdw_core.evaluate import Arena
 from sdw_core.manifest import CSV, MINARI, NPZ
 from sdw_core.validation import shown
 
-if TYPE_CHECKING:
-    from sdw_core.artifact import Artifact
+Rows = dict[str, NDArray[np.float32]]
+"""What the safetensors file holds."""
+Writer = Callable[[Rows, pd.DataFrame, Arena, Path], None]
+"""Writes the rows, of which the parquet file holds the table, into a folder."""
 
 
-def write_npz(artifact: "Artifact", folder: Path) -> None:
+def write_npz(rows: Rows, table: pd.DataFrame, arena: Arena, folder: Path) -> None:
     """The arrays of the safetensors file, and the clipped actions, for numpy."""
-    units = artifact.arena.units
-    np.savez(
-        folder / NPZ,
-        observations=artifact.observations,
-        actions=artifact.actions,
-        actions_clipped=artifact.clipped_actions,
-        observation_mean=units.observation_mean,
-        observation_scale=units.observation_scale,
-    )
+    units = arena.units
+    clipped = np.clip(rows["actions"], units.action_low, units.action_high)
+    arrays: dict[str, Any] = rows | {"actions_clipped": clipped}
+    np.savez(folder / NPZ, **arrays)
 
 
-def write_csv(artifact: "Artifact", folder: Path) -> None:
+def write_csv(rows: Rows, table: pd.DataFrame, arena: Arena, folder: Path) -> None:
     """The table of the parquet file; nine digits, from which float32 comes back exactly."""
-    artifact.frame().to_csv(folder / CSV, index=False, float_format="%.9g")
+    table.to_csv(folder / CSV, index=False, float_format="%.9g")
 
 
-def write_minari(artifact: "Artifact", folder: Path) -> None:
+def write_minari(rows: Rows, table: pd.DataFrame, arena: Arena, folder: Path) -> None:
     """The rows as a Minari dataset, for whatever clones observations and actions from one.
 
     A row is an episode of one step. It has no reward and no next observation: both are NaN, which
@@ -44,12 +44,11 @@ def write_minari(artifact: "Artifact", folder: Path) -> None:
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
-    arena = artifact.arena
     data = (folder / MINARI[0]).parent
     data.parent.mkdir(parents=True)
     env = arena.environment.make()
     env.close()
-    unbounded = Box(-np.inf, np.inf, artifact.actions.shape[1:], np.float32)
+    unbounded = Box(-np.inf, np.inf, rows["actions"].shape[1:], np.float32)
     storage = MinariStorage.new(
         data, observation_space=env.observation_space, action_space=unbounded
     )
@@ -72,12 +71,16 @@ def write_minari(artifact: "Artifact", folder: Path) -> None:
             terminations=np.array([False]),
             truncations=np.array([True]),
         )
-        for observation, action in zip(artifact.observations, artifact.actions, strict=True)
+        for observation, action in zip(rows["observations"], rows["actions"], strict=True)
     )
 
 
-FORMATS: dict[str, Callable[["Artifact", Path], None]] = {
-    "parquet": lambda artifact, folder: None,  # every export has it
+def _is_there(rows: Rows, table: pd.DataFrame, arena: Arena, folder: Path) -> None:
+    """Every export has it."""
+
+
+FORMATS: dict[str, Writer] = {
+    "parquet": _is_there,
     "npz": write_npz,
     "csv": write_csv,
     "minari": write_minari,

@@ -246,7 +246,7 @@ def test_an_export_of_a_wrong_kind_is_refused(study):
         study.export(3)
     with pytest.raises(InputError, match="not 3: give such an id"):
         study.export(license=3)
-    with pytest.raises(InputError, match="A format of an export is one of .*, not 'xls'"):
+    with pytest.raises(InputError, match=r"A format of an export is one of .*, not 'xls'"):
         study.export(formats=["xls"])
     with pytest.raises(InputError, match="`number` must be a finite number"):
         study.rows(math.nan)
