@@ -121,8 +121,8 @@ class EarlyStopping(Config):
     reduction_factor: int = Field(
         3, ge=2, description="one trial in so many passes a rung; rungs lie as many times apart"
     )
-    policies: Runs = Field(3, description="fresh policies at a rung, on seeds of their own")
-    episodes: Runs = Field(2, description="episodes a policy at a rung")
+    policies: Runs = Field(10, description="fresh policies at a rung, on seeds of their own")
+    episodes: Runs = Field(1, description="episodes a policy at a rung")
 
     def rungs(self, outer_steps: int) -> tuple[int, ...]:
         """Outer steps at which trials are compared.

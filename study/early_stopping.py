@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from optuna.trial import TrialState
 
 from sdw_core.errors import StopRequested
@@ -29,6 +30,8 @@ from study.outcomes import ANSWERS, rung_answers
 if TYPE_CHECKING:
     from sdw_core.pipeline import Rungs
 
+LEVEL = 0.05
+"""Share of the trials as good as the incumbent, about, that a rung ends."""
 PATIENCE = 120.0
 """Seconds that a trial waits for its answer to be visible."""
 
@@ -57,6 +60,24 @@ def survives(value: float, values: Sequence[float], reduction_factor: int) -> bo
     """
     passing = max(1, len(values) // reduction_factor)
     return value >= sorted(values, reverse=True)[passing - 1]
+
+
+def lags(own: Returns, incumbent: Returns, level: float = LEVEL) -> bool:
+    """Whether a trial is clearly behind another: by a one-sided t-test of paired differences.
+
+    Args:
+        own: mean return [K] of its policies.
+        incumbent: the other's [*]; policies of one place share their random numbers.
+        level: of the test.
+    """
+    from scipy.special import stdtrit  # a quantile of Student's t
+
+    count = min(len(own), len(incumbent))
+    if count < 2:
+        return False
+    lead = np.subtract(incumbent[:count], own[:count])
+    reach = -stdtrit(count - 1, level) * lead.std(ddof=1) / count**0.5
+    return bool(lead.mean() > reach)
 
 
 # In the worker
