@@ -106,6 +106,8 @@ def doubt(scores: dict[str, Any]) -> str | None:
 
 def _outcome(row: TrialRow, best: bool, several: bool) -> str:
     """`COMPLETE best`, `FAILED divergence`, `PRUNED rung 80`."""
+    if row.judged:
+        return f"{row.outcome} {row.judged['policies']} of {row.judged['of']} policies"
     if best:
         return f"{row.outcome} {'front' if several else 'best'}"
     return f"{row.outcome} {kind(row)}" if row.outcome in (FAILED, PRUNED) else row.outcome
