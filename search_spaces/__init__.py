@@ -7,11 +7,8 @@ from search_spaces.comparison import (
     parse_comparison,
     shipped_comparisons,
 )
+from search_spaces.ranges import Choice, Distribution, FloatRange, IntRange
 from search_spaces.spec import (
-    Choice,
-    Distribution,
-    FloatRange,
-    IntRange,
     Objective,
     Overrides,
     Resources,

@@ -22,7 +22,7 @@ report.html        the study on one page
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,11 +49,11 @@ from sdw_core.identity import Inventory, Sources
 from sdw_core.validation import nearest
 from search_spaces import StudySpec, parse_spec
 from search_spaces.documents import StrictLoader
-from search_spaces.spec import read_document
+from search_spaces.spec import Configuration, read_document, with_absolute_files
 from study.book import TrialBook, recorded_trials
 from study.driver import Driven, Heartbeat, Seat
 from study.job import NOTE, SCRIPT, Job, job_of
-from study.outcomes import read_record, read_result
+from study.outcomes import FAILED, read_record, read_result
 from study.storage import (
     begun_on_server,
     lies_in_folder,
@@ -321,9 +321,53 @@ class StudyFolder:
         with self.edit_lock():
             spec = self.spec()
             total = spec.study.trials + trials
-            study = spec.study.model_dump(mode="json") | {"trials": total}
-            _write_spec(self.path, parse_spec(spec.model_dump(mode="json") | {"study": study}))
+            self._change(spec, trials=total)
         return total
+
+    def enqueue(self, settings: Mapping[str, Any], more: int = 0) -> int:
+        """Ask for a configuration before any other: the study's driver does, of now or to come.
+
+        Args:
+            settings: searched paths and a value of each; the sampler draws the others.
+            more: trials to give the study with it.
+
+        Returns:
+            The place in `study.enqueue`.
+
+        Raises:
+            InputError: no trial can have such settings, one has them, or all trials are given.
+        """
+        with self.edit_lock():
+            spec, book = self.spec(), self.book(to_write=True)
+            settings = with_absolute_files(settings)
+            params = spec.params_of(settings)
+            rows = book.rows()
+            same = [row for row in rows if row.params == params and row.outcome != FAILED]
+            if same and params.keys() == spec.search.keys():
+                raise InputError(
+                    f"Trial {same[0].number} of {self.name!r} has these very settings, and another "
+                    f"would find the same; see `sdw status {self.called}`."
+                )
+            total, queue = spec.study.trials + more, [*spec.study.enqueue, settings]
+            begun = len(rows) - sum(row.retry_of is not None for row in rows)
+            if begun + len(queue) - book.taken() > total:
+                raise InputError(
+                    f"All {total} trials of {self.name!r} have begun, or have their settings; give "
+                    f"it one more for these: `sdw enqueue {self.called} ... --extend`."
+                )
+            self._change(spec, trials=total, enqueue=queue)
+        return len(queue) - 1
+
+    @contextmanager
+    def _queue(self) -> Iterator[Sequence[Configuration]]:
+        """What `study.enqueue` says now; nobody adds to it, or ends, during the block."""
+        with self.edit_lock():
+            yield self.spec().study.enqueue
+
+    def _change(self, spec: StudySpec, **changed: Any) -> None:
+        """Write the spec anew with other values below `study`, under `edit_lock`."""
+        study = spec.study.model_dump(mode="json") | changed
+        _write_spec(self.path, parse_spec(spec.model_dump(mode="json") | {"study": study}))
 
     def ask_to_stop(self) -> None:
         """Ask the process that runs the study to stop in order; a job that waits is cancelled.
@@ -343,9 +387,10 @@ class StudyFolder:
     def edit_lock(self) -> FileLock:
         """The lock for whoever asks something of a driver, and for a driver that comes or leaves.
 
-        Trials are added, and a stop is asked for, under this lock. A driver takes its seat, looks
-        a last time for more trials, and leaves under the same lock. So a driver never leaves while
-        trials are being added, and never comes while a stop is being asked for.
+        Trials are added, and a stop is asked for, under this lock; so are configurations queued,
+        and trials begun, so that no trial is given twice. A driver takes its seat, looks a last
+        time for more trials, and leaves under the same lock. So a driver never leaves while trials
+        are being added, and never comes while a stop is being asked for.
         """
         return FileLock(self.path / "edit.lock")
 
@@ -428,7 +473,7 @@ class StudyFolder:
                 f"The trials of {self.name!r} were made with another spec than its study.yaml now "
                 "holds; put the old one back, or launch the new one under another `name`."
             )
-        book = TrialBook(spec, study, storage, self.trials, self.inventory)
+        book = TrialBook(spec, study, storage, self.trials, self.inventory, self._queue)
         book.trials()
         return book
 

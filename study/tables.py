@@ -105,12 +105,15 @@ def doubt(scores: dict[str, Any]) -> str | None:
 
 
 def _outcome(row: TrialRow, best: bool, several: bool) -> str:
-    """`COMPLETE best`, `FAILED divergence`, `PRUNED rung 80`."""
-    if row.judged:
-        return f"{row.outcome} {row.judged['policies']} of {row.judged['of']} policies"
+    """`COMPLETE best asked`, `FAILED divergence`, `PRUNED rung 80`, `COMPLETE 3 of 10 policies`."""
+    said = [row.outcome]
     if best:
-        return f"{row.outcome} {'front' if several else 'best'}"
-    return f"{row.outcome} {kind(row)}" if row.outcome in (FAILED, PRUNED) else row.outcome
+        said.append("front" if several else "best")
+    elif row.outcome in (FAILED, PRUNED):
+        said.append(kind(row))
+    if row.judged:
+        said.append("{policies} of {of} policies".format(**row.judged))
+    return " ".join([*said, *["asked"] * row.asked])
 
 
 def _in_lines(heading: str) -> str:

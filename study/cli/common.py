@@ -40,7 +40,12 @@ NoProgress = Annotated[
     bool,
     typer.Option("--no-progress", help="Do not show how far the work is.", rich_help_panel=OUTPUT),
 ]
-Exported = Annotated[Path, typer.Argument(metavar="DIR", help="An exported synthetic dataset.")]
+Exported = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR", help="An exported synthetic dataset, or its address, hf://USER/NAME."
+    ),
+]
 Storage = Annotated[
     Path,
     typer.Option(
@@ -70,6 +75,14 @@ Set = Annotated[
         help="A setting by its path from the spec's root; repeatable.",
         metavar="K=V",
         autocompletion=completion.keys,
+    ),
+]
+WarmFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An earlier study, whose best configurations are asked first; repeatable.",
+        metavar="STUDY",
+        autocompletion=completion.studies,
     ),
 ]
 AsJson = Annotated[
