@@ -19,6 +19,7 @@ from search_spaces.spec import (
     parse_spec,
     shipped_specs,
     with_absolute_paths,
+    with_files,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "shipped_comparisons",
     "shipped_specs",
     "with_absolute_paths",
+    "with_files",
 ]

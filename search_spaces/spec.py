@@ -1,6 +1,6 @@
 """Specs: what a study searches, over which pipeline, towards which objectives."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from sdw_core.files import sha256_of_json
 from sdw_core.registry import REGISTRIES, look_in
 from sdw_core.validation import as_key, nearest, parse, shown, submodels
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
-from search_spaces.paths import Document, absolute_file, absolute_paths, absolute_reference
+from search_spaces.paths import Document, absolute_file, absolute_reference
 from search_spaces.ranges import (
     Choice,
     Distribution,
@@ -173,6 +173,14 @@ class StudyConfig(Config):
         None,
         description="where and how lagging trials are ended; null: every trial runs to its end",
     )
+    evaluation_batch: int | None = Field(
+        None,
+        ge=2,
+        le=10_000,
+        json_schema_extra=added(None),
+        description="policies that a trial is judged by at a time: one that is clearly behind the "
+        "best so far is judged by no more; worth it where episodes are long; null: by all at once",
+    )
     bc_steps: int = Field(
         20_000,
         ge=0,
@@ -314,22 +322,41 @@ def with_absolute_paths(spec: StudySpec) -> StudySpec:
 
     Its trials may run elsewhere.
     """
-    document = absolute_paths(spec.pipeline.model_dump(mode="json"))
-    search = dict(spec.search)
-    for path, absolute in FILES.items():
+    return with_files(spec, FILES)
+
+
+def with_files(spec: StudySpec, files: Mapping[str, Callable[[Any], Any]]) -> StudySpec:
+    """A study with what it names on disk under other names, the searched ones too.
+
+    Args:
+        spec: the study.
+        files: of each setting that `FILES` has, the new value for a value.
+    """
+    document, search = spec.pipeline.model_dump(mode="json"), dict(spec.search)
+    for path, renamed in files.items():
+        section, _, key = path.rpartition(".")
+        below = document[section] if section else document
+        if key in below:
+            below[key] = renamed(below[key])
         searched = search.get(path)
         if isinstance(searched, Choice):
-            choices = tuple(absolute(choice) for choice in searched.choices)
+            choices = tuple(renamed(choice) for choice in searched.choices)
             search[path] = searched.model_copy(update={"choices": choices})
     pipeline = parse(PipelineConfig, document, "pipeline")
-    queue = tuple(map(with_absolute_files, spec.study.enqueue))
+    queue = tuple(_renamed(settings, files) for settings in spec.study.enqueue)
     study = spec.study.model_copy(update={"enqueue": queue})
     return spec.model_copy(update={"study": study, "pipeline": pipeline, "search": search})
 
 
 def with_absolute_files(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration whose datasets and checkpoints on disk are by absolute paths."""
-    return {path: FILES[path](v) if path in FILES else v for path, v in settings.items()}
+    return _renamed(settings, FILES)
+
+
+def _renamed(
+    settings: Mapping[str, Any], files: Mapping[str, Callable[[Any], Any]]
+) -> dict[str, Any]:
+    return {path: files[path](v) if path in files else v for path, v in settings.items()}
 
 
 def parse_spec(document: Document) -> StudySpec:
@@ -348,6 +375,12 @@ def parse_spec(document: Document) -> StudySpec:
         raise InputError(f"`study.objectives` must name each metric once, not {shown(metrics)}.")
     if spec.study.early_stopping:
         _check_early_stopping(spec)
+    if spec.study.evaluation_batch and _objectives(spec) != [("normalized_return", "max")]:
+        asked = ", ".join(f"{metric} {mode}" for metric, mode in _objectives(spec))
+        raise InputError(
+            "`study.evaluation_batch` compares means and needs `normalized_return`, maximised, as "
+            f"the only objective, not {asked}; set it to null."
+        )
     for path, distribution in spec.search.items():
         _check_path(path)
         check_range(path, distribution)
@@ -362,6 +395,10 @@ def parse_spec(document: Document) -> StudySpec:
         _check_grid(spec)
     _check_enqueued(spec)
     return spec
+
+
+def _objectives(spec: StudySpec) -> list[tuple[str, str]]:
+    return [(objective.metric, objective.mode) for objective in spec.study.objectives]
 
 
 def _check_enqueued(spec: StudySpec) -> None:
@@ -386,7 +423,7 @@ def _check_enqueued(spec: StudySpec) -> None:
 
 def _check_early_stopping(spec: StudySpec) -> None:
     """Refuse what rungs cannot compare: returns are no proxy, or the rungs lie elsewhere."""
-    objectives = [(objective.metric, objective.mode) for objective in spec.study.objectives]
+    objectives = _objectives(spec)
     if objectives not in ([("normalized_return", "max")], [("iqm", "max")]):
         asked = ", ".join(f"{metric} {mode}" for metric, mode in objectives)
         raise InputError(

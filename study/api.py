@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from study.snapshot import Snapshot
     from study.stage_cache import CacheEntry
     from study.standings import Standings
+    from study.submit import Submission
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +181,42 @@ class Study:
             number = launch(loaded, storage, text, datasets)
             logger.info(f"{folder.name} waits for its turn as job {number}")
         return cls(folder), text
+
+    @staticmethod
+    def submit(
+        spec: Source,
+        address: str,
+        name: str | None = None,
+        storage: str | None = None,
+        trials: int | None = None,
+        overrides: Overrides = (),
+        resume: bool = False,
+    ) -> "Submission":
+        """Run a study on a cluster from a machine outside of it, as a job of Ray on the head.
+
+        The cluster has it from then on. `lines()` of what is returned follows its log.
+
+        Args:
+            spec: as for `launch`; to go on with a study, its name on the cluster.
+            address: of the head's job server, `http://HEAD:8265`.
+            name: of the study.
+            storage: the folder of studies on the cluster, by its whole path; None: the SDW_STORAGE
+                of the head's Ray.
+            trials: how many.
+            overrides: single settings.
+            resume: go on with a study that is there.
+
+        Raises:
+            InputError: the spec is not valid, or the job server does not let this process in;
+                nothing is submitted then.
+            SDWError: the job server does not take the job.
+        """
+        from study.submit import submitted
+
+        if resume:
+            return submitted(address, checked(spec, str, "spec"), storage, None)
+        loaded = read_study(spec, overrides, name, trials)
+        return submitted(address, loaded.study.name, storage, loaded)
 
     @staticmethod
     def validate(

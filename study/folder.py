@@ -9,6 +9,7 @@ driver.lock        held by the process that drives the study
 driver.json        that process: host, pid, Ray dashboard; touched while it lives
 judging.lock       held by who lets the best trials race, and exports them
 edit.lock          held for a moment by who changes what the driver does
+incumbent.json     the best trial so far, where others' evaluations are held against it
 stop               present while the study is asked to stop; may say why
 rebuilding         present while the database is rebuilt
 cache/             stage results that trials share
@@ -18,6 +19,8 @@ trackers/          what `study.trackers` were handed, and what they said
 exports/           exported synthetic datasets
 race.json          how the best trials were told apart on fresh seeds
 report.html        the study on one page
+
+Beside it, `.submitted/NAME` holds what `sdw submit` brought: the spec, data files, modules.
 """
 
 import os
@@ -62,6 +65,8 @@ from study.storage import (
     set_aside,
 )
 
+BROUGHT = ".submitted"
+"""Where a storage keeps what submitted studies need, a folder each of the study's name."""
 UNBEGUN = (
     *("study.yaml", "sources.json", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
     *("stop", "driver.json", "driver.lock", "edit.lock", SCRIPT, NOTE),
@@ -562,8 +567,11 @@ class StudyFolder:
     @property
     def go_on(self) -> str:
         """The command that goes on with the study once nothing runs it."""
-        command = "sdw slurm {} --resume" if (self.path / SCRIPT).exists() else "sdw resume {}"
-        return command.format(self.called)
+        if (self.path / SCRIPT).exists():
+            return f"sdw slurm {self.called} --resume"
+        if (self.path.parent / BROUGHT / self.name).exists():
+            return f"sdw submit {self.called} --resume"
+        return f"sdw resume {self.called}"
 
     def driven(self) -> bool:
         """Whether a driver is alive, on whatever host."""

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sdw_core.errors import InputError
 from study.api import STUDIES, Study
 from study.cli import completion
-from study.cli.common import AsJson, Set, Storage, WarmFrom, print_lines
+from study.cli.common import AsJson, Set, Storage, WarmFrom, print_lines, require_of_new
 from study.cli.help import OUTPUT
 from study.cli.studies import Name, Trials
 from study.console import print_json
@@ -89,15 +88,8 @@ def slurm(
     """
     asked = Allocation(nodes, time, partition, gpus_per_node, tuple(options or ()))
     if resume:
-        of_new = {"--print": show, "--name": name, "--trials": trials, "--set": overrides} | {
-            "--warm-from": warm_from
-        }
-        for option, value in of_new.items():
-            if value:
-                raise InputError(
-                    f"`{option}` is for a new study, and `--resume` goes on with one by the "
-                    f"{SCRIPT} in its folder; leave one of the two out."
-                )
+        of_new = {"--print": show, "--name": name, "--trials": trials, "--set": overrides}
+        require_of_new(of_new | {"--warm-from": warm_from})
         study = Study.open(reference, storage)
         study.resume_on_slurm(asked)
     else:
