@@ -536,6 +536,7 @@ class Study:
         license: str | None = None,
         film: bool = False,
         progress: bool = False,
+        formats: Iterable[str] = (),
     ) -> list[Path]:
         """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
 
@@ -547,6 +548,7 @@ class Study:
             license: of the exports, such as cc-by-4.0; None: the source's.
             film: make a film of each one's policies; see `sdw_core.render`.
             progress: tell on stderr what is being done.
+            formats: `npz`, `csv`, `minari`, beside safetensors and parquet.
 
         Returns:
             The folders.
@@ -554,6 +556,7 @@ class Study:
         Raises:
             InputError: there is nothing to export, or a folder cannot be written or exists.
         """
+        from sdw_core.formats import require_formats
         from sdw_core.licenses import require_license
         from study.confirm import ON_FRESH_SEEDS
         from study.export import export
@@ -570,6 +573,7 @@ class Study:
                 "trial is the best; use `pareto`."
             )
         license = None if license is None else require_license(license)
+        formats = require_formats(formats)
         top = 1 if top is None else checked(top, Count, "top")
         where = checked(to, Path, "to") if to else None
         if where:
@@ -582,7 +586,7 @@ class Study:
         with self.folder.judging():
             numbers = self._raced(top, progress)
             with _shown(progress).working(ON_FRESH_SEEDS) as say:
-                return export(self.folder, numbers, where, license, filming, say)
+                return export(self.folder, numbers, where, license, filming, say, formats)
 
     def report(self, to: Path | str | None = None) -> Path:
         """Write the study as one HTML page that loads nothing else, the answer first.

@@ -20,6 +20,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from sdw_core.errors import InputError
+from sdw_core.files import write_json
 from sdw_core.identity import Inventory
 from search_spaces import Choice, Distribution, FloatRange, StudySpec
 from search_spaces.constraints import setting_at
@@ -28,6 +29,7 @@ from study.outcomes import (
     COMPLETE,
     FAILED,
     FINAL,
+    INCUMBENT,
     PRUNED,
     TrialResult,
     finished_result,
@@ -60,6 +62,7 @@ class TrialRow:
     version does not say the latter three.
     `violates`: bound of `study.constraints` -> by how much a COMPLETE trial lies beyond it.
     `asked`: whether its settings, or some of them, were asked for (`study.enqueue`).
+    `judged`: see `TrialResult`; a trial that has it has no interval.
     """
 
     number: int
@@ -77,6 +80,7 @@ class TrialRow:
     ended: float | None = None
     standard_error: float | None = None
     asked: bool = False
+    judged: dict[str, int] | None = None
     violates: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -167,8 +171,9 @@ class TrialBook:
         record = _attribute(trial) | {
             "outcome": outcome,
             "reason": reason,
-            "interval": [summary.low, summary.high] if summary else None,
+            "interval": [summary.low, summary.high] if summary and not result.judged else None,
             "standard_error": summary.standard_error if summary else None,
+            "judged": result.judged,
             "seconds": result.seconds,
             "stages": result.stages,
             "warnings": result.warnings,
@@ -190,6 +195,8 @@ class TrialBook:
             self.study.tell(trial.number, values)
         else:  # `tell` would make a pruned trial's last low-budget value its value
             self._storage.set_trial_state_values(trial_id, STATES[outcome])
+        for best in self.best() if self.spec.study.evaluation_batch else ():
+            write_json(self._folders.parent / INCUMBENT, {"number": best})
         record["sources"] = result.sources and result.sources.to_json()
         record["values"] = values if outcome == COMPLETE else None
         record["intermediate"] = self._storage.get_trial(trial_id).intermediate_values
@@ -306,6 +313,7 @@ class TrialBook:
             ended=record.get("ended"),
             standard_error=record.get("standard_error"),
             asked="asked" in record,
+            judged=record.get("judged"),
             violates={b: by for b, by in record.get("constraints", {}).items() if by > 0},
         )
         if row.outcome in FINAL:

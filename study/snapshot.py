@@ -396,6 +396,9 @@ class Snapshot:
             rank = f", {rank}" if row.number in self.best else ""
             if row.violates:
                 rank = f", beyond {', '.join(row.violates)}, so that it is never the best"
+            if row.judged:
+                few = "{policies} of {of} policies, clearly behind trial {against}"
+                rank += f", judged by {few.format(**row.judged)}"
             return f"{ran} reached {self.objectives(row)}{rank}."
         if row.outcome == PRUNED:
             return f"{ran} was ended early ({row.reason})."
