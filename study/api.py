@@ -262,6 +262,39 @@ class Study:
                 document["warnings"].append(sentence)
         return document
 
+    @staticmethod
+    def plan(
+        spec: Source,
+        overrides: Overrides = (),
+        storage: Path | str | None = None,
+        cpus: int | None = None,
+        gpus: int | None = None,
+        cluster: Path | str | None = None,
+        price: float | None = None,
+        from_study: Path | str | None = None,
+    ) -> dict[str, Any]:
+        """What a study will cost, as a document; nothing is written.
+
+        Args:
+            spec: see `launch`.
+            overrides: single settings.
+            storage: where `from_study` is.
+            cpus: cores of a node; None: this machine's.
+            gpus: GPUs of a node.
+            cluster: a file that describes the nodes instead.
+            price: of an hour of a node.
+            from_study: whose trials' times are taken; None: a short trial is timed here.
+
+        Raises:
+            InputError: the settings do not fit, or a trial cannot be timed or placed.
+            SDWError: the short trial failed.
+        """
+        from study.plan import planned
+
+        file = Path(cluster) if cluster else None
+        earlier = Study.open(from_study, storage).folder if from_study else None
+        return planned(read_study(spec, overrides), cpus, gpus, file, price, earlier)
+
     @classmethod
     def open(cls, reference: Path | str, storage: Path | str | None = None) -> "Study":
         """The study of a name under the storage folder, or of a path.
