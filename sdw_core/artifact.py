@@ -5,6 +5,7 @@ synthetic.safetensors   observations [n, O] and actions [n, A] in environment un
 synthetic.parquet       the same rows, a column a dimension, and the actions clipped to their bounds
 manifest.json           environment, recipe, source, settings, scores, versions, checksums: see
                         `sdw_core.manifest`
+policy.py               clones a policy from the rows with numpy alone: `sdw_core.standalone`
 README.md, card.png     a dataset card with a picture
 film.mp4, .png, .gif    if it was made: a film of the policies, see `sdw_core.film`
 """
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
+from shutil import copyfile
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 from torch import Tensor
 
+from sdw_core import standalone
 from sdw_core.card import html_of, write_card
 from sdw_core.cloned import ClonedPolicy
 from sdw_core.config import EvaluationConfig
@@ -46,6 +49,7 @@ from sdw_core.evaluate import (
 from sdw_core.files import created_folder, sha256_of_file, sha256_of_json
 from sdw_core.labels import FILM
 from sdw_core.manifest import (
+    CODE,
     MOST_BYTES,
     MOST_WIDTH,
     NAME,
@@ -339,6 +343,7 @@ def write_artifact(
         with created_folder(folder) as scratch:
             save_file(rows, scratch / DATA)
             artifact.frame().to_parquet(scratch / TABLE, index=False)
+            copyfile(standalone.__file__, scratch / CODE)
             if film:
                 film(artifact, scratch / FILM)
             manifest = _manifest(artifact)

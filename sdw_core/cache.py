@@ -33,7 +33,9 @@ class StageCache:
     """A folder of stage results, safe to share between processes.
 
     Two processes that need the same result compute it once: the second waits for the first. An
-    entry is written atomically; one that fails its checksum is removed and computed again.
+    entry is written atomically; one that fails its checksum is removed and computed again. Tensors
+    are mapped from the entry's file, by the process that computed them too: all processes of a node
+    share one copy in memory, and each gets pages of its own where it writes.
 
     Args:
         folder: where entries live; None keeps nothing.
@@ -65,18 +67,17 @@ class StageCache:
         """
         if self.folder is None:
             return compute()
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / entry_name(stage, key)
+        if stored := _read(path):  # without the lock, so that many nodes read at a time
+            return stored
+        self.folder.mkdir(parents=True, exist_ok=True)
         with holding(_lock_of(path), self._waiting):
-            if path.exists():
-                stored = _read(path)
-                if stored is not None:
-                    return stored
-                path.unlink()
-            result = compute()
-            _write(path, result)
+            if stored := _read(path):
+                return stored
+            path.unlink(missing_ok=True)
+            _write(path, compute())
             path.with_suffix(".checkpoint").unlink(missing_ok=True)
-            return result
+            return _mapped(path)
 
     def computed_elsewhere(self, stage: str, key: str) -> bool:
         """Whether another process computes a result that is not there yet."""
@@ -124,7 +125,7 @@ class Entry:
         return _read(self.path) is not None
 
     def discard(self) -> int | None:
-        """Remove it; returns the bytes freed, or None if a process computes or reads it now."""
+        """Remove it; returns the bytes freed, or None if a process computes it now."""
         try:
             with _lock_of(self.path.with_name(self.name), timeout=0):
                 size = self.path.stat().st_size if self.path.exists() else 0
@@ -156,17 +157,26 @@ def _write(path: Path, result: StageResult) -> None:
 
 
 def _read(path: Path) -> StageResult | None:
-    """The entry, or None if it is not what was written."""
+    """The entry, or None if there is none, or it is not what was written."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _mapped(path) if _is_sound(path) else None
     except (SafetensorError, OSError):
         return None
-    document = metadata.get("document", "")
-    if metadata.get("sha256") != _checksum(tensors, document):
-        return None
-    return StageResult(tensors, json.loads(document))
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether an entry is what was written; what is looked at for that does not stay in memory."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return metadata.get("sha256") == _checksum(tensors, metadata.get("document", ""))
+
+
+def _mapped(path: Path) -> StageResult:
+    """The entry, whose tensors safetensors maps from the file, copy on write."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return StageResult(tensors, json.loads(file.metadata()["document"]))
 
 
 def _checksum(tensors: Mapping[str, Tensor], document: str) -> str:

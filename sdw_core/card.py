@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from sdw_core import html
-from sdw_core.labels import FILM, GIF, POSTER, named
+from sdw_core.labels import FILM, GIF, POSTER, named, shrunk
 from sdw_core.licenses import front_of
 from sdw_core.plots import draw_states, drawn
 from sdw_core.style import looks
@@ -49,6 +49,8 @@ policy = lambda states: torch.stack([network(states) for network in networks]).m
 ENSEMBLES = """
 Ensembles of {networks} such policies, which act by the mean of their actions, reach **{mean:.1f}** (95 % interval {low:.1f}
 to {high:.1f}; {policies} fresh ensembles, on the same seeds)."""
+SHRINKAGE = """
+That is {points}, by whose score they were chosen."""
 RACE = """
 Before, the {count} best sets of rows of the search raced on other fresh seeds: {place}."""
 MEMBERS = """
@@ -72,7 +74,7 @@ CARD = """\
 Distilled from {source} ({transitions:,} transitions in {episodes:,} episodes). A policy that is
 cloned from these rows alone, in {steps} full-batch gradient steps, reaches a normalised return of
 **{mean:.1f}** (95 % interval {low:.1f} to {high:.1f}; {policies} fresh policies x {runs} episodes, on
-seeds that the search never used).{ensembles}{race}
+seeds that the search never used).{ensembles}{shrinkage}{race}
 
 | trained on | mean | interquartile mean | 95 % interval |
 |---|---|---|---|
@@ -88,7 +90,17 @@ The environment is {whole_environment}. {license}
 
 ## Train a policy from the rows
 
-In this folder, with `torch` and `safetensors` installed:
+In this folder, with `numpy` alone:
+
+```python
+from policy import clone
+
+act = clone(seed=0)
+action = act(observation)
+```
+
+`act` takes and gives the environment's units{networks}; `policy.py` is code: read it before you run it. Or with `torch` and
+`safetensors`:
 
 ```python
 {train}```
@@ -101,12 +113,38 @@ In this folder, with `torch` and `safetensors` installed:
 |---|---|
 | `synthetic.safetensors` | `observations` [{rows}, {state}] and `actions` [{rows}, {action}] in environment units; `observation_mean`, `observation_scale` |
 | `synthetic.parquet` | the same rows, one column a dimension; `action_clipped_*` are the actions, clipped to the environment's bounds |
+| `policy.py` | the cloning of a policy, in numpy |
 {filmed}| `manifest.json` | recipe, settings, source and its hash, seeds, scores with per-policy values, versions, checksums |
 
 Method: objective `{objective}`, {weighting}. State Diversity Matters in Offline Behavior Distillation
 ([arXiv 2512.06692](https://arxiv.org/abs/2512.06692)), built on Offline Behavior Distillation
 ([arXiv 2410.22728](https://arxiv.org/abs/2410.22728)).
+
+## Cite
+
+```bibtex
+{cite}```
 """
+CITE = """\
+@software{sdw-obd,
+  title = {SDW-OBD: state-density-weighted offline behaviour distillation},
+  author = {{The SDW-OBD authors}},
+}
+@article{sdw,
+  title = {State Diversity Matters in Offline Behavior Distillation},
+  author = {Lei and Cheng and Tao},
+  journal = {arXiv:2512.06692},
+  year = {2025},
+}
+@inproceedings{obd,
+  title = {Offline Behavior Distillation},
+  author = {Lei and Zhang and Tao},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  note = {arXiv:2410.22728},
+}
+"""
+"""As `CITATION.cff` has it."""
 
 NAMES = {
     "synthetic": "these rows",
@@ -152,11 +190,12 @@ def write_card(
             "sizes = ",
             1,
         )
-    evaluation, ensembles, members = manifest["evaluation"], "", ""
+    evaluation, ensembles, members, clones = manifest["evaluation"], "", "", ""
     if "ensemble" in evaluation:
         networks = {"networks": evaluation["ensemble"]}
         stated = scores["synthetic_ensemble"] | {"policies": evaluation["policies"]}
         ensembles, members = ENSEMBLES.format(**networks, **stated), MEMBERS.format(**networks)
+        clones = ", and acts by the mean of {networks} networks".format(**networks)
         train = TRAIN_ENSEMBLE.format(train=indent(train, 4 * " "), **networks)
     config = manifest["config"]
     weighting = config["weighting"]
@@ -179,8 +218,11 @@ def write_card(
         runs=evaluation["episodes"],
         ensembles=ensembles,
         members=members,
+        networks=clones,
+        cite=CITE,
         table=table,
         single=" and of ".join(NAMES[key] for key in ONE_POLICY if key in scores),
+        shrinkage=_shrunk(scores.get("search", {}).get("shrinkage")),
         race=_raced(scores.get("race")),
         bc=BC.format(**bc) if (bc := scores.get("bc_all_data")) else "",
         film=FILM_SHOWN if (folder / GIF).exists() else "",
@@ -199,6 +241,10 @@ def write_card(
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / "card.png").write_bytes(_picture(states, scores, source_states))
+
+
+def _shrunk(points: float | None) -> str:
+    return "" if points is None else SHRINKAGE.format(points=shrunk(points))
 
 
 def _raced(race: dict[str, Any] | None) -> str:

@@ -80,6 +80,27 @@ def created_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield where to make a folder anew; on a clean exit that takes the place of `path`.
+
+    What else lies in `path` by then is kept. A crash between two renames leaves nothing at `path`:
+    this is for what can be made again.
+    """
+    scratch = _beside(path)
+    scratch.mkdir()
+    try:
+        new, old = scratch / "new", scratch / "old"
+        yield new
+        path.rename(old)
+        new.rename(path)
+        for entry in old.iterdir():
+            if not os.path.lexists(path / entry.name):
+                entry.rename(path / entry.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
 def made_folder(path: Path) -> Iterator[None]:
     """Make a folder and its parents; on an error, those that were made go again if they are empty.
 

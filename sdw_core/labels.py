@@ -45,6 +45,15 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}" + "s" * (count != 1)
 
 
+def shrunk(points: float) -> str:
+    """How the score of rows on fresh seeds differs from that by which a search chose them.
+
+    >>> shrunk(3.14), shrunk(-0.5)
+    ('3.1 points less than in the search', '0.5 points more than in the search')
+    """
+    return f"{abs(points):.1f} points {'less' if points >= 0 else 'more'} than in the search"
+
+
 def processors(cpu: float, gpu: float | None) -> str:
     """Processors of a node or a trial; GPUs are left out where they are None.
 

@@ -39,11 +39,16 @@ from sdw_core.offline_dataset import LEAST_APART, MOST_APART, tell_apart
 from sdw_core.validation import parse, shown
 
 NAME = "manifest.json"
-SCHEMA_VERSION = 2
-"""1 had neither an environment's time limit nor its wrappers."""
+SCHEMA_VERSION = 3
+"""1 had neither an environment's time limit nor its wrappers; 2 had no other files than `FILES`,
+and those of a film."""
 OF_ENSEMBLES = "_ensemble"
 """Ends the name of a score whose policies are ensembles: `synthetic`, `synthetic_ensemble`."""
 FILES = ("README.md", "card.png", "synthetic.parquet", "synthetic.safetensors")
+"""That each export holds."""
+CODE = "policy.py"
+OTHERS = (CODE,)
+"""That an export may hold; also a film's three."""
 MOST_BYTES = 10_000_000
 """Of the manifest, the card, a picture or the film: most are a hundredth of it."""
 MOST_WIDTH = 10_000
@@ -176,6 +181,14 @@ class ScoreSection(Open):
     ensemble: Annotated[Copies, STRICT] = Field(1, description="networks of each policy")
 
 
+class SearchSection(ScoreSection):
+    """What the search had found of the rows, and of those of other distillation seeds."""
+
+    shrinkage: Number | None = Field(
+        None, description="the rows' mean in the search less that on fresh seeds"
+    )
+
+
 class RaceSection(Open):
     """How a study's best trials were told apart on fresh seeds, by their numbers."""
 
@@ -201,7 +214,7 @@ class ScoresSection(Open):
     random_subset_ensemble: ScoreSection | None = None
     bc_all_data: ScoreSection | None = None
     expert: ScoreSection | None = None
-    search: ScoreSection | None = None
+    search: SearchSection | None = None
     race: RaceSection | None = None
 
 
@@ -224,11 +237,11 @@ class FirstManifest(Open):
 class Manifest(FirstManifest):
     """A manifest as it is written now."""
 
-    schema_version: Literal[2]  # type: ignore[assignment]
+    schema_version: Literal[2, 3]  # type: ignore[assignment]
     environment: EnvironmentSection
 
 
-MODELS: dict[Any, type[FirstManifest]] = {1: FirstManifest, SCHEMA_VERSION: Manifest}
+MODELS: dict[Any, type[FirstManifest]] = {1: FirstManifest, 2: Manifest, SCHEMA_VERSION: Manifest}
 
 
 def read_manifest(folder: Path, trust: bool = False) -> tuple[dict[str, Any], FirstManifest]:
@@ -246,7 +259,7 @@ def read_manifest(folder: Path, trust: bool = False) -> tuple[dict[str, Any], Fi
     if not isinstance(version, int) or version not in MODELS or isinstance(version, bool):
         raise InputError(
             f"{str(folder)!r} has manifest schema {shown(version)}, and this version reads "
-            f"{' and '.join(map(str, MODELS))}; export it again."
+            f"{', '.join(map(str, MODELS))}; export it again."
         )
     try:
         manifest = parse(MODELS[version], document, "")
@@ -393,7 +406,7 @@ def _require_sound(manifest: FirstManifest) -> None:
                     f"`scores.{name}{kind}.ensemble` must be {stated}, {why}, not {found.ensemble}."
                 )
     filmed = {FILM, POSTER, GIF} if FILM in manifest.files else set()
-    if odd := sorted(set(manifest.files) ^ {*FILES, *filmed}):
+    if odd := sorted((set(manifest.files) ^ {*FILES, *filmed}) - {*OTHERS}):
         raise InputError(f"`files` must be {', '.join(FILES)}, and differs by {shown(odd[0])}.")
 
 

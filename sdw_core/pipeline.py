@@ -23,6 +23,7 @@ from torch import Tensor
 from sdw_core.cache import StageCache, StageResult
 from sdw_core.config import CheckpointConfig, PercentBCConfig, PipelineConfig
 from sdw_core.dataset import OfflineDataset, load_dataset
+from sdw_core.dataset.kept import kept, to_keep
 from sdw_core.density import FittedDensity, fit_density
 from sdw_core.distill.loop import Visits, distill
 from sdw_core.distill.objectives import build_task, warnings_of
@@ -43,9 +44,10 @@ from sdw_core.identity import Sources, code_of
 from sdw_core.progress import Measured, Points, Progress, StageProgress, unheard
 from sdw_core.protocols import applied, own_recipe
 from sdw_core.registry import DENSITIES, EXPERTS
+from sdw_core.resources import give_memory_back
 from sdw_core.result import PipelineResult
 from sdw_core.seeds import torch_generator
-from sdw_core.stage_keys import density_key, expert_key, judged_key, needs_density
+from sdw_core.stage_keys import dataset_key, density_key, expert_key, judged_key, needs_density
 from sdw_core.statistics import Returns, ReturnSummary, summarize
 from sdw_core.waiting import GoOn, Waiting, patiently
 from sdw_core.weights import effective_sample_size_percent, state_weights
@@ -313,7 +315,7 @@ class Pipeline:
     def prepare(self) -> Prepared:
         """The stages before the distillation."""
         with self._stage("dataset"):
-            dataset = load_dataset(self.config)
+            dataset = self._dataset()
             check_fit(self.config, dataset)
             checkpoint = self._expert_file
             code = code_of(self.config)
@@ -356,6 +358,7 @@ class Pipeline:
         warnings = warnings_of(self.config.distill, task)
         if found := shortfall(self.config.expert, expert_summary, dataset):
             warnings.append(found)
+        give_memory_back()  # arrays as large as the data came and went
         return Prepared(
             dataset=dataset,
             arena=arena,
@@ -367,6 +370,24 @@ class Pipeline:
             expert_summary=expert_summary,
             warnings=tuple(warnings),
         )
+
+    def _dataset(self) -> OfflineDataset:
+        """The dataset; from the stage cache, where it is known what it must be.
+
+        Whoever reads it first keeps it there, so that a node holds it once in memory, and it is
+        read and checked once for all runs.
+        """
+        config, content = self.config, self.sources.dataset
+        if config.data is not None or content is None:
+            return load_dataset(config)
+
+        def read() -> StageResult:
+            dataset = load_dataset(config)
+            found = Sources(dataset.content_hash, dataset.reference_scores)
+            self.sources.require_unchanged(found, config)
+            return to_keep(dataset)
+
+        return kept(self._cache.result("dataset", dataset_key(config, content), read))
 
     def _weights(
         self, dataset: OfflineDataset, states: NDArray[np.float32]

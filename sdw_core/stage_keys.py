@@ -1,4 +1,4 @@
-"""Under which keys the stage cache holds what a run shares with others: its density, its expert."""
+"""Under which keys the stage cache holds what runs share: their dataset, density and expert."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,14 @@ from sdw_core.cache import StageCache, entry_name
 from sdw_core.config import PipelineConfig, identifying
 from sdw_core.distill.selection import WITHOUT_DENSITY
 from sdw_core.identity import METHOD
+
+DATASET = 1
+"""Version of what is kept of a dataset: `sdw_core/dataset/kept.py`."""
+
+
+def dataset_key(config: PipelineConfig, content_hash: str) -> str:
+    """What a dataset is, as a run sees it: its content, and what it is called."""
+    return StageCache.key("dataset", DATASET, config.source, content_hash)
 
 
 def needs_density(config: PipelineConfig) -> bool:
@@ -65,7 +73,10 @@ def cache_entries(
     code: Mapping[str, str] = {},
 ) -> set[str]:
     """Names of the files of a stage cache that a run uses; see `expert_key`."""
-    used = {entry_name("expert", expert_key(config, content_hash, checkpoint, code))}
+    used = {
+        entry_name("dataset", dataset_key(config, content_hash)),
+        entry_name("expert", expert_key(config, content_hash, checkpoint, code)),
+    }
     if needs_density(config):
         used.add(entry_name("density", density_key(config, content_hash, code)))
     return used

@@ -25,12 +25,12 @@ from sdw_core.evidence import confirmed_scores, evidence_of, networks_of, source
 from sdw_core.files import read_whole, sha256_of_file, write_json
 from sdw_core.identity import METHOD, Sources
 from sdw_core.pipeline import Pipeline
-from sdw_core.protocols import own_recipe
+from sdw_core.protocols import applied, own_recipe
 from sdw_core.units import Units
 from study.book import TrialBook
 from study.folder import StudyFolder
 from study.outcomes import COMPLETE, TrialResult, finished_result
-from study.race import POLICIES, STAGE, Race, entered, race, raced, races
+from study.race import POLICIES, STAGE, VERSION, Race, entered, race, raced, races
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +63,10 @@ def confirm(
 ) -> Confirmed:
     """Re-evaluate a trial's best rows on fresh seeds, beside what they have to beat.
 
-    That are random rows, behavioural cloning of all the data (`study.bc_steps`) and the expert. The
-    scores are kept in the trial's folder, if it can be written, so that asking again costs nothing;
-    they count for the settings, the rows and the method that they were found with.
+    That are random rows, behavioural cloning of all the data (`study.bc_steps`) and the expert; and
+    by how much the rows' score shrank from that of the search. The scores are kept in the trial's
+    folder, if it can be written, so that asking again costs nothing; they count for the settings,
+    the rows and the method that they were found with.
 
     Args:
         folder: the study.
@@ -86,6 +87,10 @@ def confirm(
     if {key: before.get(key) for key in of} != of:
         say(ON_FRESH_SEEDS)
         document = confirmed_scores(judged.artifact, dataset, config, judged.result.to_json())
+    if judged.by_own_recipe:
+        fresh = document.get("synthetic_ensemble", document["synthetic"])
+        less = {"shrinkage": judged.searched[0] - fresh["mean"]}
+        document["search"] = document["search"] | less
     book = folder.book()
     if document.get(ALL_DATA, {}).get("steps", 0) != (steps := book.spec.study.bc_steps):
         document.pop(ALL_DATA, None)
@@ -98,30 +103,37 @@ def confirm(
     if of | document != before and os.access(kept.parent, os.W_OK):
         write_json(kept, of | document)
     race = raced(folder, book)
-    told = {"race": {"trial": number} | race.told} if race and number in race.contenders else {}
+    told = {"race": stated} if race and (stated := race_told(race, number)) else {}
     judged.artifact.evidence["scores"] = document | told
     return Confirmed(judged.artifact, source_states(dataset, config.seed))
+
+
+def race_told(race: Race, number: int) -> dict[str, Any] | None:
+    """What a trial's manifest states of a race; None: the trial was none of its contenders."""
+    return {"trial": number} | race.told if number in race.contenders else None
 
 
 def hold_race(folder: StudyFolder, book: TrialBook) -> Race | None:
     """Let a study's best trials race, once all have ended; None where they are not to.
 
     What each trial's policies returned is kept in its folder: neither an interruption nor another
-    race of some of the same trials judges anything twice. See `study.race`.
+    race of some of the same trials judges anything twice. A race by an earlier version's method is
+    held anew, as far as the trials can be judged. See `study.race`.
     """
     if not races(book.spec) or book.remaining():
         return None
-    if found := raced(folder, book):
+    found = raced(folder, book)
+    if found and found.method == VERSION:
         return found
-    searched, evaluations = entered(book)
+    contenders, evaluations = entered(book)
     load = reader()
     try:
-        judged = {number: _judged(folder, number, load) for number in searched}
+        judged = {number: _judged(folder, number, load) for number in contenders}
     except InputError as error:  # what is left of the trials is whole without a race
         logger.warning(f"the best trials do not race: {error}")
-        return None
+        return found
     if not judged:
-        return None
+        return found
     kept = {number: folder.trial(number) / "race.json" for number in judged}
     rounds = {number: _rounds(kept[number], each) for number, each in judged.items()}
 
@@ -132,7 +144,9 @@ def hold_race(folder: StudyFolder, book: TrialBook) -> Race | None:
                 write_json(kept[number], {"of": judged[number].raced, "rounds": rounds[number]})
         return np.array(rounds[number][round])
 
-    found = race(searched, judge, evaluations)
+    searched = {number: each.searched for number, each in judged.items()}
+    of_best = any(len(each.result.distillation_seeds) > 1 for each in judged.values())
+    found = race(searched, judge, evaluations, of_best=of_best)
     if os.access(folder.path, os.W_OK):
         write_json(folder.race, found.to_json())
     return found
@@ -188,6 +202,17 @@ class _Judged:
     result: TrialResult
     artifact: Artifact
     of: dict[str, Any]
+
+    @property
+    def searched(self) -> tuple[float, int]:
+        """Mean return of the rows in the search, and how many policies that is the mean of."""
+        policies = self.result.of_best
+        return float(np.mean(policies)), len(policies)
+
+    @property
+    def by_own_recipe(self) -> bool:
+        """Whether the search cloned policies as an export does, so that the scores compare."""
+        return applied(self.config.evaluation, self.artifact.recipe) == self.artifact.recipe
 
     @property
     def raced(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from study.driver import process
 from study.folder import StudyFolder
 from study.outcomes import FINAL
 from study.signals import Ended
-from study.snapshot import Failures, Snapshot, Waiting, minutes, settings, stage
+from study.snapshot import RETURNS, Failures, Snapshot, Waiting, minutes, settings, stage, value
 
 REFRESH = 1.0
 """Seconds between looks at the study's folder."""
@@ -289,14 +289,18 @@ def waiting(waits: Waiting) -> str:
 
 
 def best(snapshot: Snapshot) -> str:
-    """The best so far: `best 90.6 (87.0 to 93.5, trial 11)`."""
+    """The best so far: `best in the search 90.6 (87.0 to 93.5, trial 11)`."""
     if len(snapshot.spec.study.objectives) > 1:
         numbers = ", ".join(map(str, snapshot.best))
         return f"{len(snapshot.best)} on the Pareto front (trials {numbers})"
-    row = snapshot.row(snapshot.best[0])
-    interval = "{:.1f} to {:.1f}, ".format(*row.interval) if row.interval else ""
-    (value,) = row.values or [float("nan")]
-    return f"best {value:.1f} ({interval}{named(f'trial {row.number}', row.ensemble)})"
+    row, metric = snapshot.row(snapshot.best[0]), snapshot.spec.study.objectives[0].metric
+    trial = named(f"trial {row.number}", row.ensemble)
+    found = value(metric, (row.values or [float("nan")])[0])
+    of_return = metric == RETURNS[0]
+    interval = "{:.1f} to {:.1f}".format(*row.interval) if row.interval and of_return else ""
+    if snapshot.race:
+        return f"{trial} won the race (in the search {', '.join(filter(None, [found, interval]))})"
+    return f"best in the search {found} ({', '.join(filter(None, [interval, trial]))})"
 
 
 def _under_way(snapshot: Snapshot) -> Table:

@@ -1,20 +1,36 @@
 """From a finished trial to an exported dataset."""
 
+import logging
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 from torch import Tensor
 
 from sdw_core.artifact import Artifact, Filming, read_artifact, refuse_existing, write_artifact
 from sdw_core.config import PipelineConfig, as_written
-from sdw_core.dataset import OfflineDataset
+from sdw_core.dataset import OfflineDataset, load_dataset
 from sdw_core.errors import InputError
-from sdw_core.labels import FILM
+from sdw_core.files import read_whole, replaced_folder
+from sdw_core.labels import FILM, GIF, POSTER
+from sdw_core.manifest import NAME
 from sdw_core.validation import parse
-from study.confirm import Say, cache_of, confirm, found_by, reader, require_source_of, unheard
+from study.confirm import (
+    Say,
+    cache_of,
+    confirm,
+    found_by,
+    race_told,
+    reader,
+    require_source_of,
+    unheard,
+)
 from study.folder import StudyFolder
 from study.outcomes import TrialResult, config_hash
 from study.preflight import check_writable
+from study.race import Race, raced
+
+logger = logging.getLogger(__name__)
 
 
 def _require_rows_of(
@@ -60,7 +76,8 @@ def export(
     """Write one folder a trial, `to/trial-N`.
 
     A folder that exists is refused before any is written; but in the study's own `exports`, the
-    default, one that was written before is verified, compared with the trial, and left as it is.
+    default, one that was written before is verified, compared with the trial, and left as it is,
+    unless the study's best trials have raced since: then all that lie there say how.
 
     Args:
         folder: the study.
@@ -103,4 +120,36 @@ def export(
         for number, target, dataset in wanted:
             confirmed = confirm(folder, number, dataset, cache, license, say)
             write_artifact(confirmed.artifact, target, confirmed.source_states, film)
+        book = folder.book()
+        if to is None and (race := raced(folder, book)):
+            for row in book.rows():
+                _bring_up_to_date(folder, row.number, race, cache, say)
     return targets
+
+
+def _bring_up_to_date(folder: StudyFolder, number: int, race: Race, cache: Path, say: Say) -> None:
+    """Let a trial's own export, if there is one, tell of the study's race: it is written anew.
+
+    Its licence and its film stay, and whatever else was put beside them.
+    """
+    target, trial = folder.exports / f"trial-{number}", folder.trial(number)
+    stated = (read_whole(target / NAME) or {}).get("scores", {})
+    if not target.is_dir() or stated.get("race") == race_told(race, number):
+        return
+    try:
+        before = read_artifact(target, trust=True)
+        config, result, rows = found_by(folder, number)
+        _require_rows_of(before, target, trial, config, result, rows)
+        license = before.evidence["source"].get("license")
+        confirmed = confirm(folder, number, load_dataset(config), cache, license, say)
+    except InputError as error:
+        logger.warning(f"{str(target)!r} does not tell of the study's last race: {error}")
+        return
+
+    def film(artifact: Artifact, path: Path) -> None:
+        for name in (FILM, POSTER, GIF):
+            copyfile(target / name, path.with_name(name))
+
+    with replaced_folder(target) as scratch:
+        filmed = film if (target / FILM).exists() else None
+        write_artifact(confirmed.artifact, scratch, confirmed.source_states, filmed)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sdw_core.errors import SDWError, first_line
 from study.folder import StudyFolder
-from study.snapshot import Snapshot
+from study.snapshot import RETURNS, Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,9 @@ class Listed:
         state: `running`, `stopped` or `finished`; `unreadable`, with a `reason`.
         done: trials, or cells, that have an outcome.
         total: how many there are to be.
-        best: the best objective; of a comparison, the best mean over all its datasets; None: none
-            yet, or a Pareto front.
+        best: the best objective, as the search judged it; of a comparison, the best mean over all
+            its datasets; None: none yet, or a Pareto front.
+        metric: what that is.
         of: what reached it: `trial 3`, `front of 4 trials`, or a method.
         reason: why it cannot be read.
     """
@@ -35,6 +36,7 @@ class Listed:
     done: int = 0
     total: int = 0
     best: float | None = None
+    metric: str = RETURNS[0]
     of: str | None = None
     reason: str | None = None
 
@@ -64,6 +66,7 @@ def _study(path: Path) -> dict[str, Any]:
     known = {"state": seen.state, "done": len(seen.settled), "total": seen.total}
     if len(seen.spec.study.objectives) > 1:
         return known | ({"of": f"front of {len(seen.best)} trials"} if seen.best else {})
+    known["metric"] = seen.spec.study.objectives[0].metric
     for number in seen.best:
         values = seen.row(number).values
         known |= {"best": values and values[0], "of": f"trial {number}"}

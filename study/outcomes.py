@@ -106,6 +106,15 @@ class TrialResult:
         return {n: value for n, value in said.items() if n in always or n not in nothing}
 
     @property
+    def of_best(self) -> tuple[float, ...]:
+        """Mean return of each policy of the `best` rows; none where nothing was judged."""
+        if self.normalized_return is None:
+            return ()
+        each = self.normalized_return.per_policy
+        policies = len(each) // len(self.distillation_seeds)
+        return each[self.best * policies : (self.best + 1) * policies]
+
+    @property
     def made_of(self) -> Sources:
         """What it was made of; a result of the first version stated its dataset's content only."""
         return self.sources or Sources.stated_by({"dataset": self.dataset})

@@ -30,7 +30,12 @@ from study.trackers import require_trackers
 PROCESS = 700_000_000
 """Bytes of a worker beside its data and its engine: interpreter, torch, Ray, and their arenas."""
 COPIES = 4
-"""Of a dataset that a worker holds: as read, normalised, on the device, in passing."""
+"""Of a dataset that a worker holds while it fits a density or an expert: as read, normalised, on
+the device, in passing. The workers of a node share the first: see `sdw_core/dataset/kept.py`."""
+FITTING = 2
+"""Workers that fit at a time, where all trials share one density and one expert."""
+OWN = 64
+"""Bytes of a transition that a worker holds for itself: weights, densities, values."""
 RECORDS = 200_000
 """Bytes of a trial's results and of Tune's and Optuna's records of it, rounded up."""
 TRAINABLE = 100_000
@@ -124,7 +129,7 @@ class Need:
     Attributes:
         disk_per_trial: what a finished trial leaves.
         disk: of the whole study, with its stage cache and the checkpoints of running trials.
-        memory_per_trial: of a worker.
+        memory_per_trial: of a worker that is alone on its node.
         memory: of the workers that run at a time on this machine.
         gpu_memory_per_trial: of a worker on a GPU; 0 where trials take none.
         trials_at_a_time: on this machine.
@@ -198,15 +203,20 @@ def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Need:
     judged = 4 * len(dataset) * (actions.shape[1] + 1) * bool(spec.study.bc_steps)
     fitted_anew = any(path.startswith(("density.", "expert.", "seed")) for path in spec.search)
     on_gpu = bool(spec.study.resources.gpu)
-    memory = PROCESS + COPIES * data + (0 if on_gpu else worked_on)
+    process = PROCESS + (0 if on_gpu else worked_on)
+    fitting = at_a_time if fitted_anew else min(at_a_time, FITTING)
     return Need(
         disk_per_trial=per_trial,
         disk=todo * per_trial
         + at_a_time * checkpoint
+        + data
         + stages * (todo if fitted_anew else 1)
         + judged,
-        memory_per_trial=memory,
-        memory=at_a_time * memory,
+        memory_per_trial=process + COPIES * data,
+        memory=at_a_time * process
+        + data
+        + fitting * (COPIES - 1) * data
+        + (at_a_time - fitting) * OWN * len(dataset),
         gpu_memory_per_trial=data + worked_on if on_gpu else 0,
         trials_at_a_time=at_a_time,
     )

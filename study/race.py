@@ -12,10 +12,11 @@ search, and among trials that were chosen alike the higher mean is the likelier 
 Dropping is successive elimination: a one-sided paired t-test of the policies' differences, at level
 `LEVEL / ((m - 1) r (r + 1))` after round r of m trials. The sum of these over all rounds and all
 comparisons of a trial with others is `LEVEL`, however many rounds there are (Bonferroni): so the
-best trial is dropped in about that share of studies. The test takes the mean difference for normal.
-Where few policies fall, and deeply, it is not until some have: none is dropped before it has
-`FEWEST` policies. Bounds that hold without that, such as empirical Bernstein's, need returns within
-known ends, and many times the policies.
+best trial is dropped in about that share of studies. By bounds of the same levels a race ends
+before its budget does, where no trial that is left is better than the winner by more than `DELTA`
+points. The test takes the mean difference for normal. Where few policies fall, and deeply, it is
+not until some have: none is dropped before it has `FEWEST` policies. Bounds that hold without that,
+such as empirical Bernstein's, need returns within known ends, and many times the policies.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,12 @@ POLICIES = 16
 """Fresh policies of a trial in a round, an episode each."""
 FEWEST = 3 * POLICIES
 """Of a trial, before it is dropped."""
+DELTA = 1.0
+"""Points by which a winner may be the worse one: nobody judges on for that."""
+VERSION = 2
+"""Of the method: raised when the same returns give another race. Races that state none are of 1,
+which had no `DELTA`, and took for a trial's score in the search that of all its distillation
+seeds."""
 SHORTEST = 1e-3
 """Seconds that judging a trial in a round takes at least."""
 STAGE = "race"
@@ -55,15 +62,20 @@ class Race:
 
     Attributes:
         contenders: the trials' numbers, as the search ranked them.
-        searched: number -> its score in the search, and how many policies that is the mean of.
+        searched: number -> the score of its rows in the search, and how many policies that is the
+            mean of.
         scores: number -> return of each of its policies, round after round.
         dropped: number -> after how many rounds a trial was clearly behind the leader.
+        of_best: whether a trial has rows of several distillation seeds, of which the best raced.
+        method: the `VERSION` by which it was held.
     """
 
     contenders: tuple[int, ...]
     searched: Mapping[int, tuple[float, int]]
     scores: Mapping[int, Sequence[float]]
     dropped: Mapping[int, int]
+    of_best: bool = False
+    method: int = VERSION
 
     @property
     def ranking(self) -> list[int]:
@@ -87,14 +99,17 @@ class Race:
     @property
     def told(self) -> dict[str, Any]:
         """What came of it, as a manifest states it."""
-        return {"contenders": list(self.contenders), "winner": self.winner, "open": self.open}
+        found = {"contenders": list(self.contenders), "winner": self.winner, "open": self.open}
+        return found | {"method": self.method}
 
     @property
     def verdict(self) -> str:
         """What came of it, in a sentence."""
         open = [str(number) for number in self.open]
-        said = f"The {len(self.contenders)} best trials of the search raced on fresh seeds: trial "
-        said += f"{self.winner} has the highest mean, "
+        said = f"The {len(self.contenders)} best trials of the search raced on fresh seeds"
+        said += ", each by the best of its distillation seeds" * self.of_best
+        said += ", by the method of an earlier version" * (self.method < VERSION)
+        said += f": trial {self.winner} has the highest mean, "
         if not open:
             return f"{said}and the others were clearly behind."
         *others, last = open
@@ -131,7 +146,9 @@ class Race:
         if not np.isfinite(np.concatenate([*judged.values()])).all():
             raise ValueError("no race")
         means = {n: (float(score), int(policies)) for n, (score, policies) in searched.items()}
-        return cls(contenders, means, judged, {n: int(r) for n, r in dropped.items()})
+        rounds = {n: int(r) for n, r in dropped.items()}
+        method = int(document.get("method", 1))
+        return cls(contenders, means, judged, rounds, bool(document.get("of_best")), method)
 
     def to_json(self) -> dict[str, Any]:
         """What `race.json` holds and `sdw status --json` prints."""
@@ -143,14 +160,16 @@ def race(
     judge: Judge,
     evaluations: int,
     level: float = LEVEL,
+    of_best: bool = False,
 ) -> Race:
-    """Judge trials in rounds until one is left, or none differs, or the budget is spent.
+    """Judge trials in rounds until one is left, or none is better, or the budget is spent.
 
     Args:
         searched: of two trials or more, as the search ranked them; see `Race`.
         judge: see `Judge`.
         evaluations: how many times a trial may be judged, all in all; see `affordable`.
         level: as `LEVEL`.
+        of_best: see `Race`.
     """
     contenders = tuple(searched)
     scores: dict[int, list[float]] = {number: [] for number in contenders}
@@ -165,9 +184,12 @@ def race(
         lost = behind({number: np.array(scores[number]) for number in left}, share)
         dropped |= dict.fromkeys(lost, rounds)
         left = [number for number in left if number not in lost]
-        if len({tuple(scores[number]) for number in left}) == 1:  # the same rows
+        winner = Race(contenders, searched, scores, dropped).winner
+        leads = [np.subtract(scores[each], scores[winner]) for each in left if each != winner]
+        same_rows = not np.any(leads)
+        if same_rows or all(lead.mean() + reach(lead, share) <= DELTA for lead in leads):
             break
-    return Race(contenders, searched, scores, dropped)
+    return Race(contenders, searched, scores, dropped, of_best)
 
 
 def behind(scores: Mapping[int, Scores], level: float) -> list[int]:
@@ -177,19 +199,19 @@ def behind(scores: Mapping[int, Scores], level: float) -> list[int]:
         scores: number -> returns [N] of its policies; those of one place are pairs.
         level: of each test.
     """
-    from scipy.stats import t
-
     leader = max(scores, key=lambda number: scores[number].mean())
-    count = len(scores[leader])
+    leads = {n: scores[leader] - theirs for n, theirs in scores.items() if n != leader}
+    return [number for number, lead in leads.items() if lead.mean() > reach(lead, level)]
+
+
+def reach(differences: Scores, level: float) -> float:
+    """How far the mean of paired differences [N] may lie off, on one side; unknown of a few."""
+    from scipy.special import stdtrit  # a quantile of Student's t
+
+    count = len(differences)
     if count < FEWEST:
-        return []
-    quantile = t.isf(level, count - 1) / count**0.5
-    leads = {number: scores[leader] - theirs for number, theirs in scores.items()}
-    return [
-        number
-        for number, lead in leads.items()
-        if number != leader and lead.mean() > quantile * lead.std(ddof=1)
-    ]
+        return np.inf
+    return float(-stdtrit(count - 1, level) * differences.std(ddof=1) / count**0.5)
 
 
 def raced(folder: StudyFolder, book: TrialBook) -> Race | None:
@@ -220,8 +242,8 @@ def races(spec: StudySpec) -> bool:
     return spec.study.confirm is not None and objectives == RACED
 
 
-def entered(book: TrialBook) -> tuple[dict[int, tuple[float, int]], int]:
-    """Which trials a race is of, as `Race.searched`, and how many times one can be judged.
+def entered(book: TrialBook) -> tuple[list[int], int]:
+    """Which trials a race is of, as the search ranked them, and how many times one can be judged.
 
     At the least each is judged once: fewer enter where the budget is small. None does where there
     are not two, or no budget for two.
@@ -229,15 +251,9 @@ def entered(book: TrialBook) -> tuple[dict[int, tuple[float, int]], int]:
     assert book.spec.study.confirm is not None
     contenders = book.best(book.spec.study.confirm.top)
     if len(contenders) < 2:
-        return {}, 0
-    rows = book.rows()
-    evaluations = affordable(book.spec, rows, contenders)
-    searched = {}
-    for number in contenders[:evaluations]:
-        config = book.spec.pipeline_with(rows[number].params)
-        (value,) = rows[number].values or [0.0]
-        searched[number] = value, config.distill.seeds * config.evaluation.policies
-    return (searched, evaluations) if len(searched) > 1 else ({}, 0)
+        return [], 0
+    evaluations = affordable(book.spec, book.rows(), contenders)
+    return (contenders[:evaluations], evaluations) if evaluations > 1 else ([], 0)
 
 
 def affordable(spec: StudySpec, rows: Sequence[TrialRow], contenders: Sequence[int]) -> int:

@@ -335,6 +335,15 @@ class Snapshot:
         return sorted(found, key=lambda group: -len(group.trials))
 
     @property
+    def shrinkage(self) -> float | None:
+        """The best rows' score in the search less that on fresh seeds; None: not judged there."""
+        if len(self.best) != 1:
+            return None
+        confirmed = read_whole(self.folder.trial(self.best[0]) / "confirmed.json") or {}
+        points: float | None = confirmed.get("search", {}).get("shrinkage")
+        return points
+
+    @property
     def exports(self) -> list[Path]:
         """Where the rows of the best were exported to, as the study's end does."""
         folders = [self.folder.exports / f"trial-{number}" for number in self.best]
@@ -439,6 +448,7 @@ class Snapshot:
             "trials": [asdict(trial) for trial in self.trials],
             "best": self.best,
             "race": self.race and self.race.to_json(),
+            "shrinkage": self.shrinkage,
             "early_stopping": self.early_stopping,
             "warnings": [
                 {"warning": sentence, "trials": count} for sentence, count in self.warnings.items()
@@ -494,6 +504,15 @@ def number(value: float) -> str:
     ('90.62', '12345')
     """
     return f"{value:.0f}" if value == int(value) else f"{value:.4g}"
+
+
+def value(metric: str, value: float) -> str:
+    """An objective's value in short.
+
+    >>> value("normalized_return", -0.04), value("seconds", 0.04)
+    ('0.0', '0.04')
+    """
+    return f"{round(value, 1) + 0:.1f}" if metric in RETURNS else number(value)
 
 
 def minutes(seconds: float) -> str:

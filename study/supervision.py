@@ -144,6 +144,7 @@ class Supervision(FIFOScheduler):  # type: ignore[misc]
         if self._attempts.over():
             for trial in list(tune_controller.get_live_trials()):
                 if trial.status == Trial.PENDING:
+                    trial.init_local_path()  # in the end Tune asks each for its folder
                     tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)
 

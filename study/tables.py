@@ -9,7 +9,7 @@ from sdw_core.files import read_json
 from sdw_core.labels import ROWS, in_words, named
 from study.book import ENSEMBLE, TrialRow
 from study.outcomes import FAILED, PRUNED
-from study.snapshot import RETURNS, Snapshot, kind, number
+from study.snapshot import RETURNS, Snapshot, kind, value
 
 
 def trial_table(snapshot: Snapshot) -> Table:
@@ -37,7 +37,7 @@ def trial_table(snapshot: Snapshot) -> Table:
         table.add_row(
             str(row.number),
             *[_cell(row.params.get(path)) for path in searched],
-            *[_value(metric, row.values[i]) if row.values else "" for i, metric in metrics.items()],
+            *[value(metric, row.values[i]) if row.values else "" for i, metric in metrics.items()],
             "{:.1f} to {:.1f}".format(*row.interval) if row.interval else "",
             f"{row.seconds:.0f}" if row.seconds is not None else "",
             *[row.node or ""] * several,
@@ -68,7 +68,7 @@ def front_table(snapshot: Snapshot) -> Table:
         rows, random = by_recipe(scores)
         table.add_row(
             str(row.number),
-            *[_value(metric, row.values[i]) for i, metric in others.items() if row.values],
+            *[value(metric, row.values[i]) for i, metric in others.items() if row.values],
             f"{rows['mean']:.1f}",
             f"{rows['low']:.1f} to {rows['high']:.1f}",
             f"{random['mean']:.1f}",
@@ -109,10 +109,6 @@ def _outcome(row: TrialRow, best: bool, several: bool) -> str:
     if best:
         return f"{row.outcome} {'front' if several else 'best'}"
     return f"{row.outcome} {kind(row)}" if row.outcome in (FAILED, PRUNED) else row.outcome
-
-
-def _value(metric: str, value: float) -> str:
-    return f"{value:.1f}" if metric in RETURNS else number(value)
 
 
 def _in_lines(heading: str) -> str:

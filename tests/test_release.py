@@ -13,6 +13,7 @@ import yaml
 from setuptools.config.pyprojecttoml import read_configuration
 
 from sdw_core import __version__
+from sdw_core.card import CITE
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -61,6 +62,14 @@ def test_the_citation_names_the_licence_and_both_papers() -> None:
     readme = (ROOT / "README.md").read_text()
     assert len(papers) == 2
     assert all(paper in readme for paper in papers)
+
+
+def test_a_cards_citation_is_that_of_the_repository() -> None:
+    citation = read_yaml("CITATION.cff")
+    for cited in (citation, *citation["references"]):
+        (entry,) = (each for each in CITE.split("@") if f"{{{cited['title']}}}" in each)
+        for author in cited["authors"]:
+            assert (author.get("family-names") or author["name"]) in entry
 
 
 OURS = {"sdw_core", "search_spaces", "study"}

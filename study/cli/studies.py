@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdw_core.console import Table, line
-from sdw_core.labels import FILM, counted
+from sdw_core.labels import FILM, counted, shrunk
 from study.api import STUDIES, Study, WorkFailed, open_either
 from study.cli import completion
 from study.cli.common import (
@@ -400,6 +400,8 @@ def _print_best(snapshot: "Snapshot") -> None:
             out.print("on fresh seeds, beside what it has to beat:")
             scores = fresh_scores(exports[0])
             out.print(returns_table(scores))
+            if snapshot.shrinkage is not None:
+                out.print(f"these rows score {shrunk(snapshot.shrinkage)}")
             if doubted := doubt(scores):
                 log.print(f"warning: {doubted}")
 

@@ -39,7 +39,7 @@ def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
         sdw list --storage /shared/studies --json
     """
     from study.listing import listed
-    from study.snapshot import minutes
+    from study.snapshot import minutes, value
 
     folder = storage_folder(storage)
     if not folder.is_dir() and folder != STUDIES:  # which the first study makes
@@ -67,8 +67,10 @@ def list_studies(storage: Storage = STUDIES, as_json: AsJson = False) -> None:
             each.kind,
             each.state,
             "" if each.reason else f"{each.done} of {each.total}",
-            "" if each.best is None else f"{each.best:.1f}",
-            f"{each.of}, in its search" if each.kind == "study" and each.best else each.of or "",
+            "" if each.best is None else value(each.metric, each.best),
+            f"{each.of}, in its search"
+            if each.kind == "study" and each.best is not None
+            else each.of or "",
             "" if each.begun is None else minutes(time() - each.begun),
         )
     out.print(table)

@@ -16,7 +16,7 @@ from sdw_core.artifact import versions
 from sdw_core.distill.stability import smoothed, stretch
 from sdw_core.errors import SDWError
 from sdw_core.files import read_whole
-from sdw_core.labels import GIF, POSTER, ROWS, counted, named
+from sdw_core.labels import GIF, POSTER, ROWS, counted, named, shrunk
 from sdw_core.statistics import ReturnSummary, summarize
 from study.book import ENSEMBLE, TrialBook, TrialRow
 from study.folder import StudyFolder
@@ -121,6 +121,8 @@ def _answer(
         score = f"{summary['mean']:.1f}"
         of = named("normalised return on fresh seeds", summary.get("ensemble", 1))
         of += f", 95 % interval {summary['low']:.1f} to {summary['high']:.1f}"
+        if snapshot.shrinkage is not None:
+            sentences.append(f"It is {shrunk(snapshot.shrinkage)}, by whose score it was chosen.")
         sentences.append(_beside([{k: s for k, s in confirmed.items() if k != key}]))
         if doubted := doubt(confirmed):
             sentences.append(doubted)
@@ -136,7 +138,7 @@ def _answer(
         )
     if snapshot.race:
         sentences.append(snapshot.race.verdict)
-        tables.append(_raced(snapshot.race, {row.number: row for row in ranked}))
+        tables.append(_raced(snapshot.race))
     elif metric in RETURNS:
         told, table = _rivals(ranked, results)
         sentences.append(told)
@@ -218,9 +220,9 @@ def _returns(row: TrialRow, confirmed: dict[str, Any]) -> Table:
     return Table(f"Trial {row.number} on fresh seeds, beside what it has to beat", head, cells)
 
 
-def _raced(race: Race, rows: dict[int, TrialRow]) -> Table:
+def _raced(race: Race) -> Table:
     """The trials of a race, the winner first."""
-    head = ["trial", "mean of all", "in the race", "policies", "search's score", "outcome"]
+    head = ["trial", "mean of all", "in the race", "policies", "in the search", "outcome"]
     cells = []
     for each in race.ranking:
         outcome = "cannot be told from the winner"
@@ -232,15 +234,16 @@ def _raced(race: Race, rows: dict[int, TrialRow]) -> Table:
                 f"{race.pooled(each):.1f}",
                 f"{race.mean(each):.1f}",
                 str(len(race.scores[each])),
-                number(figures.value_of(rows[each], 0)),
+                f"{race.searched[each][0]:.1f}",
                 "the winner" if each == race.winner else outcome,
             ]
         )
     method = (
         "How the best trials were told apart: fresh policies of each, round after round, paired by "
         "their random numbers; one that was clearly behind the leader of then, by a paired t-test, "
-        f"was dropped and judged no more (so is the best one, in about {LEVEL:.0%} of studies); "
-        "the highest mean over all policies, those of the search included, wins"
+        f"was dropped and judged no more (so is the best one, in about {LEVEL:.0%} of studies); of "
+        "a trial with several distillation seeds, its best rows were judged; the highest mean over "
+        "all policies, those of the search included, wins"
     )
     return Table(method, head, cells)
 

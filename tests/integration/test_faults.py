@@ -19,7 +19,7 @@ pipeline:
   density: {model: gaussian}
   weighting: {temperature: 0}
   expert: {layers: 2, width: 16, steps: 20, value_steps: 20}
-  distill: {layers: 2, width: 8, synthetic_size: 8, inner_steps: 4, outer_steps: 2500}
+  distill: {layers: 2, width: 8, synthetic_size: 8, inner_steps: 4, outer_steps: 10000}
   evaluation: {policies: 2, episodes: 1}
 methods:
   random: {pipeline: {distill: {outer_steps: 0, initial_actions: dataset}}}

@@ -163,5 +163,6 @@ def check(folder: StudyFolder) -> None:
         check_event_files(folder.trial(row.number))
         assert not (folder.trial(row.number) / "checkpoint.safetensors").exists()
     entries = StageCache(folder.cache).entries()
-    assert sorted(entry.stage for entry in entries) == ["density", "expert", "expert", "judged"]
+    stages = sorted(entry.stage for entry in entries)
+    assert stages == ["dataset", "density", "expert", "expert", "judged"]
     assert all(entry.sound() for entry in entries)

@@ -2,7 +2,9 @@
 
 import json
 import signal
+import sys
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -54,6 +56,14 @@ def test_a_study_stops_in_order_whatever_asks_it_to(world: World) -> None:
         waiting = [n for n, t in by_number(document).items() if t["outcome"] == "WAITING"]
         assert any((folder.trial(n) / "checkpoint.safetensors").exists() for n in waiting)
         assert folder.driver() == {}
+
+
+@pytest.mark.slow
+def test_a_stop_that_comes_as_a_trial_is_proposed_ends_in_order(world: World) -> None:
+    """Tune holds a trial then that never began, and has no folder."""
+    program = (sys.executable, Path(__file__).with_name("stopped_at_once.py"))
+    status, _, err = ended(world.start(world.path / "at-once", program=program))
+    assert status == 0, err
 
 
 @pytest.mark.slow

@@ -68,10 +68,10 @@ def test_stdout_is_one_document_of_complete_trials(launched: dict[str, Any]) -> 
     assert launched["best"] == ([race["winner"]] if race else ranked[:1])
 
 
-def test_trials_share_one_density_and_one_expert(folder: StudyFolder) -> None:
+def test_trials_share_their_dataset_one_density_and_one_expert(folder: StudyFolder) -> None:
     """Beside another expert, which the study's end made of all the data and judged."""
     stages = sorted(path.name.split("-")[0] for path in folder.cache.glob("*.safetensors"))
-    assert stages == ["density", "expert", "expert", "judged"]
+    assert stages == ["dataset", "density", "expert", "expert", "judged"]
 
 
 def test_what_each_trial_was_is_on_its_record(folder: StudyFolder) -> None:

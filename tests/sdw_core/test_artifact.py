@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import re
-import shutil
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import matplotlib.image
 import numpy as np
 import pandas as pd
@@ -20,92 +18,20 @@ from huggingface_hub import DatasetCard
 from safetensors.numpy import load_file
 
 from sdw_core import __version__
-from sdw_core.artifact import CONFIRM, Artifact, read_artifact, score, write_artifact
+from sdw_core.artifact import Artifact, read_artifact, score, write_artifact
 from sdw_core.card import front_matter
-from sdw_core.cloned import ClonedPolicy
 from sdw_core.config import EvaluationConfig, PipelineConfig
 from sdw_core.dataset import load
-from sdw_core.environment import Environment, Wrapper
+from sdw_core.environment import Wrapper
 from sdw_core.errors import DivergenceError, InputError
-from sdw_core.evaluate import Arena, Recipe
+from sdw_core.evaluate import Recipe
 from sdw_core.files import sha256_of_file, sha256_of_json
 from sdw_core.licenses import require_license
 from sdw_core.policy import MLP, clone
-from sdw_core.seeds import derive_seed
-from sdw_core.units import Units
+from tests.sdw_core.exports import ROWS, SOURCE_STATES, make, return_of
 from tests.sdw_core.processes import ROOT, run
 
-ENVIRONMENTS = ["Hopper-v5", "Pendulum-v1"]  # bounds of [-1, 1], and of [-2, 2]
-FILES = ["README.md", "card.png", "synthetic.parquet", "synthetic.safetensors"]
-ROWS = 12
-SOURCE_STATES = np.random.default_rng(1).normal(size=(200, 11)).astype(np.float32)
-
-
-def make(environment: str, ensemble: int = 1) -> Artifact:
-    """Random rows, with the evidence that the pipeline would give."""
-    env = gymnasium.make(environment)
-    inputs, box = env.observation_space.shape[0], env.action_space
-    env.close()
-    generator = torch.Generator().manual_seed(0)
-    arena = Arena(
-        Environment.named(environment),
-        Units(
-            np.linspace(-3, 7, inputs, dtype=np.float32),
-            np.linspace(0.3, 5, inputs, dtype=np.float32),
-            box.low,
-            box.high,
-        ),
-        (-20.5, 3000.25),
-    )
-    recipe = Recipe(3, 16, 20, (0.3, 0.123456789, 1e-7))
-    config = PipelineConfig(dataset="some/source-v0", evaluation={"policies": 3, "episodes": 2})
-    evidence: dict[str, Any] = {
-        "source": {"name": "some/source-v0", "content_hash": "ab" * 32, "episodes": 9}
-        | {"transitions": 54321},
-        "config": config.model_dump(mode="json"),
-        "distillation_seed": 0,
-        "evaluation": {"policies": 3, "episodes": 2, "seed": 7, "stage": CONFIRM},
-        "scores": {},
-    }
-    artifact = Artifact.distilled(
-        torch.randn(ROWS, inputs, generator=generator),
-        torch.randn(ROWS, box.shape[0], generator=generator).tanh(),
-        arena,
-        recipe,
-        evidence,
-    )
-    synthetic = score(artifact.evaluate(config.evaluation, 7), 7)
-    evidence["scores"].update(synthetic=synthetic, random_subset=synthetic, expert=synthetic)
-    if ensemble > 1:
-        evidence["evaluation"]["ensemble"] = ensemble
-        found = score(artifact.evaluate(), 7, ensemble)
-        evidence["scores"].update(synthetic_ensemble=found, random_subset_ensemble=found)
-    return artifact
-
-
-@pytest.fixture(params=ENVIRONMENTS, scope="module")
-def written(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Artifact, Path]:
-    artifact = make(request.param)
-    folder = tmp_path_factory.mktemp("exports") / "nested" / request.param
-    write_artifact(artifact, folder, SOURCE_STATES[:, : artifact.observations.shape[1]])
-    return artifact, folder
-
-
-@pytest.fixture(scope="module")
-def ensembles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Path]:
-    """An export whose manifest states ensembles of four."""
-    artifact = make(ENVIRONMENTS[1], ensemble=4)
-    folder = tmp_path_factory.mktemp("exports") / "ensembles"
-    write_artifact(artifact, folder, SOURCE_STATES[:, : artifact.observations.shape[1]])
-    return artifact, folder
-
-
-@pytest.fixture
-def copy(written: tuple[Artifact, Path], tmp_path: Path) -> Path:
-    """A folder that may be damaged."""
-    return Path(shutil.copytree(written[1], tmp_path / "copy"))
+FILES = ["README.md", "card.png", "policy.py", "synthetic.parquet", "synthetic.safetensors"]
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -172,7 +98,7 @@ def test_the_manifest_says_all_that_is_needed_to_use_and_to_judge_it(
 ) -> None:
     artifact, folder = written
     manifest = manifest_of(folder)
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == 3
     assert manifest["rows"] == ROWS
     assert manifest["environment"]["id"] == artifact.arena.environment.id
     assert manifest["environment"]["reference_scores"] == [-20.5, 3000.25]
@@ -245,11 +171,10 @@ def test_the_cards_code_trains_the_policy_that_the_recipe_trains(
     written: tuple[Artifact, Path], tmp_path: Path
 ) -> None:
     artifact, folder = written
-    code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    assert len(code) == 1
+    _, code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     seed = "import torch; torch.manual_seed(0)\n"
     keep = "import sys; torch.save([p.detach() for p in policy.parameters()], sys.argv[1])"
-    run(seed + code[0] + keep, tmp_path / "policy", cwd=folder)  # the code as printed
+    run(seed + code + keep, tmp_path / "policy", cwd=folder)  # the code as printed
 
     recipe, arena = artifact.recipe, artifact.arena
     x = torch.from_numpy(arena.units.normalized_states(artifact.observations))[None]
@@ -385,18 +310,6 @@ def test_the_card_tells_the_whole_environment_and_whose_scores_the_reference_is(
 # Policies
 
 
-def return_of(policy: ClonedPolicy, artifact: Artifact, seed: int) -> float:
-    """Normalised, of the first episode that policy 1 of an evaluation of two is judged in."""
-    env = artifact.arena.environment.make()
-    observation, _ = env.reset(seed=derive_seed(seed, f"{CONFIRM}/episode", 1, 0) % 2**31)
-    total, ended = 0.0, False
-    while not ended:
-        observation, reward, terminated, truncated, _ = env.step(policy.act(observation))
-        total, ended = total + float(reward), terminated or truncated
-    env.close()
-    return float(artifact.arena.normalized(np.array(total)))
-
-
 @pytest.mark.parametrize(
     "change", [{}, {"ensemble": 2, "layers": 4, "architecture": "residual", "optimizer": "adam"}]
 )
@@ -407,7 +320,7 @@ def test_a_trained_policy_is_the_one_that_the_evaluation_judges(
     evaluation = EvaluationConfig(policies=2, episodes=1, **change)
     returns = artifact.evaluate(evaluation, seed=5)
     policy = artifact.train(seed=5, policy=1, evaluation=evaluation)
-    assert return_of(policy, artifact, 5) == pytest.approx(returns[1, 0], rel=1e-3)
+    assert return_of(policy.act, artifact, 5) == pytest.approx(returns[1, 0], rel=1e-3)
     assert returns[0, 0] != pytest.approx(returns[1, 0], rel=1e-2)
 
 
@@ -537,7 +450,7 @@ def test_the_policy_of_an_ensemble_is_one_file_and_the_one_that_is_judged(
     artifact = read_artifact(ensembles[1])
     policy = artifact.train(seed=5, policy=1)
     returns = artifact.evaluate(artifact.evaluation(policies=2, episodes=1), seed=5)
-    assert return_of(policy, artifact, 5) == pytest.approx(returns[1, 0], rel=1e-3)
+    assert return_of(policy.act, artifact, 5) == pytest.approx(returns[1, 0], rel=1e-3)
     policy.save(tmp_path / "policy.pt2")
     saved = torch.export.load(tmp_path / "policy.pt2").module()
     observations = torch.randn(5, artifact.observations.shape[1])
@@ -575,7 +488,7 @@ def test_the_cards_code_trains_the_ensemble_that_the_manifest_states(
     single = make(artifact.arena.environment.id)
     write_artifact(single, tmp_path / "single", SOURCE_STATES[:, : single.observations.shape[1]])
     alone, together = (
-        re.findall(r"```python\n(.*?)```", (each / "README.md").read_text(), re.DOTALL)[0]
+        re.findall(r"```python\n(.*?)```", (each / "README.md").read_text(), re.DOTALL)[1]
         for each in (tmp_path / "single", folder)
     )
     seed = "import sys, torch; torch.manual_seed(0)\n"
@@ -686,7 +599,7 @@ def test_a_manifest_that_was_edited_is_refused(copy: Path) -> None:
         read_artifact(copy)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema_version": 3}', "\udcff"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema_version": 4}', "\udcff"])
 def test_what_is_no_export_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "manifest.json").write_bytes(content.encode(errors="surrogateescape"))

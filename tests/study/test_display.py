@@ -112,7 +112,7 @@ def test_a_pipe_says_once_that_trials_wait(study, monkeypatch):
 def test_a_terminal_shows_how_far_the_study_is_and_its_best(study):
     text = seen(study)
     assert f"2 of {study.spec().study.trials} trials" in text
-    assert "best 41.3 (trial 0)" in text
+    assert "best in the search 41.3 (trial 0)" in text
     assert "FAILED (trial 1) why" in text
 
 
@@ -144,7 +144,7 @@ def test_a_pipe_gets_a_line_a_minute(study, monkeypatch):
     with study.driving(), Display(study, pipe):
         while "left" not in shown(pipe):
             sleep(0.01)
-    assert "\n2 of 16 trials, 1 FAILED, best 41.3 (trial 0), about" in shown(pipe)
+    assert "\n2 of 16 trials, 1 FAILED, best in the search 41.3 (trial 0), about" in shown(pipe)
 
 
 def test_what_is_done_before_the_first_trial_is_said(folder, monkeypatch):
@@ -226,7 +226,8 @@ def test_a_study_that_ends_ends_the_watching(study, monkeypatch):
     monkeypatch.setattr(display, "REFRESH", 0.01)
     pipe, terminal = console(terminal=False), console(terminal=True)
     assert watch(study, pipe)
-    assert shown(pipe).startswith(f"{study.name}: stopped, 2 of 16 trials, 1 FAILED, best 41.3")
+    said = f"{study.name}: stopped, 2 of 16 trials, 1 FAILED, best in the search 41.3"
+    assert shown(pipe).startswith(said)
     assert watch(study, terminal)
     assert "q leaves" not in shown(terminal)
 
@@ -259,7 +260,7 @@ def test_a_fixed_ensemble_is_named_wherever_its_returns_are_shown(tmp_path):
     with Display(fixed, pipe):
         search.on_trial_complete("a", report(normalized_return=41.26))
     assert shown(pipe).splitlines()[1:] == ["trial 0: COMPLETE 41.26, ensembles of 10"]
-    assert "best 41.3 (trial 0, ensembles of 10)" in seen(fixed)
+    assert "best in the search 41.3 (trial 0, ensembles of 10)" in seen(fixed)
     narrow = console(terminal=True)
     narrow.print(trial_table(Snapshot.of(fixed)))
     assert "ensembles of 10" in shown(narrow)

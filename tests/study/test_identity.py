@@ -23,7 +23,7 @@ from study.export import export
 from study.folder import StudyFolder
 from study.outcomes import finished_result
 from study.search import StudySearch
-from study.stage_cache import contents
+from study.stage_cache import contents, prune
 from tests.sdw_core.checkpoints import networks_of
 from tests.study.commands import sdw
 from tests.study.conftest import SMALL, by_another_method, small_spec
@@ -187,6 +187,7 @@ def test_a_trial_that_reads_edited_data_is_not_mixed_in(
         as_the_first_version_left_it(folder)
     if known == "by the first result":
         (folder.path / "sources.json").unlink()
+    prune(folder, everything=True)  # the study's own copy
     change(data)
     search = run_trials(folder)
     assert search.changed is not None
@@ -194,6 +195,16 @@ def test_a_trial_that_reads_edited_data_is_not_mixed_in(
     assert search.suggest("next") == "FINISHED"
     assert [row.outcome for row in folder.book().rows()] == ["COMPLETE", "WAITING"]
     assert not (folder.trial(1) / "result.json").exists()
+
+
+@pytest.mark.parametrize("change", [edit, rescore])
+def test_a_trial_under_whose_study_data_are_edited_goes_on_with_the_studys_own(
+    data: Path, change: Callable[[Path], None], folder: StudyFolder
+) -> None:
+    change(data)
+    assert run_trials(folder).changed is None
+    first, second = (read_json(folder.trial(n) / "result.json")["sources"] for n in (0, 1))
+    assert first == second
 
 
 @pytest.mark.parametrize("command", ["resume", "extend", "retry-failed"])
@@ -262,7 +273,7 @@ def test_stage_results_of_edited_data_still_belong_to_their_trials(
 ) -> None:
     """They are needed again when the data are put back, and data that are gone do not matter."""
     shutil.rmtree(data)
-    assert [entry.trials for entry in contents(folder)] == [[0], [0]]
+    assert [entry.trials for entry in contents(folder)] == [[0], [0], [0]]
 
 
 # Comparisons

@@ -76,14 +76,17 @@ def test_a_comparison_is_listed_by_what_its_cells_left(capsys, tmp_path):
 
 
 def test_the_list_is_a_table_or_a_document(capsys, folder, tmp_path):
+    completed(folder, 0.0)
+    assert "0.0  trial 0, in its search" in sdw(capsys, "list", "--storage", tmp_path)[1]
     completed(folder, 41.5)
     status, out, err = sdw(capsys, "list", "--storage", tmp_path, "--json")
     (document,) = json.loads(out)
+    assert document["metric"] == "normalized_return"
     assert (status, err, document["name"], document["best"]) == (0, "", folder.name, 41.5)
     status, out, _ = sdw(capsys, "list", "--storage", tmp_path)
     assert status == 0
-    assert "1 of 16" in out
-    assert "41.5  trial 0, in its search" in out
+    assert "2 of 16" in out
+    assert "41.5  trial 1, in its search" in out
     broken = StudyFolder.create(small_spec("study.name=broken"), tmp_path)
     (broken.path / "study.db").write_bytes(b"no database")
     _, out, _ = sdw(capsys, "list", "--storage", tmp_path)
@@ -128,7 +131,7 @@ def test_a_study_is_watched_from_outside(capsys, folder, tmp_path):
     place = "--storage", tmp_path
     status, out, err = sdw(capsys, "watch", folder.name, *place)
     assert (status, err) == (0, "")
-    assert out == "hopper-quickstart: stopped, 1 of 16 trials, best 41.5 (trial 0)\n"
+    assert out == "hopper-quickstart: stopped, 1 of 16 trials, best in the search 41.5 (trial 0)\n"
     _, watched, _ = sdw(capsys, "watch", folder.name, *place, "--json")
     _, document, _ = sdw(capsys, "status", folder.name, *place, "--json")
     assert json.loads(watched) == json.loads(document)

@@ -12,6 +12,7 @@ import pytest
 from sdw_core.config import PipelineConfig
 from sdw_core.dataset import load
 from sdw_core.errors import InputError, SDWError
+from sdw_core.identity import Sources
 from sdw_core.policy import MLP
 from study import Study
 from study.preflight import (
@@ -55,10 +56,11 @@ def test_the_networks_of_an_expert_count():
 def test_a_finished_study_fits_its_estimate_of_disk(folder):
     spec = folder.spec()
     need = estimate(spec, DATASETS, trials=2)
-    search = StudySearch(folder.book())
+    search, sources = StudySearch(folder.book()), Sources.of(DATASET, None)
     for number, name in enumerate("ab"):
         config = spec.pipeline_with(search.suggest(name)["params"])
-        run_trial(number, config, folder.trial(number), folder.cache, folder.stop_flag, 1)
+        given = folder.trial(number), folder.cache, folder.stop_flag, 1
+        run_trial(number, config, *given, sources=sources)
         search.on_trial_complete(name, report(normalized_return=1.0))
     used = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
     assert 0.2 * need.disk < used < need.disk
@@ -102,6 +104,18 @@ def test_more_trials_and_longer_ones_need_more_disk():
     long = estimate(small_spec("pipeline.distill.outer_steps=50000"), DATASETS)
     assert one.disk < more.disk
     assert more.disk_per_trial == one.disk_per_trial < long.disk_per_trial
+
+
+def test_workers_of_a_machine_share_the_data(monkeypatch):
+    """All but those that fit something, of which there are two at a time, or as many as trials."""
+    monkeypatch.setattr("study.preflight.usable_cpus", lambda: 10)
+    shared, apart = (
+        estimate(small_spec("study.trials=10", *more), DATASETS)
+        for more in ((), ("search.expert.width={type: categorical, choices: [16, 16]}",))
+    )
+    alone = estimate(small_spec("study.trials=1"), DATASETS)
+    assert alone.memory == alone.memory_per_trial == shared.memory_per_trial
+    assert shared.memory < apart.memory < 10 * alone.memory
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,30 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from sdw_core.artifact import read_artifact
 from sdw_core.errors import InputError
 from sdw_core.files import write_json
+from sdw_core.labels import shrunk
+from search_spaces import StudySpec
 from study.confirm import hold_race
 from study.export import export
 from study.folder import StudyFolder
 from study.html.study import study_page
 from study.notes import study_note
-from study.race import FEWEST, LEVEL, POLICIES, Race, behind, entered, race, raced, ranked
+from study.outcomes import read_result
+from study.race import (
+    DELTA,
+    FEWEST,
+    LEVEL,
+    POLICIES,
+    VERSION,
+    Race,
+    behind,
+    entered,
+    race,
+    raced,
+    ranked,
+)
 from study.runner import _outcome
 from study.search import StudySearch
 from study.snapshot import Snapshot
@@ -130,6 +146,26 @@ def test_a_race_of_the_same_rows_ends_at_once() -> None:
     assert {len(each) for each in found.scores.values()} == {POLICIES}
 
 
+def test_a_race_ends_when_no_other_is_better_than_the_winner_by_what_counts() -> None:
+    """Steady policies, as those of ensembles are, tell that soon; whatever the budget is."""
+    rng, worse, rounds = np.random.default_rng(4), [], []
+    for study in range(200):
+        values = rng.normal(90, 1, 5)
+
+        def judge(
+            number: int, round: int, values: np.ndarray = values, study: int = study
+        ) -> np.ndarray:
+            drawn = np.random.default_rng([study, round, number])
+            return values[number] + drawn.normal(0, 2, POLICIES)
+
+        searched = {n: (float(rng.normal(values[n], 0.6)), 10) for n in range(5)}
+        found = race(searched, judge, 5 * 100)
+        worse.append(max(values[n] for n in (found.winner, *found.open)) - values[found.winner])
+        rounds.append(max(len(each) for each in found.scores.values()) // POLICIES)
+    assert np.mean(np.array(worse) > DELTA) <= LEVEL
+    assert max(rounds) < 100
+
+
 def test_few_policies_and_equal_ones_are_told_apart_from_nothing() -> None:
     few = {0: np.zeros(FEWEST - 1), 1: np.full(FEWEST - 1, 90.0)}
     assert behind(few, 0.05) == []
@@ -141,10 +177,16 @@ def test_few_policies_and_equal_ones_are_told_apart_from_nothing() -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """A study of three real trials, without Ray."""
-    spec = small_spec("study.trials=3", "pipeline.distill.outer_steps=0", "study.confirm.budget=96")
-    folder = StudyFolder.create(spec, tmp_path_factory.mktemp("studies"))
+    settings = ("study.trials=3", "study.confirm.budget=96", "pipeline.distill.seeds=2")
+    spec = small_spec(*settings, "pipeline.distill.outer_steps=0")
+    return ran(spec, tmp_path_factory.mktemp("studies"))
+
+
+def ran(spec: StudySpec, storage: Path) -> StudyFolder:
+    """A study whose trials ran in this process."""
+    folder = StudyFolder.create(spec, storage)
     search = StudySearch(folder.book())
-    for name in "abc":
+    for name in map(str, range(spec.study.trials)):
         trial = search.suggest(name)
         result = _outcome(folder, trial["number"], trial["params"], lambda step, value: None)
         search.on_trial_complete(name, {"document": json.dumps(result.to_json())})
@@ -161,6 +203,35 @@ def test_the_best_trials_race_once_and_what_was_judged_is_kept(finished: StudyFo
     finished.race.unlink()
     assert hold_race(finished, finished.book()) == found
     assert {number: path.stat().st_mtime_ns for number, path in kept.items()} == before
+
+
+def test_a_race_by_an_earlier_method_says_so_and_is_held_again(finished: StudyFolder) -> None:
+    found = hold_race(finished, finished.book())
+    assert found is not None
+    told = {key: value for key, value in found.to_json().items() if key != "method"}
+    write_json(finished.race, told)
+    old = raced(finished, finished.book())
+    assert old is not None
+    assert (old.method, found.method) == (1, VERSION)
+    assert "by the method of an earlier version" in old.verdict
+    assert "by the method of an earlier version" not in found.verdict
+    assert Snapshot.of(finished).best == [old.winner]
+    assert hold_race(finished, finished.book()) == found == raced(finished, finished.book())
+
+
+def test_rows_of_several_distillation_seeds_race_by_their_best_and_by_its_score_in_the_search(
+    finished: StudyFolder,
+) -> None:
+    found = hold_race(finished, finished.book())
+    assert found is not None
+    for number, (score, policies) in found.searched.items():
+        result = read_result(finished.trial(number))
+        assert result is not None
+        assert result.normalized_return is not None
+        by_seed = np.reshape(result.normalized_return.per_policy, (2, 2)).mean(1)
+        assert (score, policies) == (pytest.approx(by_seed.max()), 2)
+        assert score >= result.normalized_return.mean
+    assert "each by the best of its distillation seeds" in found.verdict
 
 
 def test_policies_of_one_place_share_their_random_numbers(finished: StudyFolder) -> None:
@@ -209,12 +280,12 @@ def test_a_small_budget_lets_fewer_enter(finished: StudyFolder) -> None:
     spec = small_spec("study.confirm.budget=32", "pipeline.distill.outer_steps=0")
     book = finished.book()
     book.spec = book.spec.model_copy(update={"study": spec.study})
-    searched, evaluations = entered(book)
-    assert (list(searched), evaluations) == (book.best(2), 2)
+    contenders, evaluations = entered(book)
+    assert (contenders, evaluations) == (book.best(2), 2)
     share = small_spec("study.confirm.budget=1", "pipeline.distill.outer_steps=0")
     book.spec = book.spec.model_copy(update={"study": share.study})
     contenders, evaluations = entered(book)
-    assert list(contenders) == book.best(3)
+    assert contenders == book.best(3)
     assert evaluations >= 3
 
 
@@ -253,7 +324,7 @@ def test_unfinished_studies_and_those_of_one_trial_do_not_race(
     )
     finished.race.unlink(missing_ok=True)
     assert hold_race(finished, book) is None
-    assert entered(StudyFolder.create(small_spec(), tmp_path).book()) == ({}, 0)
+    assert entered(StudyFolder.create(small_spec(), tmp_path).book()) == ([], 0)
 
 
 def test_studies_made_before_do_not_race_and_their_identity_does_not_change() -> None:
@@ -294,8 +365,51 @@ def test_an_export_and_the_page_say_how_the_race_went(
     found = hold_race(finished, finished.book())
     assert found is not None
     (path,) = export(finished, [found.winner], tmp_path)
-    stated = json.loads((path / "manifest.json").read_text())["scores"]["race"]
-    assert stated == {"trial": found.winner} | found.told
-    assert "raced on other fresh seeds: these won" in (path / "README.md").read_text()
-    assert found.verdict in study_page(finished)
+    scores = json.loads((path / "manifest.json").read_text())["scores"]
+    assert scores["race"] == {"trial": found.winner} | found.told
+    card = (path / "README.md").read_text()
+    assert "raced on other fresh seeds: these won" in card
+    result = read_result(finished.trial(found.winner))
+    assert result is not None
+    shrank = np.mean(result.of_best) - scores["synthetic"]["mean"]
+    assert scores["search"]["shrinkage"] == pytest.approx(shrank)
+    assert Snapshot.of(finished).to_json()["shrinkage"] == scores["search"]["shrinkage"]
+    said = shrunk(scores["search"]["shrinkage"])
+    assert f"That is {said}, by whose score" in card
+    page = study_page(finished)
+    assert found.verdict in page
+    assert said in page
     assert found.verdict in study_note(Snapshot.of(finished), [[], [], []])
+
+
+def test_exports_tell_of_the_last_race_and_keep_what_was_put_beside_them(
+    finished: StudyFolder,
+) -> None:
+    finished.race.unlink(missing_ok=True)
+    found = hold_race(finished, finished.book())
+    assert found is not None
+    first, second, *_ = found.ranking
+    for number in (first, second):
+        export(finished, [number])
+    note = finished.exports / f"trial-{first}" / "note.txt"
+    note.write_text("mine")
+    before = (finished.exports / f"trial-{first}" / "manifest.json").read_bytes()
+    export(finished, [first])
+    assert (finished.exports / f"trial-{first}" / "manifest.json").read_bytes() == before
+    turned = {first: found.scores[second], second: found.scores[first]}
+    searched = dict.fromkeys(found.contenders, (0.0, 1))
+    scores = {**found.scores, **turned}
+    write_json(finished.race, Race(found.contenders, searched, scores, found.dropped).to_json())
+    now = raced(finished, finished.book())
+    assert now is not None
+    export(finished, [now.winner])
+    for number in (first, second):
+        path = finished.exports / f"trial-{number}"
+        assert read_artifact(path).evidence["scores"]["race"] == {"trial": number} | now.told
+    won = {
+        n: "these won" in (finished.exports / f"trial-{n}/README.md").read_text()
+        for n in (first, second)
+    }
+    assert won == {n: n == now.winner for n in (first, second)}
+    assert note.read_text() == "mine"
+    assert not [path for path in finished.exports.iterdir() if path.name.startswith(".")]
