@@ -1,6 +1,6 @@
 """Which sampler finds the best rows, and what the race adds: simulated studies of six datasets.
 
-    python -m benchmarks.samplers [--samplers NAME ...] [--trials 16 40 100] [--repetitions 50]
+    python -m benchmarks.samplers [--studies NAME ...] [--trials 16 40 100] [--repetitions 50]
         [--startup N] [--jobs 1] [--to FILE.jsonl] [--json]
 
 A study is real in its sampler (`study.samplers`) and in its race (`study.race`), one trial at a
@@ -14,7 +14,6 @@ standard error over repetitions, of the mean over datasets.
 """
 
 import json
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,11 @@ from study.book import optuna_distribution
 from study.race import POLICIES, race
 from study.samplers import sampler_of
 
-SAMPLERS = ("tpe", "gp", "nsga2", "random", "grid")
+STUDIES = {
+    "tpe, all drawn": {"sampler": "tpe", "defaults_first": False},
+    **{name: {"sampler": name} for name in ("tpe", "gp", "nsga2", "random", "grid")},
+}
+"""Name -> settings of `study`; the first is what a study did before its first trial was given."""
 GRID = SEARCH | {
     "expert.steps": {"type": "categorical", "choices": [2000, 8000]},
     "distill.state_noise": {"type": "categorical", "choices": [0, 0.15, 0.3, 0.6]},
@@ -51,7 +54,7 @@ FOUND = ("return", "regret", "stated", "return raced", "regret raced", "stated r
 def main() -> None:
     options = parser("benchmarks.samplers", __doc__)
     options.set_defaults(datasets=list(surrogates()))
-    options.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS)
+    options.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES, metavar="NAME")
     options.add_argument("--trials", nargs="+", type=int, default=[16, 40, 100])
     options.add_argument("--repetitions", type=int, default=50, help="studies a dataset")
     options.add_argument("--startup", type=int, default=4, help="study.startup_trials")
@@ -59,13 +62,13 @@ def main() -> None:
     asked = [
         {
             "dataset": dataset,
-            "sampler": sampler,
+            "study": study,
             "trials": trials,
             "repetitions": arguments.repetitions,
             "startup": arguments.startup,
         }
-        for sampler in arguments.samplers
         for trials in arguments.trials
+        for study in arguments.studies
         for dataset in arguments.datasets
     ]
     cells = measure_all(asked, measured, arguments.jobs, arguments.to)
@@ -86,9 +89,9 @@ def measured(asked: Cell) -> Cell:
 def spec_of(asked: Cell, seed: int) -> StudySpec:
     """A study of what the surrogate knows."""
     settings = {"name": "simulated", "seed": seed, "trials": asked["trials"]}
-    settings |= {"sampler": asked["sampler"], "startup_trials": asked["startup"]}
-    searched = GRID if asked["sampler"] == "grid" else SEARCH
-    pipeline = {"dataset": "sdw/hopper-replay-mini-v0"}
+    settings |= {"startup_trials": asked["startup"]} | STUDIES[asked["study"]]
+    searched = GRID if asked["study"] == "grid" else SEARCH
+    pipeline = {"dataset": "sdw/hopper-replay-mini-v0", "expert": {"episodes": [0.9, 1]}}
     return parse_spec({"study": settings, "pipeline": pipeline, "search": searched})
 
 
@@ -126,9 +129,9 @@ def simulated(asked: Cell, repetition: int) -> dict[str, float]:
 def means(cells: list[Cell]) -> list[dict[str, Any]]:
     """Of each sampler and number of trials over the datasets: [mean, standard error]."""
     rows = []
-    for key in dict.fromkeys((c["sampler"], c["trials"], c["repetitions"]) for c in cells):
-        alike = [c for c in cells if (c["sampler"], c["trials"], c["repetitions"]) == key]
-        row: dict[str, Any] = dict(zip(("sampler", "trials", "repetitions"), key, strict=True))
+    for key in dict.fromkeys((c["study"], c["trials"], c["repetitions"]) for c in cells):
+        alike = [c for c in cells if (c["study"], c["trials"], c["repetitions"]) == key]
+        row: dict[str, Any] = dict(zip(("study", "trials", "repetitions"), key, strict=True))
         for name in FOUND:
             each = np.mean([cell[name] for cell in alike], axis=0)
             row[name] = [float(each.mean()), float(each.std(ddof=1) / len(each) ** 0.5)]
@@ -140,10 +143,10 @@ def show(report: dict[str, Any]) -> None:
     """A line a sampler and number of trials."""
     console = Console()
     console.print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
-    table = Table("sampler", "trials", *FOUND)
+    table = Table("study", "trials", "repetitions", *FOUND)
     for row in report["means"]:
         each = ["{:.1f} +- {:.1f}".format(*row[name]) for name in FOUND]
-        table.add_row(row["sampler"], str(row["trials"]), *each)
+        table.add_row(row["study"], str(row["trials"]), str(row["repetitions"]), *each)
     console.print(table)
 
 

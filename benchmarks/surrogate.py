@@ -180,7 +180,7 @@ class Surrogate:
         return places, np.linalg.solve(covariance(self.rows, self.scale, self.spread), values)
 
     def mean(self, settings: Sequence[Settings]) -> Array:
-        """Expected return of settings [N], over teachers and rows; unscaled: it may leave 0 to 100."""
+        """Expected return of settings [N], over teachers and rows; it may leave 0 to 100."""
         places, weights = self._solved
         asked = np.array([place(each) for each in settings])
         return self.centre + self.spread * (kernel(asked, places, self.scale) @ weights)

@@ -177,6 +177,12 @@ class StudyConfig(Config):
     startup_trials: Count = Field(
         4, description="random trials before the sampler learns; `nsga2`: of a generation"
     )
+    defaults_first: bool = Field(
+        True,
+        json_schema_extra=added(False),
+        description="the first trial is the pipeline as it stands; what its range does not hold is "
+        "drawn",
+    )
     concurrency: Count | Literal["auto"] = Field(
         "auto",
         description="trials at a time; `auto`: as many as the nodes hold, those included that a "
