@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from sdw_core.film import Film, render
     from sdw_core.pipeline import Pipeline
+    from sdw_core.publishing import publish, pull
     from sdw_core.result import PipelineResult
 
 __version__ = "0.1.0"
@@ -62,6 +63,8 @@ __all__ = [
     "StopRequested",
     "WeightingConfig",
     "load",
+    "publish",
+    "pull",
     "read_artifact",
     "render",
 ]
@@ -72,6 +75,7 @@ _ROOMS = {
     "errors": {"DivergenceError", "InputError", "SDWError", "SourceChanged", "StopRequested"},
     "film": {"Film", "render"},
     "pipeline": {"Pipeline"},
+    "publishing": {"publish", "pull"},
     "result": {"PipelineResult"},
 }
 """Where each name lives; all others are settings, in `config`."""

@@ -51,6 +51,7 @@ from sdw_core.labels import FILM
 from sdw_core.manifest import (
     CODE,
     MOST_BYTES,
+    MOST_DATA,
     MOST_WIDTH,
     NAME,
     SCHEMA_VERSION,
@@ -61,6 +62,7 @@ from sdw_core.manifest import (
 )
 from sdw_core.offline_dataset import ACTION_TOLERANCE
 from sdw_core.protocols import applied, grid
+from sdw_core.remote import opened
 from sdw_core.seeds import torch_generator
 from sdw_core.statistics import ReturnSummary, summarize
 from sdw_core.units import Units
@@ -69,8 +71,6 @@ from sdw_core.validation import shown
 CONFIRM = "confirm"
 """Random stream of the evaluations that a manifest states: never used in a search."""
 DATA, TABLE = "synthetic.safetensors", "synthetic.parquet"
-MOST_DATA = 1_000_000_000
-"""Bytes of the rows, at most: distilled ones take a millionth of that."""
 EVIDENCE = ("source", "config", "distillation_seed", "evaluation", "scores")
 PACKAGES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
 
@@ -348,15 +348,19 @@ def write_artifact(
                 film(artifact, scratch / FILM)
             manifest = _manifest(artifact)
             write_card(manifest, artifact.states, source_states, scratch)
-            manifest["files"] = {
-                path.name: sha256_of_file(path) for path in sorted(scratch.iterdir())
-            }
-            manifest["checksum"] = sha256_of_json(manifest)
-            (scratch / NAME).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+            seal(manifest, scratch)
             read_artifact(scratch, trust=True)
     except FileExistsError:
         refuse_existing(folder)
         raise
+
+
+def seal(manifest: dict[str, Any], folder: Path) -> None:
+    """Write a manifest beside the files that it is of, with their checksums and its own."""
+    manifest.pop("checksum", None)
+    manifest["files"] = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
+    manifest["checksum"] = sha256_of_json(manifest)
+    (folder / NAME).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
 
 
 def refuse_existing(folder: Path) -> None:
@@ -379,23 +383,18 @@ def read_artifact(folder: str | Path, trust: bool = False) -> Artifact:
     environment is made last.
 
     Args:
-        folder: the exported dataset.
+        folder: the exported dataset; or its address in a dataset hub, such as `hf://user/name`.
         trust: whoever made it may name a module, which is imported, and any arguments and wrappers
             of the environment.
 
     Raises:
         InputError: the folder is no export, a file is missing or was changed, it was written by a
-            newer version, it holds what must not be, or it needs trust.
+            newer version, it holds what must not be, or it needs trust; or it cannot be fetched.
     """
-    folder = Path(folder)
-    document, manifest = read_manifest(folder, trust)
-    if document.pop("checksum") != sha256_of_json(document):
-        raise InputError(
-            f"{NAME} of {str(folder)!r} was changed after its export; export the dataset again."
-        )
-    observations, actions, units = _read_rows(folder, manifest)
-    environment = Environment.of_json(document["environment"])
-    _require_fit(folder, units, environment)
+    with opened(folder) as found:
+        document, manifest, (observations, actions, units) = verified(found, trust)
+        environment = Environment.of_json(document["environment"])
+        _require_fit(found, units, environment)
     return Artifact(
         observations,
         actions,
@@ -403,6 +402,22 @@ def read_artifact(folder: str | Path, trust: bool = False) -> Artifact:
         manifest.recipe.recipe(),
         {key: document[key] for key in EVIDENCE},
     )
+
+
+def verified(
+    folder: Path, trust: bool
+) -> tuple[dict[str, Any], FirstManifest, tuple[NDArray[np.float32], NDArray[np.float32], Units]]:
+    """The manifest, as it stands and as it was checked, and the rows, every checksum verified.
+
+    Nothing that the manifest names is imported or made.
+    """
+    document, manifest = read_manifest(folder, trust)
+    unsigned = {key: value for key, value in document.items() if key != "checksum"}
+    if document["checksum"] != sha256_of_json(unsigned):
+        raise InputError(
+            f"{NAME} of {str(folder)!r} was changed after its export; export the dataset again."
+        )
+    return document, manifest, _read_rows(folder, manifest)
 
 
 def _read_rows(

@@ -274,7 +274,27 @@ def front_matter(rows: int, environment: str, license: str | None) -> str:
         "tags": ["offline-rl", "dataset-distillation", "behavioural-cloning", "sdw-obd"],
         "configs": [{"config_name": "default", "data_files": "synthetic.parquet"}],
     }
+    return _as_yaml(front)
+
+
+def _as_yaml(front: dict[str, Any]) -> str:
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def relicensed(text: str, stated: str | None, license: str) -> str:
+    """A card under another licence than the one that it states: the rest stays as it is.
+
+    A card of the first version stated one that nobody had chosen, and nothing in its text.
+    """
+    _, front, body = text.split("---\n", 2)
+    fields = {k: v for k, v in yaml.safe_load(front).items() if not k.startswith("license")}
+    said = _licensed(stated)
+    body = (
+        body.replace(said, _licensed(license), 1)
+        if said in body
+        else body + f"\n{_licensed(license)}\n"
+    )
+    return f"---\n{_as_yaml(front_of(license) | fields)}---\n{body}"
 
 
 def size_category(rows: int) -> str:

@@ -49,8 +49,12 @@ FILES = ("README.md", "card.png", "synthetic.parquet", "synthetic.safetensors")
 CODE = "policy.py"
 OTHERS = (CODE,)
 """That an export may hold; also a film's three."""
+PARTS = (NAME, *FILES, *OTHERS, FILM, POSTER, GIF)
+"""All names of files in an export."""
 MOST_BYTES = 10_000_000
 """Of the manifest, the card, a picture or the film: most are a hundredth of it."""
+MOST_DATA = 1_000_000_000
+"""Of the rows: distilled ones take a millionth of that."""
 MOST_WIDTH = 10_000
 """Dimensions of an observation or of an action."""
 
@@ -156,6 +160,9 @@ class SourceSection(Open):
 
     name: str = Field(max_length=10_000)
     content_hash: str = Field(max_length=200)
+    license: str | None = Field(
+        None, max_length=10_000, description="of the export; null: none was chosen"
+    )
     episodes: Whole
     transitions: Whole
 

@@ -33,6 +33,8 @@ from sdw_core.validation import nearest, shown
 if TYPE_CHECKING:
     from torch import Tensor
 
+OURS = ("sdw_core", "search_spaces", "study")
+"""Packages that every node has, wherever they lie."""
 _FOLDERS: list[str] = []
 """Where users' modules are looked for besides the working directory."""
 _OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -316,6 +318,21 @@ def module_path() -> str:
     """The PYTHONPATH by which another process finds the users' modules; "" if there are none."""
     folders = [*_ROOTS, *filter(None, [os.getenv("PYTHONPATH")])]
     return os.pathsep.join(folders) if _ROOTS else ""
+
+
+def module_files() -> dict[Path, Path]:
+    """The files of the users' modules that were imported here -> their places below a PYTHONPATH.
+
+    What these import of their own lies beside them, and is among them.
+    """
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        path = Path(file).absolute() if file else Path()
+        depth = name.count(".") + (path.stem == "__init__")
+        if file and str(path.parents[depth]) in _ROOTS and name.partition(".")[0] not in OURS:
+            found[path] = path.relative_to(path.parents[depth])
+    return found
 
 
 def is_of_this_process(code: str) -> bool:

@@ -7,11 +7,8 @@ from search_spaces.comparison import (
     parse_comparison,
     shipped_comparisons,
 )
+from search_spaces.ranges import Choice, Distribution, FloatRange, IntRange
 from search_spaces.spec import (
-    Choice,
-    Distribution,
-    FloatRange,
-    IntRange,
     Objective,
     Overrides,
     Resources,
@@ -22,6 +19,7 @@ from search_spaces.spec import (
     parse_spec,
     shipped_specs,
     with_absolute_paths,
+    with_files,
 )
 
 __all__ = [
@@ -44,4 +42,5 @@ __all__ = [
     "shipped_comparisons",
     "shipped_specs",
     "with_absolute_paths",
+    "with_files",
 ]

@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 
 from sdw_core.registry import Registry
 from sdw_core.validation import submodels
-from search_spaces.spec import Choice, FloatRange, IntRange, Objective, StudySpec
+from search_spaces.ranges import Choice, FloatRange, IntRange
+from search_spaces.spec import Objective, StudySpec
 
 HEAD = """\
 # Configuration

@@ -1,19 +1,16 @@
 """Specs: what a study searches, over which pipeline, towards which objectives."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
-from math import pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from sdw_core.config import (
     Config,
     Count,
-    Number,
     PipelineConfig,
     Runs,
     Seconds,
@@ -26,7 +23,16 @@ from sdw_core.files import sha256_of_json
 from sdw_core.registry import REGISTRIES, look_in
 from sdw_core.validation import as_key, nearest, parse, shown, submodels
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
-from search_spaces.paths import Document, absolute_file, absolute_paths, absolute_reference
+from search_spaces.paths import Document, absolute_file, absolute_reference
+from search_spaces.ranges import (
+    Choice,
+    Distribution,
+    Param,
+    Value,
+    check_range,
+    param_of,
+    probes,
+)
 
 SHIPPED = Path(__file__).parent
 FILES = {"dataset": absolute_reference, "expert.path": absolute_file}
@@ -38,52 +44,11 @@ Source = str | Path | Mapping[str, Any] | BaseModel
 """Of a spec: a YAML file's path, the name of a shipped one, a document, or a validated spec."""
 Overrides = Sequence[str] | Mapping[str, Any]
 """Of single settings: `key=value`, whose value is YAML, or a mapping."""
+Configuration = dict[str, Value]
+"""Searched paths and a value of each; not of all, where the sampler is to draw the others."""
 
-MOST_VALUES = 2**53
-"""Of a range with a step: real numbers lie no closer."""
 MOST_IN_GRID = 10_000
 """Values of a range that `study.sampler: grid` goes through."""
-
-
-class FloatRange(Config):
-    """A real number in [low, high]."""
-
-    type: Literal["float"]
-    low: float = Field(description="smallest value")
-    high: float = Field(description="largest value")
-    log: bool = Field(False, description="uniform in the logarithm")
-    step: PositiveFloat | None = Field(None, description="grid from low; not with `log`")
-
-
-class IntRange(Config):
-    """A whole number in [low, high]."""
-
-    type: Literal["int"]
-    low: int = Field(ge=-(2**63), le=2**63 - 1, description="smallest value")
-    high: int = Field(ge=-(2**63), le=2**63 - 1, description="largest value")
-    log: bool = Field(False, description="uniform in the logarithm")
-    step: PositiveInt = Field(1, le=2**63 - 1, description="grid from low; not with `log`")
-
-
-class Choice(Config):
-    """One of several values."""
-
-    type: Literal["categorical"]
-    choices: tuple[str | int | float | bool | tuple[Number, ...] | None, ...] = Field(
-        min_length=1, description="the values; a list of numbers is one value, such as [0.5, 1]"
-    )
-
-    @property
-    def params(self) -> tuple[str | int | float | bool | None, ...]:
-        """What a trial's parameter is for each of the values: the value, or a list's JSON text.
-
-        Equal lists have one text, that of the first: [0.5, 1] and [0.5, 1.0] are one value.
-        """
-        texts = {c: json.dumps(c) for c in reversed(self.choices) if isinstance(c, tuple)}
-        return tuple(texts[c] if isinstance(c, tuple) else c for c in self.choices)
-
-
-Distribution = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
 
 
 class Objective(Config):
@@ -229,6 +194,13 @@ class StudyConfig(Config):
         "files of its export; `pip install 'sdw-obd[wandb]'` or `[mlflow]`, or `trackio`",
     )
 
+    enqueue: tuple[Configuration, ...] = Field(
+        (),
+        json_schema_extra=added([]),
+        description="configurations that are asked first, in this order, each as one of `trials`: "
+        "searched paths and a value of each, as in `[{distill.synthetic_size: 64}]`; what one does "
+        "not name the sampler draws",
+    )
     confirm: Confirmation | None = Field(
         Confirmation(),
         json_schema_extra=added(None),
@@ -260,7 +232,7 @@ class StudySpec(Config):
         running = (
             *("name", "trials", "concurrency", "resources", "database"),
             *("time_budget", "trial_timeout", "max_identical_failures", "bc_steps", "trackers"),
-            "confirm",
+            *("confirm", "enqueue"),
         )
         for key in running:
             document["study"].pop(key, None)
@@ -269,19 +241,41 @@ class StudySpec(Config):
 
     def extremes(self) -> Iterator[PipelineConfig]:
         """The pipeline's settings at either end of every searched range, or all there are."""
-        first = {path: _probes(distribution)[0] for path, distribution in self.search.items()}
+        first = {path: probes(distribution)[0] for path, distribution in self.search.items()}
         yield self.pipeline_with(first)
         for path, distribution in self.search.items():
-            for value in _probes(distribution)[1:]:
+            for value in probes(distribution)[1:]:
                 yield self.pipeline_with(first | {path: value})
 
     def reaching(self) -> Iterator[PipelineConfig]:
         """Settings that together reach all datasets, checkpoints and parts of the trials."""
         paths = "dataset", "clip_actions", "expert.path", *(r.setting for r in REGISTRIES)
-        first = {path: _probes(distribution)[0] for path, distribution in self.search.items()}
+        first = {path: probes(distribution)[0] for path, distribution in self.search.items()}
         searched = [path for path in paths if path in self.search]
-        for values in product(*(_probes(self.search[path]) for path in searched)):
+        for values in product(*(probes(self.search[path]) for path in searched)):
             yield self.pipeline_with(first | dict(zip(searched, values, strict=True)))
+
+    def params_of(self, settings: Mapping[str, Any], where: str = "") -> dict[str, Param]:
+        """What a trial's parameters are for a configuration, which need not be whole.
+
+        Args:
+            settings: searched paths and a value of each.
+            where: what precedes a path in a message.
+
+        Raises:
+            InputError: a path is not searched, or a value does not lie where it is.
+        """
+        if not settings:
+            at = where.rstrip(".") or "A configuration"
+            known = ", ".join(f"`{path}`" for path in self.search)
+            raise InputError(f"`{at}` must name a value of a searched setting: {known}.")
+        params = {}
+        for path, value in settings.items():
+            at = f"{where}{as_key(path)}"
+            if path not in self.search:
+                raise InputError(f"`{at}` is not searched: {nearest(path, self.search)}")
+            params[path] = param_of(path, self.search[path], value, at)
+        return params
 
     def pipeline_with(self, params: Mapping[str, Any]) -> PipelineConfig:
         """The pipeline's settings of a trial: the defaults, with searched values in their place."""
@@ -326,15 +320,41 @@ def with_absolute_paths(spec: StudySpec) -> StudySpec:
 
     Its trials may run elsewhere.
     """
-    document = absolute_paths(spec.pipeline.model_dump(mode="json"))
-    search = dict(spec.search)
-    for path, absolute in FILES.items():
+    return with_files(spec, FILES)
+
+
+def with_files(spec: StudySpec, files: Mapping[str, Callable[[Any], Any]]) -> StudySpec:
+    """A study with what it names on disk under other names, the searched ones too.
+
+    Args:
+        spec: the study.
+        files: of each setting that `FILES` has, the new value for a value.
+    """
+    document, search = spec.pipeline.model_dump(mode="json"), dict(spec.search)
+    for path, renamed in files.items():
+        section, _, key = path.rpartition(".")
+        below = document[section] if section else document
+        if key in below:
+            below[key] = renamed(below[key])
         searched = search.get(path)
         if isinstance(searched, Choice):
-            choices = tuple(absolute(choice) for choice in searched.choices)
+            choices = tuple(renamed(choice) for choice in searched.choices)
             search[path] = searched.model_copy(update={"choices": choices})
     pipeline = parse(PipelineConfig, document, "pipeline")
-    return spec.model_copy(update={"pipeline": pipeline, "search": search})
+    queue = tuple(_renamed(settings, files) for settings in spec.study.enqueue)
+    study = spec.study.model_copy(update={"enqueue": queue})
+    return spec.model_copy(update={"study": study, "pipeline": pipeline, "search": search})
+
+
+def with_absolute_files(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose datasets and checkpoints on disk are by absolute paths."""
+    return _renamed(settings, FILES)
+
+
+def _renamed(
+    settings: Mapping[str, Any], files: Mapping[str, Callable[[Any], Any]]
+) -> dict[str, Any]:
+    return {path: files[path](v) if path in files else v for path, v in settings.items()}
 
 
 def parse_spec(document: Document) -> StudySpec:
@@ -355,8 +375,8 @@ def parse_spec(document: Document) -> StudySpec:
         _check_early_stopping(spec)
     for path, distribution in spec.search.items():
         _check_path(path)
-        _check_distribution(path, distribution)
-        for value in _probes(distribution):
+        check_range(path, distribution)
+        for value in probes(distribution):
             try:
                 spec.pipeline_with({path: value})
             except InputError as error:
@@ -365,7 +385,28 @@ def parse_spec(document: Document) -> StudySpec:
                 ) from None
     if spec.study.sampler == "grid":
         _check_grid(spec)
+    _check_enqueued(spec)
     return spec
+
+
+def _check_enqueued(spec: StudySpec) -> None:
+    """Refuse configurations that no trial can have, that two would have, or too many."""
+    queue, trials = spec.study.enqueue, spec.study.trials
+    if len(queue) > trials:
+        raise InputError(
+            f"`study.enqueue` holds {len(queue)} configurations, each of which is a trial, and "
+            f"`study.trials` is {trials}; raise it, or drop some."
+        )
+    whole: list[dict[str, Param]] = []
+    for index, settings in enumerate(queue):
+        params = spec.params_of(settings, f"study.enqueue.{index}.")
+        if params in whole:
+            raise InputError(
+                f"`study.enqueue.{index}` is a configuration that stands before it already; drop "
+                "it, for its trial would find the same."
+            )
+        if params.keys() == spec.search.keys():
+            whole.append(params)
 
 
 def _check_early_stopping(spec: StudySpec) -> None:
@@ -594,39 +635,3 @@ def _check_path(path: str) -> None:
     raise InputError(
         f"`search.{as_key(path)}` is no setting of the pipeline: {nearest(path, known)}"
     )
-
-
-def _check_distribution(path: str, distribution: Distribution) -> None:
-    if isinstance(distribution, Choice):
-        return
-    low, high = distribution.low, distribution.high
-    if low > high:
-        raise InputError(f"`search.{path}` needs low <= high, not low {low} and high {high}.")
-    if distribution.log and low <= 0:
-        raise InputError(f"`search.{path}` is logarithmic and needs low > 0, not {low}.")
-    if distribution.step is not None and low < high and distribution.step > high - low:
-        raise InputError(
-            f"`search.{path}` needs a step within its range of {high - low:g}, not "
-            f"{distribution.step:g}."
-        )
-    if distribution.step is not None and (high - low) / distribution.step > MOST_VALUES:
-        raise InputError(
-            f"`search.{path}` needs a step that divides its range of {high - low:g} into "
-            f"{MOST_VALUES:.0e} at most, not {distribution.step:g}; leave `step` out for any value."
-        )
-    unstepped = type(distribution).model_fields["step"].default
-    if distribution.log and distribution.step != unstepped:
-        raise InputError(f"`search.{path}` can have `log` or `step`, not both; drop one.")
-
-
-def _probes(distribution: Distribution) -> Sequence[Any]:
-    """Values that are valid if all are: every choice; both ends and, of real numbers, one between.
-
-    The one between tells a setting that takes whole numbers only.
-    """
-    if isinstance(distribution, Choice):
-        return distribution.choices
-    low, high = distribution.low, distribution.high
-    if isinstance(distribution, IntRange):
-        return low, high
-    return low, min(low + (distribution.step or (high - low) / pi), high), high

@@ -16,7 +16,7 @@ What is slow to import (torch, ray, optuna, pandas) is imported by the methods t
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -54,9 +54,12 @@ if TYPE_CHECKING:
     from study.snapshot import Snapshot
     from study.stage_cache import CacheEntry
     from study.standings import Standings
+    from study.submit import Submission
 
 logger = logging.getLogger(__name__)
 
+WarmFrom = Path | str | Sequence[Path | str]
+"""One earlier study or several."""
 STUDIES = Path("sdw-studies")
 """The folder of studies, unless the environment variable SDW_STORAGE names another."""
 
@@ -98,6 +101,7 @@ class Study:
         trials: int | None = None,
         overrides: Overrides = (),
         progress: bool = False,
+        warm_from: WarmFrom = (),
     ) -> "Study":
         """Run a new study to its end and export its best rows.
 
@@ -109,6 +113,8 @@ class Study:
             trials: how many; None: as many as the spec says.
             overrides: single settings, such as `{"pipeline.distill.outer_steps": 100}`.
             progress: show the trials meanwhile, on stderr.
+            warm_from: earlier studies, by name or path, whose best configurations are asked first;
+                they may be of another dataset.
 
         Returns:
             The study, which `status` calls stopped if somebody asked the study to stop.
@@ -123,7 +129,8 @@ class Study:
             from study.folder import StudyFolder
             from study.preflight import require_launchable
 
-            loaded, storage = read_study(spec, overrides, name, trials), storage_folder(storage)
+            storage = storage_folder(storage)
+            loaded = read_study(spec, overrides, name, trials, warm_from, storage)
             datasets, _ = require_launchable(loaded, storage, address)
             warned(datasets.values())
             inventory = Inventory.of(loaded.reaching(), datasets)
@@ -141,6 +148,7 @@ class Study:
         overrides: Overrides = (),
         submit: bool = True,
         progress: bool = False,
+        warm_from: WarmFrom = (),
     ) -> "tuple[Study, str]":
         """Run a new study as a job of SLURM, with a Ray of its own on the job's nodes.
 
@@ -153,6 +161,7 @@ class Study:
             overrides: single settings.
             submit: else nothing is written, and the study is not there.
             progress: as for `launch`.
+            warm_from: earlier studies.
 
         Returns:
             The study, which is queued, and the job's script.
@@ -164,13 +173,50 @@ class Study:
         with _checking(progress):
             from study.slurm import launch, prepared
 
-            loaded, storage = read_study(spec, overrides, name, trials), storage_folder(storage)
+            storage = storage_folder(storage)
+            loaded = read_study(spec, overrides, name, trials, warm_from, storage)
             folder, text, datasets = prepared(loaded, storage, asked, submit)
             warned(datasets.values())
         if submit:
             number = launch(loaded, storage, text, datasets)
             logger.info(f"{folder.name} waits for its turn as job {number}")
         return cls(folder), text
+
+    @staticmethod
+    def submit(
+        spec: Source,
+        address: str,
+        name: str | None = None,
+        storage: str | None = None,
+        trials: int | None = None,
+        overrides: Overrides = (),
+        resume: bool = False,
+    ) -> "Submission":
+        """Run a study on a cluster from a machine outside of it, as a job of Ray on the head.
+
+        The cluster has it from then on. `lines()` of what is returned follows its log.
+
+        Args:
+            spec: as for `launch`; to go on with a study, its name on the cluster.
+            address: of the head's job server, `http://HEAD:8265`.
+            name: of the study.
+            storage: the folder of studies on the cluster, by its whole path; None: the SDW_STORAGE
+                of the head's Ray.
+            trials: how many.
+            overrides: single settings.
+            resume: go on with a study that is there.
+
+        Raises:
+            InputError: the spec is not valid, or the job server does not let this process in;
+                nothing is submitted then.
+            SDWError: the job server does not take the job.
+        """
+        from study.submit import submitted
+
+        if resume:
+            return submitted(address, checked(spec, str, "spec"), storage, None)
+        loaded = read_study(spec, overrides, name, trials)
+        return submitted(address, loaded.study.name, storage, loaded)
 
     @staticmethod
     def validate(
@@ -181,6 +227,7 @@ class Study:
         trials: int | None = None,
         overrides: Overrides = (),
         cluster: Path | str | None = None,
+        warm_from: WarmFrom = (),
     ) -> dict[str, Any]:
         """What `launch` would run, as a document; nothing is written.
 
@@ -192,6 +239,7 @@ class Study:
             trials: how many.
             overrides: single settings.
             cluster: a file of a cluster that the study is to fit, for Ray's launcher or KubeRay.
+            warm_from: earlier studies.
 
         Raises:
             InputError: `launch` would refuse the spec.
@@ -199,9 +247,10 @@ class Study:
         from study.manifests import read_cluster
         from study.preflight import plan, require_launchable
 
-        loaded = read_study(spec, overrides, name, trials)
+        storage = storage_folder(storage)
+        loaded = read_study(spec, overrides, name, trials, warm_from, storage)
         elsewhere = str(cluster) if cluster else address
-        datasets, need = require_launchable(loaded, storage_folder(storage), elsewhere)
+        datasets, need = require_launchable(loaded, storage, elsewhere)
         document = plan(loaded, datasets, need, warned(datasets.values()))
         if cluster:
             described = read_cluster(Path(cluster))
@@ -307,6 +356,37 @@ class Study:
         for number, new in retries.items():
             logger.info(f"trial {number} is asked again as trial {new}")
         return self._run_unless_driven(address, progress)
+
+    def enqueue(self, settings: Overrides, extend: bool = False) -> int:
+        """Ask for a configuration before any other, while the study runs or waits.
+
+        The process that runs the study begins it as soon as a trial ends; where none does, it is
+        the first that `resume` begins. It is one of the study's trials.
+
+        Args:
+            settings: searched settings, such as `{"distill.synthetic_size": 64}`, or `key=value`
+                each; the sampler draws the others.
+            extend: give the study one more trial for it.
+
+        Returns:
+            Its place in `study.enqueue`.
+
+        Raises:
+            InputError: no trial can have such settings, one has them, or all trials are given.
+        """
+        from study.driver import process
+        from study.snapshot import settings as in_short
+
+        self._require_writable()
+        place = self.folder.enqueue(settings_of(settings), int(extend))
+        if self.folder.driven():
+            who = f"{process(self.folder.driver())} begins it next"
+        elif job := self.folder.job():
+            who = f"job {job.id} begins it first"
+        else:
+            who = f"begin it with `{self.folder.go_on}`"
+        logger.info(f"{self.name} asks for {in_short(settings_of(settings))}: {who}")
+        return place
 
     def stop(self) -> None:
         """Ask the process that runs the study to stop, and wait until it and its job have ended.
@@ -813,15 +893,31 @@ def read_study(
     overrides: Overrides | None = None,
     name: str | None = None,
     trials: int | None = None,
+    warm_from: WarmFrom = (),
+    storage: Path | None = None,
 ) -> StudySpec:
     """A study's spec, with what a call gives in the place of what it says.
+
+    Args:
+        spec: this and the others are those of `Study.launch`.
+        overrides: single settings.
+        name: of the study.
+        trials: how many.
+        warm_from: earlier studies.
+        storage: the folder of studies.
 
     Raises:
         InputError: one sentence with the rule, what was received and the way out.
     """
     given = {"study.name": name, "study.trials": trials}
     given = {key: value for key, value in given.items() if value is not None}
-    return load_spec(spec, settings_of(overrides or ()) | given)
+    loaded = load_spec(spec, settings_of(overrides or ()) | given)
+    if not warm_from:
+        return loaded
+    from study.warm import warmed
+
+    earlier = [warm_from] if isinstance(warm_from, str | Path) else warm_from
+    return warmed(loaded, earlier, storage_folder(storage))
 
 
 def storage_folder(storage: Path | str | None) -> Path:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
@@ -21,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sdw_core.errors import InputError
 from sdw_core.identity import Inventory
 from search_spaces import Choice, Distribution, FloatRange, StudySpec
+from search_spaces.spec import Configuration
 from study.outcomes import (
     COMPLETE,
     FAILED,
@@ -55,6 +57,7 @@ class TrialRow:
     `ensemble`: networks of each of its policies; `node`: the host that it ran on; `ended`: when its
     outcome was recorded, epoch seconds; `standard_error`: of its mean return. A trial of an earlier
     version does not say the latter three.
+    `asked`: whether its settings, or some of them, were asked for (`study.enqueue`).
     """
 
     number: int
@@ -71,6 +74,7 @@ class TrialRow:
     node: str | None = None
     ended: float | None = None
     standard_error: float | None = None
+    asked: bool = False
 
 
 class TrialBook:
@@ -85,6 +89,7 @@ class TrialBook:
         storage: the storage that holds it.
         folders: the folder of the trials' folders.
         inventory: asked for what the study's trials are made of.
+        queue: within its block, `study.enqueue` is what it says and nobody adds to it.
     """
 
     def __init__(
@@ -94,13 +99,37 @@ class TrialBook:
         storage: BaseStorage,
         folders: Path,
         inventory: Callable[[], Inventory],
+        queue: Callable[[], AbstractContextManager[Sequence[Configuration]]],
     ) -> None:
         self.spec = spec
         self.study = study
         self._storage = storage
         self._folders = folders
         self._inventory = inventory
+        self._queue = queue
+        self._taken = 0
+        self._space = {path: optuna_distribution(d) for path, d in spec.search.items()}
         self._final_rows: dict[int, TrialRow] = {}
+
+    def ask(self) -> optuna.Trial:
+        """Begin a trial: one that waits, else the next of the queue, else a new one.
+
+        A configuration of the queue becomes a trial that waits, which says so, in one operation: a
+        driver that dies afterwards leaves that trial to the next one, and none is asked twice.
+        """
+        with self._queue() as queue:
+            if len(queue) > self._taken:
+                self._taken = self.taken()
+            if len(queue) > self._taken and not self.trials(TrialState.WAITING):
+                params = self.spec.params_of(queue[self._taken])
+                record = json.dumps({"asked": self._taken})
+                self.study.enqueue_trial(params, user_attrs={ATTRIBUTE: record})
+            return self.study.ask(fixed_distributions=self._space)
+
+    def taken(self) -> int:
+        """How many configurations of the queue have become trials."""
+        marks = (_attribute(trial).get("asked", -1) for trial in self.trials())
+        return 1 + max(marks, default=-1)
 
     def asked(self, trial: optuna.Trial | FrozenTrial) -> None:
         """Put a trial's parameters into its folder, before anything is done with them."""
@@ -196,12 +225,11 @@ class TrialBook:
         Returns:
             The new number of each.
         """
-        space = {path: optuna_distribution(d) for path, d in self.spec.search.items()}
         failed = self.failed()
         for row in failed:
             attribute = {"retry_of": row.number}
             record = {"params": row.params, "outcome": None} | attribute
-            self.study.add_trial(_trial(record, space, TrialState.WAITING))
+            self.study.add_trial(_trial(record, self._space, TrialState.WAITING))
         numbers = {row.retry_of: row.number for row in self.rows()}
         new = {row.number: numbers[row.number] for row in failed}
         for trial in self.trials(TrialState.WAITING):
@@ -255,6 +283,7 @@ class TrialBook:
             node=record.get("node"),
             ended=record.get("ended"),
             standard_error=record.get("standard_error"),
+            asked="asked" in record,
         )
         if row.outcome in FINAL:
             self._final_rows[row.number] = row  # it will not change

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdw_core.files import read_whole, write_text
 from sdw_core.progress import Points
-from search_spaces import Choice, StudySpec
-from search_spaces.spec import Distribution, FloatRange
+from search_spaces import Choice, Distribution, FloatRange, StudySpec
 from study.outcomes import COMPLETE, FAILED, TrialResult, returns_at_rungs
 
 if TYPE_CHECKING:

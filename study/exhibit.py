@@ -165,7 +165,8 @@ class Exhibit:
             "seconds": row.seconds,
         }
         said |= {f"seconds: {name}": seconds for name, seconds in row.stages.items()}
-        said |= {"retry of": row.retry_of, "warnings": len(row.warnings) or None}
+        said |= {"retry of": row.retry_of, "asked": row.asked or None}
+        said |= {"warnings": len(row.warnings) or None}
         known = {
             key: round(value, 2) if isinstance(value, float) else value
             for key, value in said.items()

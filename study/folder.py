@@ -18,10 +18,12 @@ trackers/          what `study.trackers` were handed, and what they said
 exports/           exported synthetic datasets
 race.json          how the best trials were told apart on fresh seeds
 report.html        the study on one page
+
+Beside it, `.submitted/NAME` holds what `sdw submit` brought: the spec, data files, modules.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,11 +50,11 @@ from sdw_core.identity import Inventory, Sources
 from sdw_core.validation import nearest
 from search_spaces import StudySpec, parse_spec
 from search_spaces.documents import StrictLoader
-from search_spaces.spec import read_document
+from search_spaces.spec import Configuration, read_document, with_absolute_files
 from study.book import TrialBook, recorded_trials
 from study.driver import Driven, Heartbeat, Seat
 from study.job import NOTE, SCRIPT, Job, job_of
-from study.outcomes import read_record, read_result
+from study.outcomes import FAILED, read_record, read_result
 from study.storage import (
     begun_on_server,
     lies_in_folder,
@@ -62,6 +64,8 @@ from study.storage import (
     set_aside,
 )
 
+BROUGHT = ".submitted"
+"""Where a storage keeps what submitted studies need, a folder each of the study's name."""
 UNBEGUN = (
     *("study.yaml", "sources.json", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
     *("stop", "driver.json", "driver.lock", "edit.lock", SCRIPT, NOTE),
@@ -320,9 +324,53 @@ class StudyFolder:
         with self.edit_lock():
             spec = self.spec()
             total = spec.study.trials + trials
-            study = spec.study.model_dump(mode="json") | {"trials": total}
-            _write_spec(self.path, parse_spec(spec.model_dump(mode="json") | {"study": study}))
+            self._change(spec, trials=total)
         return total
+
+    def enqueue(self, settings: Mapping[str, Any], more: int = 0) -> int:
+        """Ask for a configuration before any other: the study's driver does, of now or to come.
+
+        Args:
+            settings: searched paths and a value of each; the sampler draws the others.
+            more: trials to give the study with it.
+
+        Returns:
+            The place in `study.enqueue`.
+
+        Raises:
+            InputError: no trial can have such settings, one has them, or all trials are given.
+        """
+        with self.edit_lock():
+            spec, book = self.spec(), self.book(to_write=True)
+            settings = with_absolute_files(settings)
+            params = spec.params_of(settings)
+            rows = book.rows()
+            same = [row for row in rows if row.params == params and row.outcome != FAILED]
+            if same and params.keys() == spec.search.keys():
+                raise InputError(
+                    f"Trial {same[0].number} of {self.name!r} has these very settings, and another "
+                    f"would find the same; see `sdw status {self.called}`."
+                )
+            total, queue = spec.study.trials + more, [*spec.study.enqueue, settings]
+            begun = len(rows) - sum(row.retry_of is not None for row in rows)
+            if begun + len(queue) - book.taken() > total:
+                raise InputError(
+                    f"All {total} trials of {self.name!r} have begun, or have their settings; give "
+                    f"it one more for these: `sdw enqueue {self.called} ... --extend`."
+                )
+            self._change(spec, trials=total, enqueue=queue)
+        return len(queue) - 1
+
+    @contextmanager
+    def _queue(self) -> Iterator[Sequence[Configuration]]:
+        """What `study.enqueue` says now; nobody adds to it, or ends, during the block."""
+        with self.edit_lock():
+            yield self.spec().study.enqueue
+
+    def _change(self, spec: StudySpec, **changed: Any) -> None:
+        """Write the spec anew with other values below `study`, under `edit_lock`."""
+        study = spec.study.model_dump(mode="json") | changed
+        _write_spec(self.path, parse_spec(spec.model_dump(mode="json") | {"study": study}))
 
     def ask_to_stop(self) -> None:
         """Ask the process that runs the study to stop in order; a job that waits is cancelled.
@@ -342,9 +390,10 @@ class StudyFolder:
     def edit_lock(self) -> FileLock:
         """The lock for whoever asks something of a driver, and for a driver that comes or leaves.
 
-        Trials are added, and a stop is asked for, under this lock. A driver takes its seat, looks
-        a last time for more trials, and leaves under the same lock. So a driver never leaves while
-        trials are being added, and never comes while a stop is being asked for.
+        Trials are added, and a stop is asked for, under this lock; so are configurations queued,
+        and trials begun, so that no trial is given twice. A driver takes its seat, looks a last
+        time for more trials, and leaves under the same lock. So a driver never leaves while trials
+        are being added, and never comes while a stop is being asked for.
         """
         return FileLock(self.path / "edit.lock")
 
@@ -427,7 +476,7 @@ class StudyFolder:
                 f"The trials of {self.name!r} were made with another spec than its study.yaml now "
                 "holds; put the old one back, or launch the new one under another `name`."
             )
-        book = TrialBook(spec, study, storage, self.trials, self.inventory)
+        book = TrialBook(spec, study, storage, self.trials, self.inventory, self._queue)
         book.trials()
         return book
 
@@ -517,8 +566,11 @@ class StudyFolder:
     @property
     def go_on(self) -> str:
         """The command that goes on with the study once nothing runs it."""
-        command = "sdw slurm {} --resume" if (self.path / SCRIPT).exists() else "sdw resume {}"
-        return command.format(self.called)
+        if (self.path / SCRIPT).exists():
+            return f"sdw slurm {self.called} --resume"
+        if (self.path.parent / BROUGHT / self.name).exists():
+            return f"sdw submit {self.called} --resume"
+        return f"sdw resume {self.called}"
 
     def driven(self) -> bool:
         """Whether a driver is alive, on whatever host."""

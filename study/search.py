@@ -14,9 +14,10 @@ from typing import Any
 
 from optuna.exceptions import StorageInternalError
 
+from sdw_core.errors import InputError
 from study.admission import Admission
 from study.attempts import Attempts
-from study.book import TrialBook, optuna_distribution
+from study.book import TrialBook
 from study.early_stopping import decide
 from study.outcomes import TrialResult, without_numbers
 from study.samplers import sampler_of
@@ -54,7 +55,6 @@ class StudySearch(Attempts):
         self._book = book
         self._remaining = book.remaining()
         self._ids: dict[int, int] = {}
-        self._space = {path: optuna_distribution(d) for path, d in book.spec.search.items()}
         self._give_up = give_up
         self._folder_of = folder_of
         self._in_a_row: list[str] = []
@@ -65,7 +65,7 @@ class StudySearch(Attempts):
         if not self._remaining:
             return None
         with self._noting_trouble():
-            trial = self._book.study.ask(fixed_distributions=self._space)
+            trial = self._book.ask()
             self._book.asked(trial)
             self._ids[trial.number] = trial._trial_id
             self._remaining -= 1
@@ -109,5 +109,5 @@ class StudySearch(Attempts):
         """Tune goes on after an error of a searcher; this one proposes nothing more instead."""
         try:
             yield
-        except (StorageInternalError, OSError) as error:
+        except (StorageInternalError, OSError, InputError) as error:
             self.trouble = str(error.__cause__ or error).splitlines()[0]

@@ -146,6 +146,7 @@ class Snapshot:
         driver: of a running study, what its driver says of itself: `host`, `pid`, `begun` (epoch
             seconds), `trials_at_a_time`; empty where it says nothing.
         trials: every trial, by number; one whose process is gone waits.
+        queue: configurations of `study.enqueue` that no trial has yet.
         under_way: the trials that run.
         waiting: those that wait for resources; None where no trial does.
         best: numbers of the best COMPLETE trial, or of the Pareto front; empty before there is one.
@@ -162,6 +163,7 @@ class Snapshot:
     job: Job | None
     driver: dict[str, Any]
     trials: list[TrialRow]
+    queue: list[dict[str, Any]]
     under_way: list[Running]
     waiting: Waiting | None
     best: list[int]
@@ -188,6 +190,7 @@ class Snapshot:
             best = ranked(book, race)  # before the rows: a trial among them is COMPLETE then
             rows = book.rows()
             spared, warnings = saved(book), book.warnings()
+            queue = spec.study.enqueue and [*spec.study.enqueue[book.taken() :]]
         remaining = spec.study.trials > len(settled_among(rows))
         driver = folder.driver() if driven else {}
         job = Job(driver["job"], "RUNNING") if "job" in driver else None
@@ -210,6 +213,7 @@ class Snapshot:
             job=job,
             driver=driver,
             trials=rows,
+            queue=[*queue],
             under_way=under_way,
             waiting=waiting,
             best=best,
@@ -369,6 +373,7 @@ class Snapshot:
     def story(self, row: TrialRow) -> str:
         """What happened to a trial, in a sentence."""
         it, where = f"Trial {row.number}", f" on {row.node}" if row.node else ""
+        it += " (its settings were asked for)" if row.asked else ""
         ran = f"{it} ran {minutes(row.seconds)}{where} and" if row.seconds is not None else it
         retries = [each.number for each in self.trials if each.retry_of == row.number]
         again = f"; it was asked again as trial {retries[0]}" if retries else ""
@@ -432,7 +437,7 @@ class Snapshot:
                 {"number": trial.number, "outcome": trial.outcome, "reason": trial.reason}
                 | trial.params
                 | {m: trial.values[i] if trial.values else None for i, m in enumerate(metrics)}
-                | {"trial_seconds": trial.seconds}
+                | {"trial_seconds": trial.seconds, "asked": trial.asked}
                 for trial in self.trials
             ]
         )
@@ -446,6 +451,7 @@ class Snapshot:
             "driver": driver if self.state == "running" else None,
             "job": asdict(self.job) if self.job else None,
             "trials": [asdict(trial) for trial in self.trials],
+            "queue": self.queue,
             "best": self.best,
             "race": self.race and self.race.to_json(),
             "shrinkage": self.shrinkage,

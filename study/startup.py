@@ -32,6 +32,7 @@ def make_ready() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what its encoding lacks is spelled out
     settle_environment()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # commands say what they do
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it says where it caches instead
 
 

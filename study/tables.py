@@ -105,10 +105,13 @@ def doubt(scores: dict[str, Any]) -> str | None:
 
 
 def _outcome(row: TrialRow, best: bool, several: bool) -> str:
-    """`COMPLETE best`, `FAILED divergence`, `PRUNED rung 80`."""
+    """`COMPLETE best asked`, `FAILED divergence`, `PRUNED rung 80`."""
+    said = [row.outcome]
     if best:
-        return f"{row.outcome} {'front' if several else 'best'}"
-    return f"{row.outcome} {kind(row)}" if row.outcome in (FAILED, PRUNED) else row.outcome
+        said.append("front" if several else "best")
+    elif row.outcome in (FAILED, PRUNED):
+        said.append(kind(row))
+    return " ".join([*said, *["asked"] * row.asked])
 
 
 def _in_lines(heading: str) -> str:

@@ -34,7 +34,7 @@ To = Annotated[
     ),
 ]
 Sets = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Argument(metavar="EXPORTED", help="Exported sets: what each command says of them."),
 ]
 Episodes = Annotated[int, typer.Option(help="Whole episodes a policy is run.", metavar="M")]
@@ -202,10 +202,10 @@ def coverage(
     _finish(found, to, as_json, table)
 
 
-def _artifacts(folders: list[Path] | None, trust: bool) -> "dict[str, Artifact]":
+def _artifacts(folders: list[str] | None, trust: bool) -> "dict[str, Artifact]":
     from sdw_core.artifact import read_artifact
 
-    return {str(folder): read_artifact(folder, trust) for folder in folders or ()}
+    return {folder: read_artifact(folder, trust) for folder in folders or ()}
 
 
 def _configured(spec: str, overrides: list[str] | None, to: Path, cache: Path) -> "PipelineConfig":

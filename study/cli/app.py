@@ -9,9 +9,10 @@ What is slow to import (torch, ray, optuna, minari) is imported by the commands 
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -22,11 +23,12 @@ from study.cli.cache import cache_app
 from study.cli.compare import compare
 from study.cli.data import data_app
 from study.cli.help import App
-from study.cli.rows import distill, evaluate, render, train
+from study.cli.rows import distill, evaluate, publish, pull, render, train
 from study.cli.slurm import slurm
 from study.cli.specs import specs
 from study.cli.studies import (
     dashboard,
+    enqueue,
     export,
     extend,
     launch,
@@ -37,16 +39,17 @@ from study.cli.studies import (
     stop,
     validate,
 )
+from study.cli.submit import submit
 from study.cli.watch import list_studies, watch
 from study.console import log, logged, out
 from study.signals import Ended, ending
 from study.startup import make_ready
 
 COMMANDS = {
-    "Studies": (launch, resume, extend, retry_failed, stop, validate),
+    "Studies": (launch, resume, extend, enqueue, retry_failed, stop, validate),
     "What a study found": (status, watch, report, dashboard, export),
-    "Synthetic rows": (distill, train, evaluate, render),
-    "Clusters": (slurm,),
+    "Synthetic rows": (distill, train, evaluate, render, publish, pull),
+    "Clusters": (submit, slurm),
     "Comparisons": (compare,),
 }
 """What `sdw --help` lists, in its groups."""
@@ -79,16 +82,24 @@ def root(
     """Distil an offline-RL dataset into a few dozen rows, and search for the best settings."""
 
 
-def main() -> None:
+def _command() -> Any:
+    """The command that the process's arguments give."""
+    return app(standalone_mode=False)
+
+
+def main(work: Callable[[], Any] = _command) -> None:
     """The entry point: one sentence and an exit status for whatever goes wrong.
 
     With SDW_DEBUG set, the traceback precedes the sentence.
+
+    Args:
+        work: what is run; returns an exit status, or None.
     """
     try:
         make_ready()
         _require_unicode(*sys.argv, str(Path.cwd()))
         with ending(), logged():
-            status = app(standalone_mode=False)
+            status = work()
         _flush()
     except Ended as ended:
         _fail(str(ended), ended.exit_code)

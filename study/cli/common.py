@@ -1,6 +1,6 @@
 """What commands share: their options, and how returns are printed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sdw_core.console import Table
+from sdw_core.console import Console, Table
+from sdw_core.errors import InputError
 from sdw_core.labels import ROWS, named
 from study.cli import completion
 from study.cli.help import OUTPUT, WHERE
@@ -40,7 +41,12 @@ NoProgress = Annotated[
     bool,
     typer.Option("--no-progress", help="Do not show how far the work is.", rich_help_panel=OUTPUT),
 ]
-Exported = Annotated[Path, typer.Argument(metavar="DIR", help="An exported synthetic dataset.")]
+Exported = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR", help="An exported synthetic dataset, or its address, hf://USER/NAME."
+    ),
+]
 Storage = Annotated[
     Path,
     typer.Option(
@@ -70,6 +76,14 @@ Set = Annotated[
         help="A setting by its path from the spec's root; repeatable.",
         metavar="K=V",
         autocompletion=completion.keys,
+    ),
+]
+WarmFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An earlier study, whose best configurations are asked first; repeatable.",
+        metavar="STUDY",
+        autocompletion=completion.studies,
     ),
 ]
 AsJson = Annotated[
@@ -110,10 +124,27 @@ def shows_progress(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def print_lines(lines: Iterable[tuple[str, object]]) -> None:
+def print_lines(lines: Iterable[tuple[str, object]], console: Console = out) -> None:
     """What lies where, or what may be done, and the path or the command."""
     for what, it in lines:
-        out.print(f"  {what:<18}{it}")
+        console.print(f"  {what:<18}{it}")
+
+
+def require_of_new(given: Mapping[str, object]) -> None:
+    """Refuse options of a new study beside `--resume`.
+
+    Args:
+        given: option -> its value.
+
+    Raises:
+        InputError: one was given.
+    """
+    for option, value in given.items():
+        if value:
+            raise InputError(
+                f"`{option}` is for a new study, and `--resume` goes on with one as it is; leave "
+                "one of the two out."
+            )
 
 
 def returns_table(scores: dict[str, Any]) -> Table:

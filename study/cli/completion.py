@@ -9,6 +9,8 @@ from pydantic import BaseModel
 from sdw_core.config import PipelineConfig
 from sdw_core.validation import submodels
 from search_spaces import ComparisonSpec, StudySpec, shipped_comparisons, shipped_specs
+from search_spaces.documents import StrictLoader
+from search_spaces.spec import read_document
 from study.api import STUDIES
 
 
@@ -41,6 +43,16 @@ def _under_storage(ctx: typer.Context, incomplete: str, *files: str) -> list[str
 def keys(incomplete: str) -> list[str]:
     """Settings of a study's spec, each with the `=` before its value."""
     return _beginning([*_keys(StudySpec), *_keys(PipelineConfig, "search.")], incomplete)
+
+
+def searched(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What the study that the command line names searches."""
+    storage, study = Path(ctx.params.get("storage") or STUDIES), str(ctx.params.get("study"))
+    for folder in (storage / study, Path(study)):
+        if (folder / "study.yaml").is_file():
+            document = read_document(folder / "study.yaml", loader=StrictLoader)
+            return _beginning([*document["search"]], incomplete)
+    return []
 
 
 def comparison_keys(incomplete: str) -> list[str]:

@@ -216,6 +216,7 @@ def evaluate(
     Examples:
         sdw evaluate best/trial-7
         sdw evaluate best/trial-7 --protocols
+        sdw evaluate hf://user/hopper-64
     """
     from sdw_core.artifact import read_artifact, score
 
@@ -304,9 +305,14 @@ def render(
     from sdw_core.artifact import read_artifact
     from sdw_core.film import render as filmed
     from sdw_core.labels import FILM
+    from sdw_core.remote import is_address
     from study.preflight import check_writable
 
-    artifact, to = read_artifact(folder, trust), to or folder / FILM
+    if to is None and is_address(folder):
+        raise InputError(
+            f"A film of {folder} has no folder of its own to lie in: name its file with `--to`."
+        )
+    artifact, to = read_artifact(folder, trust), to or Path(folder) / FILM
     check_writable(to.resolve().parent, "to")
     with log.working() as say:
         film = filmed(artifact, to, policies, seed, seconds, width, not no_expert, cache, say)
@@ -320,10 +326,82 @@ def render(
     if film.without_expert and not no_expert:
         out.print(f"without the expert: {film.without_expert}")
     print_lines([("film", film.film), ("still", film.poster), ("GIF", film.gif)])
-    study = folder.resolve().parents[1]
-    if film.film == folder / FILM and (study / "study.yaml").is_file():
+    study = Path(folder).resolve().parents[1]
+    if film.film == Path(folder) / FILM and (study / "study.yaml").is_file():
         again = f"`sdw report {quote(str(study))}` writes it anew"
         out.print(f"the study's page shows a film of its best rows once {again}")
+
+
+@shows_progress
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported synthetic dataset.")],
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="A new dataset of a hub, hf://USER/NAME.")
+    ],
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="What is published is under it, such as cc-by-4.0; default: the manifest's.",
+            metavar="ID",
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Only those whom you name can see it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put exported rows into a dataset hub, whole or not at all.
+
+    Every checksum is verified before, and against what comes back from the hub afterwards. Log in
+    with `hf auth login`, or set HF_TOKEN; HF_ENDPOINT names another hub than huggingface.co.
+
+    Examples:
+        sdw publish best/trial-7 hf://user/hopper-64
+        sdw publish best/trial-7 hf://user/hopper-64 --license cc-by-4.0
+    """
+    from sdw_core.publishing import publish as published
+
+    with log.working("publishing"):
+        dataset = published(folder, address, license, private)
+    if as_json:
+        print_json(
+            {"dataset": dataset.repository, "commit": dataset.revision, "page": dataset.page()}
+        )
+        return
+    out.print(f"published {folder} as {dataset}")
+    print_lines(
+        [
+            ("look at it", dataset.page()),
+            ("evaluate it", f"sdw evaluate {address}"),
+            ("fetch it", f"sdw pull {address} --to rows"),
+        ]
+    )
+
+
+@shows_progress
+def pull(
+    address: Annotated[
+        str,
+        typer.Argument(metavar="ADDRESS", help="hf://USER/NAME, or hf://USER/NAME@REVISION."),
+    ],
+    to: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
+    as_json: AsJson = False,
+) -> None:
+    """Fetch published rows as a folder, every checksum verified.
+
+    Examples:
+        sdw pull hf://user/hopper-64 --to rows
+    """
+    from sdw_core.publishing import pull as pulled
+    from study.preflight import check_writable
+
+    check_writable(to.resolve().parent, "to")
+    with log.working("fetching"):
+        pulled(address, to)
+    if as_json:
+        print_json({"address": address, "folder": str(to)})
+        return
+    out.print(f"fetched {address} to {to}")
 
 
 def _print_protocols(document: dict[str, Any], as_json: bool) -> None:

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sdw_core.errors import InputError
 from study.api import STUDIES, Study
 from study.cli import completion
-from study.cli.common import AsJson, Set, Storage, print_lines
+from study.cli.common import AsJson, Set, Storage, WarmFrom, print_lines, require_of_new
 from study.cli.help import OUTPUT
 from study.cli.studies import Name, Trials
 from study.console import print_json
@@ -34,6 +33,7 @@ def slurm(
     storage: Storage = STUDIES,
     trials: Trials = None,
     overrides: Set = None,
+    warm_from: WarmFrom = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a study, by its script.")
     ] = False,
@@ -89,17 +89,12 @@ def slurm(
     asked = Allocation(nodes, time, partition, gpus_per_node, tuple(options or ()))
     if resume:
         of_new = {"--print": show, "--name": name, "--trials": trials, "--set": overrides}
-        for option, value in of_new.items():
-            if value:
-                raise InputError(
-                    f"`{option}` is for a new study, and `--resume` goes on with one by the "
-                    f"{SCRIPT} in its folder; leave one of the two out."
-                )
+        require_of_new(of_new | {"--warm-from": warm_from})
         study = Study.open(reference, storage)
         study.resume_on_slurm(asked)
     else:
-        given = name, storage, trials, overrides or ()
-        study, text = Study.slurm(reference, asked, *given, submit=not show, progress=True)
+        given = name, storage, trials, overrides or (), not show, True, warm_from or ()
+        study, text = Study.slurm(reference, asked, *given)
     if show:
         sys.stdout.write(text)
     elif as_json:

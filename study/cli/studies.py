@@ -1,6 +1,5 @@
 """`sdw launch`, `resume`, `status`, `export` and the like: what is done with a study."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from sdw_core.console import Table, line
 from sdw_core.labels import FILM, counted, shrunk
+from search_spaces.ranges import range_in_words
 from study.api import STUDIES, Study, WorkFailed, open_either
 from study.cli import completion
 from study.cli.common import (
@@ -19,6 +19,7 @@ from study.cli.common import (
     Spec,
     Storage,
     StudyName,
+    WarmFrom,
     print_lines,
     returns_table,
     shows_progress,
@@ -46,6 +47,7 @@ def launch(
     address: Address = None,
     trials: Trials = None,
     overrides: Set = None,
+    warm_from: WarmFrom = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export its best rows.
@@ -53,9 +55,10 @@ def launch(
     Examples:
         sdw launch quickstart --name mine --set study.trials=20
         sdw launch my.yaml --storage /shared/studies --address auto
+        sdw launch my.yaml --warm-from mine --warm-from other
     """
-    given = name, storage, address, trials, overrides or ()
-    _run(lambda: Study.launch(spec, *given, progress=True), as_json)
+    given = name, storage, address, trials, overrides or (), True, warm_from or ()
+    _run(lambda: Study.launch(spec, *given), as_json)
 
 
 @shows_progress
@@ -114,6 +117,38 @@ def retry_failed(
 
 
 @shows_progress
+def enqueue(
+    study: StudyName,
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="K=V ...",
+            help="Searched settings and their values; the sampler draws the others.",
+            autocompletion=completion.searched,
+        ),
+    ],
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Give the study one more trial for it.")
+    ] = False,
+    storage: Storage = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for a configuration before any other.
+
+    The process that runs the study begins it next; where none does, `sdw resume` begins with it.
+    It is one of the study's trials.
+
+    Examples:
+        sdw enqueue mine distill.synthetic_size=64 weighting.temperature=0.1
+        sdw enqueue mine distill.synthetic_size=64 --extend
+    """
+    found = Study.open(study, storage)
+    found.enqueue(settings, extend)
+    if as_json:
+        print_json(found.status())
+
+
+@shows_progress
 def stop(study: StudyName, storage: Storage = STUDIES) -> None:
     """Ask a running study to stop.
 
@@ -134,6 +169,7 @@ def validate(
     address: Address = None,
     trials: Trials = None,
     overrides: Set = None,
+    warm_from: WarmFrom = None,
     cluster: Annotated[
         Path | None,
         typer.Option(
@@ -151,7 +187,8 @@ def validate(
     Examples:
         sdw validate quickstart --set study.trials=20
     """
-    document = Study.validate(spec, name, storage, address, trials, overrides or (), cluster)
+    given = name, storage, address, trials, overrides or (), cluster, warm_from or ()
+    document = Study.validate(spec, *given)
     if as_json:
         print_json(document)
         return
@@ -165,6 +202,8 @@ def validate(
 
 def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What a study would run, line by line."""
+    from study.snapshot import settings
+
     dataset, need = document["dataset"], document["estimate"]
     resources = document["study"]["resources"]
     episodes, transitions = dataset["episodes"], dataset["transitions"]
@@ -173,6 +212,8 @@ def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "environment", dataset["environment"]
     for path, distribution in document["search"].items():
         yield "search", f"{path}: {range_in_words(distribution)}"
+    for asked in document["study"]["enqueue"]:
+        yield "asked first", settings(asked)
     for objective in document["study"]["objectives"]:
         better = "higher" if objective["mode"] == "max" else "lower"
         yield "objective", f"{objective['metric']}, the {better} the better"
@@ -196,25 +237,6 @@ def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if document["cluster_holds"] is not None:
             holds = counted(document["cluster_holds"], "trial")
             yield "", f"holds {holds} at a time at its largest"
-
-
-def range_in_words(distribution: dict[str, Any]) -> str:
-    """Where a setting is looked for.
-
-    >>> range_in_words({"type": "int", "low": 8, "high": 1024, "log": True, "step": 1})
-    'whole numbers from 8 to 1,024, evenly in the logarithm'
-    >>> range_in_words({"type": "categorical", "choices": [[0.5, 1], "all", None]})
-    'one of [0.5, 1], all, null'
-    """
-    if distribution["type"] == "categorical":
-        choices = distribution["choices"]
-        return "one of " + ", ".join(c if isinstance(c, str) else json.dumps(c) for c in choices)
-    whole = distribution["type"] == "int"
-    low, high = (f"{distribution[end]:,{'' if whole else 'g'}}" for end in ("low", "high"))
-    step = distribution["step"]
-    steps = "" if step is None or (whole and step == 1) else f" in steps of {step:g}"
-    evenly = ", evenly in the logarithm" if distribution["log"] else ""
-    return f"{'whole ' if whole else ''}numbers from {low} to {high}{steps}{evenly}"
 
 
 def status(
@@ -357,11 +379,14 @@ def _run(work: Callable[[], Study], as_json: bool) -> None:
 def _print_study(snapshot: "Snapshot") -> None:
     """The trials, why some failed, the winner on fresh seeds, what lies where, and how to go on."""
     from study.display import waiting
+    from study.snapshot import settings
     from study.tables import trial_table
 
     out.print(trial_table(snapshot) if snapshot.trials else "no trial was begun yet")
     if snapshot.waiting:
         out.print(waiting(snapshot.waiting))
+    for asked in snapshot.queue:
+        out.print(f"asked next: {settings(asked)}")
     for group in snapshot.failures:
         trials = counted(len(group.trials), "trial")
         out.print(f"{trials} FAILED ({group.numbers()}): {group.reason}")

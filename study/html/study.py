@@ -405,7 +405,7 @@ def _trials(snapshot: Snapshot) -> Lines:
     for row in snapshot.trials:
         values = [number(value) for value in row.values or []] or [""] * len(objectives)
         cells = [
-            row.outcome,
+            f"{row.outcome}, asked" if row.asked else row.outcome,
             *values,
             *(document_of(row.params[path]) if path in row.params else "" for path in search),
             figures.interval_of(row),

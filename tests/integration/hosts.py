@@ -61,6 +61,7 @@ class Hosts:
 
     Attributes:
         address: of the cluster whose head runs on `head`.
+        job_server: of that head, if it was started with one.
 
     Args:
         world: whose processes run on the hosts.
@@ -74,6 +75,7 @@ class Hosts:
         self._workers: list[str] = []
         self._mounts: dict[str, list[str]] = {}
         self.address = f"10.77.{self._subnet}.1:6379"
+        self.job_server = f"http://10.77.{self._subnet}.1:8265"
 
     @property
     def _bridge(self) -> str:
@@ -121,10 +123,19 @@ class Hosts:
         """Exit status, stdout and stderr of `sdw ARGUMENTS` on a host."""
         return ended(self.start(host, *arguments))
 
-    def start_head(self, env: Mapping[str, str] = NOTHING, **resources: float) -> None:
-        """The head of a cluster on a new host, `head`: with the driver, and no CPUs."""
+    def start_head(
+        self, env: Mapping[str, str] = NOTHING, job_server: bool = False, **resources: float
+    ) -> None:
+        """The head of a cluster on a new host, `head`: with the driver, and no CPUs.
+
+        Args:
+            env: added to the environment of the node.
+            job_server: whether one listens at `job_server`.
+            resources: such as `num_cpus=2`.
+        """
         self.add("head")
-        where = ("--head", "--port=6379", "--include-dashboard=false")
+        where = ["--head", "--port=6379", f"--include-dashboard={str(job_server).lower()}"]
+        where += [f"--dashboard-host={self._addresses['head']}"] * job_server
         self._start_node("head", *where, env=env, **{"num_cpus": 0} | resources)
 
     def have_workers(self, number: int) -> list[str]:

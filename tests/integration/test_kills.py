@@ -28,8 +28,11 @@ NODE = ("raylet", "ray::RuntimeEnvAgent", "ray::DashboardAgent")
 WORKERS = ("ray::IDLE", "ray::ImplicitFunc")
 
 
-def text_of(name: str, early_stopping: str) -> str:
-    return tiny_study(f"name: {name}, trials: 5, early_stopping: {early_stopping}", LONG)
+SIZE = "distill.synthetic_size"
+
+
+def text_of(name: str, early_stopping: str, more: str = "") -> str:
+    return tiny_study(f"name: {name}, trials: 5, early_stopping: {early_stopping}{more}", LONG)
 
 
 class Driven:
@@ -39,7 +42,7 @@ class Driven:
         self.world = world
         self.folder = StudyFolder(world.path / "sdw-studies" / name)
         self.spec = world.path / f"{name}.yaml"
-        self.spec.write_text(text_of(name, early_stopping))
+        self.spec.write_text(text_of(name, early_stopping, f", enqueue: [{{{SIZE}: 10}}]"))
         self.go_on()
 
     def go_on(self) -> None:
@@ -84,13 +87,18 @@ def test_after_any_kill_every_trial_has_one_result_under_its_number(
     stopping = "{reduction_factor: 2, policies: 1, episodes: 1}" if seed % 2 else "null"
     driven = Driven(world, f"killed-{seed}", stopping)
     kinds = dice.sample(KINDS, KILLS)
-    for kind in kinds:
+    for index, kind in enumerate(kinds):
         driven.kill(kind, dice)
+        if index == 1:  # whether a driver lives or not at this moment
+            queued = world.run("enqueue", driven.folder.name, f"{SIZE}=12", "--extend", "--json")
+            assert queued[0] == 0, queued[2]
     ended(driven.process)
     status, out, err = world.run("resume", driven.folder.name, "--json")
     assert status == 0, err
     assert json.loads(out)["state"] == "finished"
     check(driven.folder)
+    asked = [row.params[SIZE] for row in driven.folder.book().rows() if row.asked]
+    assert asked == [10, 12]
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from tests.study.pages import addresses, read
 def finished(storage: Path, *overrides: str) -> StudyFolder:
     """A study of one real trial, without Ray."""
     folder = StudyFolder.create(small_spec("study.trials=1", *overrides), storage)
-    with folder.edit_lock(), folder.driving():
+    with folder.driving():
         search = StudySearch(folder.book(to_write=True))
         config = folder.spec().pipeline_with(search.suggest("a")["params"])
         result = run_trial(0, config, folder.trial(0), folder.cache, folder.stop_flag, threads=1)

@@ -13,8 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sdw_core.statistics import ReturnSummary
-from search_spaces import ComparisonSpec, parse_spec
-from search_spaces.spec import IntRange
+from search_spaces import ComparisonSpec, IntRange, parse_spec
 from study import Comparison, Study
 from study.api import _reported
 from study.book import TrialRow
