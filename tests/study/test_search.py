@@ -371,6 +371,7 @@ def test_every_sampler_draws_the_same_whatever_drivers_there_were(tmp_path, samp
 
 def test_the_first_trial_is_the_pipeline_as_it_stands_where_the_ranges_hold_it(tmp_path):
     sets = (
+        "study.defaults_first=true",
         "search.distill.synthetic_size.high=128",  # holds the default
         "pipeline.expert.episodes=[0.5, 1]",
         "search.expert.episodes={type: categorical, choices: [null, [0, 0.5], [0.50, 1.0]]}",
