@@ -22,6 +22,7 @@ from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from sdw_core.registry import REGISTRIES, look_in
 from sdw_core.validation import as_key, nearest, parse, shown, submodels
+from search_spaces.constraints import Constraint, check_constraints, setting_at
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
 from search_spaces.paths import Document, absolute_file, absolute_reference
 from search_spaces.ranges import (
@@ -179,6 +180,14 @@ class StudyConfig(Config):
         None,
         description="where and how lagging trials are ended; null: every trial runs to its end",
     )
+    evaluation_batch: int | None = Field(
+        None,
+        ge=2,
+        le=10_000,
+        json_schema_extra=added(None),
+        description="policies that a trial is judged by at a time: one that is clearly behind the "
+        "best so far is judged by no more; worth it where episodes are long; null: by all at once",
+    )
     bc_steps: int = Field(
         20_000,
         ge=0,
@@ -194,6 +203,12 @@ class StudyConfig(Config):
         "files of its export; `pip install 'sdw-obd[wandb]'` or `[mlflow]`, or `trackio`",
     )
 
+    constraints: tuple[Constraint, ...] = Field(
+        (),
+        json_schema_extra=added([]),
+        description="a trial beyond one of them is never the best; `tpe`, `gp` and `nsga2` learn "
+        "to keep within them, `random` and `grid` do not",
+    )
     enqueue: tuple[Configuration, ...] = Field(
         (),
         json_schema_extra=added([]),
@@ -254,6 +269,12 @@ class StudySpec(Config):
         searched = [path for path in paths if path in self.search]
         for values in product(*(probes(self.search[path]) for path in searched)):
             yield self.pipeline_with(first | dict(zip(searched, values, strict=True)))
+
+    def values_of(self, path: str) -> Sequence[Any]:
+        """Values that a trial's setting can have: if these are valid, all are."""
+        if path in self.search:
+            return probes(self.search[path])
+        return [setting_at(self.pipeline.model_dump(mode="json"), path)]
 
     def params_of(self, settings: Mapping[str, Any], where: str = "") -> dict[str, Param]:
         """What a trial's parameters are for a configuration, which need not be whole.
@@ -373,6 +394,12 @@ def parse_spec(document: Document) -> StudySpec:
         raise InputError(f"`study.objectives` must name each metric once, not {shown(metrics)}.")
     if spec.study.early_stopping:
         _check_early_stopping(spec)
+    if spec.study.evaluation_batch and _objectives(spec) != [("normalized_return", "max")]:
+        asked = ", ".join(f"{metric} {mode}" for metric, mode in _objectives(spec))
+        raise InputError(
+            "`study.evaluation_batch` compares means and needs `normalized_return`, maximised, as "
+            f"the only objective, not {asked}; set it to null."
+        )
     for path, distribution in spec.search.items():
         _check_path(path)
         check_range(path, distribution)
@@ -386,7 +413,12 @@ def parse_spec(document: Document) -> StudySpec:
     if spec.study.sampler == "grid":
         _check_grid(spec)
     _check_enqueued(spec)
+    check_constraints(spec.study.constraints, spec.values_of, leaves())
     return spec
+
+
+def _objectives(spec: StudySpec) -> list[tuple[str, str]]:
+    return [(objective.metric, objective.mode) for objective in spec.study.objectives]
 
 
 def _check_enqueued(spec: StudySpec) -> None:
@@ -411,7 +443,7 @@ def _check_enqueued(spec: StudySpec) -> None:
 
 def _check_early_stopping(spec: StudySpec) -> None:
     """Refuse what rungs cannot compare: returns are no proxy, or the rungs lie elsewhere."""
-    objectives = [(objective.metric, objective.mode) for objective in spec.study.objectives]
+    objectives = _objectives(spec)
     if objectives not in ([("normalized_return", "max")], [("iqm", "max")]):
         asked = ", ".join(f"{metric} {mode}" for metric, mode in objectives)
         raise InputError(

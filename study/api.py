@@ -262,6 +262,39 @@ class Study:
                 document["warnings"].append(sentence)
         return document
 
+    @staticmethod
+    def plan(
+        spec: Source,
+        overrides: Overrides = (),
+        storage: Path | str | None = None,
+        cpus: int | None = None,
+        gpus: int | None = None,
+        cluster: Path | str | None = None,
+        price: float | None = None,
+        from_study: Path | str | None = None,
+    ) -> dict[str, Any]:
+        """What a study will cost, as a document; nothing is written.
+
+        Args:
+            spec: see `launch`.
+            overrides: single settings.
+            storage: where `from_study` is.
+            cpus: cores of a node; None: this machine's.
+            gpus: GPUs of a node.
+            cluster: a file that describes the nodes instead.
+            price: of an hour of a node.
+            from_study: whose trials' times are taken; None: a short trial is timed here.
+
+        Raises:
+            InputError: the settings do not fit, or a trial cannot be timed or placed.
+            SDWError: the short trial failed.
+        """
+        from study.plan import planned
+
+        file = Path(cluster) if cluster else None
+        earlier = Study.open(from_study, storage).folder if from_study else None
+        return planned(read_study(spec, overrides), cpus, gpus, file, price, earlier)
+
     @classmethod
     def open(cls, reference: Path | str, storage: Path | str | None = None) -> "Study":
         """The study of a name under the storage folder, or of a path.
@@ -536,6 +569,7 @@ class Study:
         license: str | None = None,
         film: bool = False,
         progress: bool = False,
+        formats: Iterable[str] = (),
     ) -> list[Path]:
         """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
 
@@ -547,6 +581,7 @@ class Study:
             license: of the exports, such as cc-by-4.0; None: the source's.
             film: make a film of each one's policies; see `sdw_core.render`.
             progress: tell on stderr what is being done.
+            formats: `npz`, `csv`, `minari`, beside safetensors and parquet.
 
         Returns:
             The folders.
@@ -554,6 +589,7 @@ class Study:
         Raises:
             InputError: there is nothing to export, or a folder cannot be written or exists.
         """
+        from sdw_core.formats import require_formats
         from sdw_core.licenses import require_license
         from study.confirm import ON_FRESH_SEEDS
         from study.export import export
@@ -570,6 +606,7 @@ class Study:
                 "trial is the best; use `pareto`."
             )
         license = None if license is None else require_license(license)
+        formats = require_formats(formats)
         top = 1 if top is None else checked(top, Count, "top")
         where = checked(to, Path, "to") if to else None
         if where:
@@ -582,7 +619,7 @@ class Study:
         with self.folder.judging():
             numbers = self._raced(top, progress)
             with _shown(progress).working(ON_FRESH_SEEDS) as say:
-                return export(self.folder, numbers, where, license, filming, say)
+                return export(self.folder, numbers, where, license, filming, say, formats)
 
     def report(self, to: Path | str | None = None) -> Path:
         """Write the study as one HTML page that loads nothing else, the answer first.
@@ -696,6 +733,8 @@ class Study:
             why = folder.stop_flag.read_text() if folder.stop_flag.exists() else ""
             because = f", as {why}" if why else ""
             logger.info(f"stopped with {remaining} trials to go{because}; {way_on}")
+        elif not winners and (unsatisfied := self.snapshot().unsatisfied):
+            raise WorkFailed(unsatisfied, self)
         elif not winners:
             reasons = sorted({row.reason for row in book.rows() if row.reason})
             raise WorkFailed(f"No trial completed: {'; '.join(reasons)}", self)

@@ -9,6 +9,7 @@ driver.lock        held by the process that drives the study
 driver.json        that process: host, pid, Ray dashboard; touched while it lives
 judging.lock       held by who lets the best trials race, and exports them
 edit.lock          held for a moment by who changes what the driver does
+incumbent.json     the best trial so far, where others' evaluations are held against it
 stop               present while the study is asked to stop; may say why
 rebuilding         present while the database is rebuilt
 cache/             stage results that trials share

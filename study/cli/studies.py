@@ -8,12 +8,14 @@ import typer
 
 from sdw_core.console import Table, line
 from sdw_core.labels import FILM, counted, shrunk
+from search_spaces.constraints import Constraint
 from search_spaces.ranges import range_in_words
 from study.api import STUDIES, Study, WorkFailed, open_either
 from study.cli import completion
 from study.cli.common import (
     Address,
     AsJson,
+    Formats,
     License,
     Set,
     Spec,
@@ -212,6 +214,8 @@ def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "environment", dataset["environment"]
     for path, distribution in document["search"].items():
         yield "search", f"{path}: {range_in_words(distribution)}"
+    for constraint in document["study"]["constraints"]:
+        yield "within", ", ".join(Constraint(**constraint).beyond(0))
     for asked in document["study"]["enqueue"]:
         yield "asked first", settings(asked)
     for objective in document["study"]["objectives"]:
@@ -283,6 +287,7 @@ def export(
         ),
     ] = None,
     license: License = None,
+    formats: Formats = None,
     film: Annotated[
         bool,
         typer.Option(
@@ -298,7 +303,7 @@ def export(
         sdw export mine --top 3 --to best
     """
     found = Study.open(study, storage)
-    folders = found.export(to, top, pareto, license, film, progress=True)
+    folders = found.export(to, top, pareto, license, film, progress=True, formats=formats or ())
     if as_json:
         print_json({"study": found.name, "folders": [str(path) for path in folders]})
     else:
@@ -399,6 +404,8 @@ def _print_study(snapshot: "Snapshot") -> None:
         log.print(f"warning, {counted(count, 'trial')}: {sentence}")
     if snapshot.best:
         _print_best(snapshot)
+    elif snapshot.unsatisfied:
+        out.print(snapshot.unsatisfied)
     print_lines((what, path) for what, path in _made(snapshot) if path.exists())
     print_lines(snapshot.next_commands[:3])
 
