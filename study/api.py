@@ -951,6 +951,8 @@ def read_study(
     given = {"study.name": name, "study.trials": trials}
     given = {key: value for key, value in given.items() if value is not None}
     loaded = load_spec(spec, settings_of(overrides or ()) | given)
+    for remark in loaded.remarks:
+        logger.info(remark)
     if not warm_from:
         return loaded
     from study.warm import warmed

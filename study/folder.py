@@ -347,7 +347,7 @@ class StudyFolder:
             params = spec.params_of(settings)
             rows = book.rows()
             same = [row for row in rows if row.params == params and row.outcome != FAILED]
-            if same and params.keys() == spec.search.keys():
+            if same and spec.is_whole(params):
                 raise InputError(
                     f"Trial {same[0].number} of {self.name!r} has these very settings, and another "
                     f"would find the same; see `sdw status {self.called}`."
