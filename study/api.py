@@ -15,6 +15,7 @@ What is slow to import (torch, ray, optuna, pandas) is imported by the methods t
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sdw_core.artifact import Artifact
+    from sdw_core.bucket import Bucket
     from sdw_core.dataset import OfflineDataset
     from study.book import TrialRow
     from study.comparison import ComparisonFolder, Results
@@ -536,11 +539,12 @@ class Study:
         license: str | None = None,
         film: bool = False,
         progress: bool = False,
-    ) -> list[Path]:
+    ) -> "Sequence[Path | Bucket]":
         """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
 
         Args:
-            to: where; None: the study's own `exports`.
+            to: where, a folder or a place in a bucket such as `s3://bucket/path`; None: the study's
+                own `exports`.
             top: how many, of a study of one objective; None: 1.
             pareto: refuse a study that has no Pareto front; one of two objectives always exports
                 its front.
@@ -571,7 +575,8 @@ class Study:
             )
         license = None if license is None else require_license(license)
         top = 1 if top is None else checked(top, Count, "top")
-        where = checked(to, Path, "to") if to else None
+        bucket = bucket_at(to)
+        where = checked(to, Path, "to") if to and not bucket else None
         if where:
             check_writable(where, "to")
         filming = None
@@ -581,17 +586,26 @@ class Study:
             filming = partial(render, cache=self.folder.cache)
         with self.folder.judging():
             numbers = self._raced(top, progress)
-            with _shown(progress).working(ON_FRESH_SEEDS) as say:
-                return export(self.folder, numbers, where, license, filming, say)
+            places = [bucket.below(f"trial-{number}") for number in numbers] if bucket else []
+            for place in places:
+                place.require_new()
+            with _shown(progress).working(ON_FRESH_SEEDS) as say, TemporaryDirectory() as scratch:
+                given = Path(scratch) if bucket else where, license, filming, say
+                folders = export(self.folder, numbers, *given)
+                if not bucket:
+                    return folders
+                say(f"writing to {bucket}")
+                return [p.create(f) for p, f in zip(places, folders, strict=True)]
 
-    def report(self, to: Path | str | None = None) -> Path:
+    def report(self, to: Path | str | None = None) -> "Path | Bucket":
         """Write the study as one HTML page that loads nothing else, the answer first.
 
         Args:
-            to: a new file; None: report.html in the study's folder, which is written anew.
+            to: a new file, here or in a bucket, such as `s3://bucket/report.html`; None:
+                report.html in the study's folder, which is written anew.
 
         Returns:
-            The file.
+            The file, or its place in the bucket.
 
         Raises:
             InputError: the file exists, or cannot be written.
@@ -806,14 +820,15 @@ class Comparison:
         """One row a policy and evaluation: method, dataset, seed, policy, return, outer steps."""
         return self.standings.frame
 
-    def report(self, to: Path | str | None = None) -> Path:
+    def report(self, to: Path | str | None = None) -> "Path | Bucket":
         """Write the comparison as one HTML page that loads nothing else, the answer first.
 
         Args:
-            to: a new file; None: report.html in the comparison's folder, which is written anew.
+            to: a new file, here or in a bucket, such as `s3://bucket/report.html`; None:
+                report.html in the comparison's folder, which is written anew.
 
         Returns:
-            The file.
+            The file, or its place in the bucket.
 
         Raises:
             InputError: the file exists, or cannot be written.
@@ -863,7 +878,7 @@ def open_either(reference: Path | str, storage: Path | str | None = None) -> "St
     return Study.open(path) if (path / "study.yaml").is_file() else Comparison.open(path)
 
 
-def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> Path:
+def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> "Path | Bucket":
     """Make a page once it is known that its place can be written, and put it there."""
     from sdw_core.files import write_text
     from study.html.page import require_new, write_new
@@ -873,10 +888,33 @@ def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> Path:
         check_writable(own.parent, "to")
         write_text(own, page())
         return own
+    if bucket := bucket_at(to):
+        bucket.require_new()
+        with TemporaryDirectory() as scratch:
+            file = Path(scratch) / own.name
+            file.write_text(page(), encoding="utf-8")
+            return bucket.put(file)
     new: Path = checked(to, Path, "to")
     require_new(new)
     write_new(page(), new)
     return new
+
+
+def bucket_at(to: Path | str | None) -> "Bucket | None":
+    """The place in a bucket, which can be written, that an argument names; None: it names none.
+
+    Raises:
+        InputError: it is no address of one, or the bucket cannot be written.
+    """
+    from sdw_core.remote import is_address
+
+    if to is None or not is_address(to):
+        return None
+    from sdw_core.bucket import Bucket
+
+    bucket = Bucket.at(str(to))
+    bucket.require_writable()
+    return bucket
 
 
 def _reported(ran: "Study | Comparison", progress: bool) -> None:
@@ -921,8 +959,19 @@ def read_study(
 
 
 def storage_folder(storage: Path | str | None) -> Path:
-    """The folder that holds studies."""
-    return Path(checked(storage or os.environ.get("SDW_STORAGE") or STUDIES, Path, "storage"))
+    """The folder that holds studies.
+
+    Raises:
+        InputError: it is named by an address of a bucket.
+    """
+    named = storage or os.environ.get("SDW_STORAGE") or STUDIES
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(named)):  # a path has one of the two slashes
+        raise InputError(
+            "Studies lie in a folder of a file system that all nodes share, with their database "
+            f"there or in PostgreSQL, and `storage` is {str(named)!r}; name a folder, and bring "
+            "what came of a study into a bucket with `sdw export --to` and `sdw report --to`."
+        )
+    return Path(checked(named, Path, "storage"))
 
 
 def warned(datasets: "Iterable[OfflineDataset]") -> list[str]:
