@@ -5,6 +5,8 @@ synthetic.safetensors   observations [n, O] and actions [n, A] in environment un
 synthetic.parquet       the same rows, a column a dimension, and the actions clipped to their bounds
 manifest.json           environment, recipe, source, settings, scores, versions, checksums: see
                         `sdw_core.manifest`
+croissant.json          the table, for tools that read Croissant: `sdw_core.croissant`
+synthetic.npz, .csv, minari/    if they were asked for: see `sdw_core.formats`
 policy.py               clones a policy from the rows with numpy alone: `sdw_core.standalone`
 README.md, card.png     a dataset card with a picture
 film.mp4, .png, .gif    if it was made: a film of the policies, see `sdw_core.film`
@@ -14,7 +16,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -32,9 +34,10 @@ from safetensors.numpy import load, save_file
 from torch import Tensor
 
 from sdw_core import standalone
-from sdw_core.card import html_of, write_card
+from sdw_core.card import CITE, html_of, write_card
 from sdw_core.cloned import ClonedPolicy
 from sdw_core.config import EvaluationConfig
+from sdw_core.croissant import write_croissant
 from sdw_core.environment import Environment
 from sdw_core.errors import DivergenceError, InputError
 from sdw_core.evaluate import (
@@ -47,14 +50,18 @@ from sdw_core.evaluate import (
     unsound,
 )
 from sdw_core.files import created_folder, sha256_of_file, sha256_of_json
+from sdw_core.formats import FORMATS
 from sdw_core.labels import FILM
 from sdw_core.manifest import (
     CODE,
+    DATA,
     MOST_BYTES,
     MOST_DATA,
+    MOST_EPISODE,
     MOST_WIDTH,
     NAME,
     SCHEMA_VERSION,
+    TABLE,
     FirstManifest,
     read_manifest,
     read_regular,
@@ -70,7 +77,6 @@ from sdw_core.validation import shown
 
 CONFIRM = "confirm"
 """Random stream of the evaluations that a manifest states: never used in a search."""
-DATA, TABLE = "synthetic.safetensors", "synthetic.parquet"
 EVIDENCE = ("source", "config", "distillation_seed", "evaluation", "scores")
 PACKAGES = ("sdw-obd", "torch", "numpy", "gymnasium", "mujoco", "minari", "zuko")
 
@@ -319,6 +325,7 @@ def write_artifact(
     folder: Path,
     source_states: NDArray[np.float32],
     film: Filming | None = None,
+    formats: Collection[str] = (),
 ) -> None:
     """Write the folder, whole or not at all, and read it back.
 
@@ -327,6 +334,7 @@ def write_artifact(
         folder: must not exist.
         source_states: some of the source's normalised states [*, O], for the picture.
         film: makes a film of it for the folder and its card; None: no film.
+        formats: beside safetensors and parquet; see `sdw_core.formats`.
 
     Raises:
         InputError: the folder exists.
@@ -342,11 +350,15 @@ def write_artifact(
     try:
         with created_folder(folder) as scratch:
             save_file(rows, scratch / DATA)
-            artifact.frame().to_parquet(scratch / TABLE, index=False)
+            table = artifact.frame()
+            table.to_parquet(scratch / TABLE, index=False)
             copyfile(standalone.__file__, scratch / CODE)
+            for name in formats:
+                FORMATS[name](rows, table, arena, scratch)
             if film:
                 film(artifact, scratch / FILM)
             manifest = _manifest(artifact)
+            write_croissant(manifest, table.columns, CITE, scratch)
             write_card(manifest, artifact.states, source_states, scratch)
             seal(manifest, scratch)
             read_artifact(scratch, trust=True)
@@ -358,7 +370,8 @@ def write_artifact(
 def seal(manifest: dict[str, Any], folder: Path) -> None:
     """Write a manifest beside the files that it is of, with their checksums and its own."""
     manifest.pop("checksum", None)
-    manifest["files"] = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest["files"] = {str(path.relative_to(folder)): sha256_of_file(path) for path in files}
     manifest["checksum"] = sha256_of_json(manifest)
     (folder / NAME).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
 
@@ -440,7 +453,7 @@ def _read_rows(
     }
     for name in manifest.files:
         if name != DATA:
-            size = MOST_BYTES + (100 * count * (inputs + outputs) if name == TABLE else 0)
+            size = MOST_BYTES + count * (100 * (inputs + outputs) + MOST_EPISODE)
             _verified(folder, manifest, name, min(size, MOST_DATA))
     if set(rows) != set(shapes) or not 1 <= inputs <= MOST_WIDTH:
         refuse(folder, f"{DATA} must hold {', '.join(shapes)}, at most {MOST_WIDTH} wide.")

@@ -94,26 +94,23 @@ class Bucket:
         Raises:
             InputError: there is none, or the storage cannot be read.
         """
-        from pyarrow.fs import FileSelector
-
         with self._asking("read") as system:
+            infos = system.get_file_info([f"{self._path}/{name}" for name in PARTS])
             found = {
-                info.base_name: info.size
-                for info in system.get_file_info(FileSelector(self._path, allow_not_found=True))
-                if info.is_file and info.base_name in PARTS
+                name: info.size for name, info in zip(PARTS, infos, strict=True) if info.is_file
             }
             if NAME not in found:
                 raise InputError(
                     f"There is no export at {self}, or not the whole of one: its {NAME} is "
                     "missing; name the place of one, as `sdw export --to` printed it."
                 )
-            folder.mkdir(exist_ok=True)
             for name, size in found.items():
                 if size > MOST_DATA:
                     raise InputError(
                         f"A file of an export may have {MOST_DATA} bytes at most, and {name} of "
                         f"{self} has {size}: nothing was fetched."
                     )
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 with (
                     system.open_input_stream(f"{self._path}/{name}") as there,
                     (folder / name).open("wb") as here,
@@ -155,8 +152,9 @@ class Bucket:
         self.require_new()
         with self._asking("written") as system:
             try:
-                for file in sorted(folder.iterdir(), key=lambda file: file.name == NAME):
-                    self._put(system, file, f"{self._path}/{file.name}")
+                for name in sorted(PARTS, key=lambda name: name == NAME):
+                    if (folder / name).is_file():
+                        self._put(system, folder / name, f"{self._path}/{name}")
             except BaseException:
                 system.delete_dir_contents(self._path, missing_dir_ok=True)
                 raise

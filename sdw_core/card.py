@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sdw_core import html
 from sdw_core.labels import FILM, GIF, POSTER, named, shrunk
 from sdw_core.licenses import front_of
+from sdw_core.manifest import CSV, MINARI, NPZ
 from sdw_core.plots import draw_states, drawn
 from sdw_core.style import looks
 
@@ -64,6 +65,13 @@ FILM_SHOWN = f"""
 ![Episodes of the best, median and worst of fresh policies that were cloned from the rows, and of the expert]({GIF})
 """
 FILM_LISTED = f"| `{FILM}`, `{POSTER}`, `{GIF}` | episodes of policies that were cloned from the rows: film, still, short form |\n"
+FORMATS_LISTED = {
+    NPZ: f"| `{NPZ}` | the same for numpy, with `actions_clipped` |\n",
+    CSV: f"| `{CSV}` | the table as text |\n",
+    MINARI[
+        0
+    ]: "| `minari` | the same as Minari's dataset `rows-v0`, a row an episode of one step, without reward and next observation (NaN): `MINARI_DATASETS_PATH=minari` |\n",
+}
 
 CARD = """\
 ---
@@ -113,7 +121,8 @@ action = act(observation)
 |---|---|
 | `synthetic.safetensors` | `observations` [{rows}, {state}] and `actions` [{rows}, {action}] in environment units; `observation_mean`, `observation_scale` |
 | `synthetic.parquet` | the same rows, one column a dimension; `action_clipped_*` are the actions, clipped to the environment's bounds |
-| `policy.py` | the cloning of a policy, in numpy |
+{formats}| `policy.py` | the cloning of a policy, in numpy |
+| `croissant.json` | the table's columns, for tools that read [Croissant](https://mlcommons.org/croissant) |
 {filmed}| `manifest.json` | recipe, settings, source and its hash, seeds, scores with per-policy values, versions, checksums |
 
 Method: objective `{objective}`, {weighting}. State Diversity Matters in Offline Behavior Distillation
@@ -226,6 +235,7 @@ def write_card(
         race=_raced(scores.get("race")),
         bc=BC.format(**bc) if (bc := scores.get("bc_all_data")) else "",
         film=FILM_SHOWN if (folder / GIF).exists() else "",
+        formats="".join(line for name, line in FORMATS_LISTED.items() if (folder / name).exists()),
         filmed=FILM_LISTED if (folder / FILM).exists() else "",
         random=random,
         expert=expert,

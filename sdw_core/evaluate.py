@@ -171,6 +171,7 @@ def evaluate_rows(
     stage: str,
     progress: Progress | None = None,
     ensemble: int = 1,
+    chosen: range | None = None,
 ) -> NDArray[np.float64]:
     """Normalised returns [S * K, M] of K fresh policies a set of rows, M whole episodes each.
 
@@ -192,6 +193,7 @@ def evaluate_rows(
         stage: name of the random stream.
         progress: told the fraction of the longest possible episode that is done.
         ensemble: E.
+        chosen: those of the K policies that are judged; None: all.
 
     Raises:
         InputError: that is more than memory holds; see `require_feasible`.
@@ -204,23 +206,26 @@ def evaluate_rows(
     for index, recipe in enumerate(recipes):
         together.setdefault(recipe.alike, []).append(index)
     size, inputs, outputs = *observations.shape[1:], actions.shape[2]
+    chosen = chosen or range(policies)
+    addresses = [s * policies + k for s in range(len(recipes)) for k in chosen]
     for first, *_ in together.values():
-        own, all_policies = recipes[first], len(recipes) * policies
+        own, all_policies = recipes[first], len(addresses)
         require_feasible(own, inputs, outputs, size, all_policies, episodes, ensemble)
-    networks = policies * ensemble
     packs = []
     for sets in together.values():
+        lanes = [lane for lane, each in enumerate(addresses) if each // policies in sets]
         generators = [
-            torch_generator(seed, stage, s * networks + k) for s in sets for k in range(networks)
+            torch_generator(seed, stage, addresses[lane] * ensemble + e)
+            for lane in lanes
+            for e in range(ensemble)
         ]
         rows = observations[sets], actions[sets]
-        lanes = [s * policies + k for s in sets for k in range(policies)]
         packs.append((lanes, *cloned(*rows, [recipes[s] for s in sets], generators)))
     lost = sum(unsound(parameters) for _, _, parameters in packs)
     if lost:
         raise DivergenceError(
-            f"{lost} of {len(recipes) * networks} policies cloned from the rows became non-finite; "
-            "lower `pipeline.distill.inner_lr`, or the evaluation's `learning_rate`."
+            f"{lost} of {len(addresses) * ensemble} policies cloned from the rows became "
+            "non-finite; lower `pipeline.distill.inner_lr`, or the evaluation's `learning_rate`."
         )
 
     def policy(states: Tensor) -> Tensor:
@@ -231,7 +236,8 @@ def evaluate_rows(
         return chosen
 
     act = arena.actor(policy, observations.device)
-    returns = rollout(act, arena, len(recipes) * policies, episodes, seed, stage, progress)
+    count = len(addresses)
+    returns = rollout(act, arena, count, episodes, seed, stage, progress, addresses=addresses)
     return arena.normalized(returns)
 
 
@@ -320,6 +326,7 @@ def rollout(
     stage: str,
     progress: Progress | None = None,
     record: Record | None = None,
+    addresses: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
     """Undiscounted returns [K, M] of whole episodes, in units of the environment's reward.
 
@@ -327,6 +334,15 @@ def rollout(
     An episode that has ended, by termination or by truncation, is stepped no more: most policies of
     a search fall early, and a vector environment would go on stepping all of them until the last
     one ends.
+
+    Args:
+        act: gives the actions of all policies.
+        arena: where they act.
+        policies, episodes: K and M.
+        seed, stage: of the random stream.
+        progress: told the fraction of the longest possible episode that is done.
+        record: see `Record`.
+        addresses: of each policy on the stream, see `start_of`; None: its place.
 
     Raises:
         SDWError: the environment fails, or a return is not a finite number.
@@ -336,7 +352,9 @@ def rollout(
     observations = np.zeros((len(environments), len(arena.units.observation_mean)), np.float32)
     with _blamed(arena.environment):
         for lane, env in enumerate(environments):
-            start = start_of(seed, stage, *divmod(lane, episodes))
+            policy, episode = divmod(lane, episodes)
+            address = policy if addresses is None else addresses[policy]
+            start = start_of(seed, stage, address, episode)
             observations[lane], _ = env.reset(seed=start)
     returns = np.zeros(len(environments))
     active = list(range(len(environments)))

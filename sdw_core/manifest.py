@@ -44,10 +44,13 @@ SCHEMA_VERSION = 3
 and those of a film."""
 OF_ENSEMBLES = "_ensemble"
 """Ends the name of a score whose policies are ensembles: `synthetic`, `synthetic_ensemble`."""
-FILES = ("README.md", "card.png", "synthetic.parquet", "synthetic.safetensors")
+DATA, TABLE, NPZ, CSV = (f"synthetic.{kind}" for kind in ("safetensors", "parquet", "npz", "csv"))
+FILES = ("README.md", "card.png", TABLE, DATA)
 """That each export holds."""
-CODE = "policy.py"
-OTHERS = (CODE,)
+CODE, CROISSANT = "policy.py", "croissant.json"
+MINARI = tuple(f"minari/rows-v0/data/{name}" for name in ("main_data.hdf5", "metadata.json"))
+"""Of the Minari dataset `rows-v0` in the folder `minari`."""
+OTHERS = (CODE, CROISSANT, NPZ, CSV, *MINARI)
 """That an export may hold; also a film's three."""
 PARTS = (NAME, *FILES, *OTHERS, FILM, POSTER, GIF)
 """All names of files in an export."""
@@ -55,6 +58,8 @@ MOST_BYTES = 10_000_000
 """Of the manifest, the card, a picture or the film: most are a hundredth of it."""
 MOST_DATA = 1_000_000_000
 """Of the rows: distilled ones take a millionth of that."""
+MOST_EPISODE = 50_000
+"""Of a row in a Minari dataset, without its numbers: HDF5 takes a fifth of that."""
 MOST_WIDTH = 10_000
 """Dimensions of an observation or of an action."""
 
@@ -412,8 +417,10 @@ def _require_sound(manifest: FirstManifest) -> None:
                 raise InputError(
                     f"`scores.{name}{kind}.ensemble` must be {stated}, {why}, not {found.ensemble}."
                 )
-    filmed = {FILM, POSTER, GIF} if FILM in manifest.files else set()
-    if odd := sorted((set(manifest.files) ^ {*FILES, *filmed}) - {*OTHERS}):
+    together = {*FILES}
+    for parts in ((FILM, POSTER, GIF), MINARI):
+        together |= {*parts} if parts[0] in manifest.files else set()
+    if odd := sorted((set(manifest.files) ^ together) - ({*OTHERS} - {*MINARI})):
         raise InputError(f"`files` must be {', '.join(FILES)}, and differs by {shown(odd[0])}.")
 
 

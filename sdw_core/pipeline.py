@@ -82,6 +82,20 @@ class Rungs:
     judge: Callable[[int, float, Waiting], None]
 
 
+@dataclass(frozen=True)
+class Batches:
+    """An evaluation of the finished rows that is made a few policies at a time, and may end early.
+
+    Attributes:
+        size: policies of each set of rows that are judged at a time.
+        enough: of the normalised returns [S, k, M] so far, k of the K policies of S sets: whether
+            to judge no more.
+    """
+
+    size: int
+    enough: Callable[[Returns], bool]
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """What the stages before the distillation made.
@@ -121,6 +135,7 @@ class Pipeline:
         should_stop: asked between steps of the expert's training, of the distillation, and of the
             episodes that are run on its way; True ends the run with `StopRequested`.
         rungs: where the run is judged on its way; None: nowhere.
+        batches: how the finished rows are judged; None: by all policies at once.
         waiting: told while the run waits for another process, which its stages' seconds leave out.
         sources: what the run must be made of, as far as that is known.
         measured: told the curves: `density/held_out_log_likelihood` and `expert/...` by the steps
@@ -141,6 +156,7 @@ class Pipeline:
         waiting: Waiting = patiently,
         sources: Sources = Sources(),  # noqa: B008 (frozen)
         measured: Measured = unheard,
+        batches: Batches | None = None,
     ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
@@ -151,6 +167,7 @@ class Pipeline:
         self._checkpoint = checkpoint
         self._should_stop = should_stop
         self._rungs = rungs
+        self._batches = batches
         self._waiting = waiting
         self._waited = 0.0
         self._measured = measured
@@ -241,9 +258,7 @@ class Pipeline:
         losses = distilled.losses[sound].cpu()
         rose = risen(config.distill, losses, sound)
         with self._stage("evaluate"):
-            returns = self._evaluated(
-                distilled, arena, lambda fraction: self._progress("evaluate", fraction)
-            )
+            returns = self._finally(distilled, arena)
         policies = _policies_of(sound, config.evaluation.policies)
         returned(config.distill.outer_steps, torch.from_numpy(returns))
         curve = {step: distilled.visited[step].numpy()[policies] for step in curve_at}
@@ -256,8 +271,8 @@ class Pipeline:
             seeds=tuple(sound),
             observations=distilled.observations[sound].cpu(),
             actions=distilled.actions[sound].cpu(),
-            returns=returns[policies],
-            curve=curve | {config.distill.outer_steps: returns[policies]},
+            returns=returns,
+            curve=curve | {config.distill.outer_steps: returns},
             losses=losses,
             expert_returns=prepared.expert_returns,
             expert_summary=prepared.expert_summary,
@@ -279,6 +294,25 @@ class Pipeline:
         returns[_policies_of(_sound(rows), settings.policies)] = found
         return returns
 
+    def _finally(self, rows: Distilled, arena: Arena) -> Returns:
+        """Normalised returns [sound seeds * K, M] of the finished rows; of fewer by `batches`."""
+        config, settings = self.config, self.config.evaluation
+        size = settings.policies, settings.episodes
+        step = self._batches.size if self._batches else settings.policies
+        sets, found = len(_sound(rows)), np.empty((len(_sound(rows)), 0, settings.episodes))
+        for first in range(0, settings.policies, step):
+            chosen = range(first, min(first + step, settings.policies))
+
+            def progress(fraction: float, chosen: range = chosen) -> None:
+                done = chosen.start + fraction * len(chosen)
+                self._progress("evaluate", done / settings.policies)
+
+            judged = self._judged(rows, arena, *size, config.seed, "evaluate", progress, chosen)
+            found = np.concatenate([found, judged.reshape(sets, len(chosen), -1)], axis=1)
+            if self._batches and chosen.stop < settings.policies and self._batches.enough(found):
+                break
+        return found.reshape(-1, settings.episodes)
+
     def _rung_value(self, rows: Distilled, arena: Arena, rungs: Rungs) -> float:
         size = rungs.policies, rungs.episodes
         return rungs.aggregate(self._judged(rows, arena, *size, rungs.seed, "rung", self._go_on))
@@ -292,6 +326,7 @@ class Pipeline:
         seed: int,
         stage: str,
         progress: Progress,
+        chosen: range | None = None,
     ) -> Returns:
         """Normalised returns [sound seeds * K, M], by the protocol of the configuration."""
         settings, sound = self.config.evaluation, _sound(rows)
@@ -306,6 +341,7 @@ class Pipeline:
             stage,
             progress,
             settings.ensemble,
+            chosen,
         )
 
     def _go_on(self, fraction: float) -> None:

@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 
 from sdw_core.artifact import refuse_existing, seal, verified
 from sdw_core.card import relicensed
+from sdw_core.croissant import relicense
 from sdw_core.errors import InputError
 from sdw_core.files import created_folder
 from sdw_core.licenses import require_license
-from sdw_core.manifest import NAME
+from sdw_core.manifest import NAME, PARTS
 from sdw_core.remote import HubDataset, calling, place
 
 CARD = "README.md"
@@ -67,9 +68,8 @@ def pull(address: str, to: str | Path) -> Path:
             found.fetch(scratch)
             with calling(scratch, address):
                 _, manifest, _ = verified(scratch, trust=True)
-            for path in scratch.iterdir():
-                if path.name not in {NAME, *manifest.files}:
-                    path.unlink()
+            for name in {*PARTS} - {NAME, *manifest.files}:
+                (scratch / name).unlink(missing_ok=True)
     except FileExistsError:
         refuse_existing(to)
         raise
@@ -92,9 +92,11 @@ def _under(folder: Path, license: str | None) -> Iterator[Path]:
     with TemporaryDirectory() as scratch:
         copy = Path(scratch)
         for name in manifest.files:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
             copyfile(folder / name, copy / name)
         card = (folder / CARD).read_text(encoding="utf-8")
         (copy / CARD).write_text(relicensed(card, stated, license), encoding="utf-8")
+        relicense(copy, license)
         document["source"]["license"] = license
         seal(document, copy)
         yield copy

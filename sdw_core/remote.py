@@ -147,6 +147,7 @@ class HubDataset:
         folder.mkdir(exist_ok=True)
         for name in PARTS:
             if (found / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 copyfile(found / name, folder / name)  # the library keeps links
 
     def create(self, folder: Path, names: Collection[str], private: bool) -> Self:

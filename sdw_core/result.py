@@ -1,5 +1,6 @@
 """What a run of the pipeline made: to be looked at, and exported."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,21 +123,25 @@ class PipelineResult:
             }
         )
 
-    def export(self, folder: str | Path, license: str | None = None) -> "Artifact":
+    def export(
+        self, folder: str | Path, license: str | None = None, formats: Iterable[str] = ()
+    ) -> "Artifact":
         """Judge the best rows on fresh seeds, beside random ones, and write them as a folder.
 
         Args:
             folder: must not exist.
             license: of the export; None: the source's, if that states one.
+            formats: `npz`, `csv`, `minari`, beside safetensors and parquet.
 
         Raises:
-            InputError: the folder exists, or the licence is none.
+            InputError: the folder exists, or the licence or a format is none.
         """
         from sdw_core.artifact import Artifact, refuse_existing, write_artifact
         from sdw_core.evidence import confirmed_scores, evidence_of, source_states
+        from sdw_core.formats import require_formats
         from sdw_core.licenses import require_license
 
-        folder = Path(folder)
+        folder, formats = Path(folder), require_formats(formats)
         refuse_existing(folder)
         license = None if license is None else require_license(license)
         seed = self.seeds[self.best]
@@ -149,7 +154,8 @@ class PipelineResult:
         )
         scores = confirmed_scores(artifact, self.dataset, self.config, self.to_json())
         artifact.evidence["scores"] = scores
-        write_artifact(artifact, folder, source_states(self.dataset, self.config.seed))
+        states = source_states(self.dataset, self.config.seed)
+        write_artifact(artifact, folder, states, formats=formats)
         return artifact
 
     def __repr__(self) -> str:

@@ -173,6 +173,14 @@ class StudyConfig(Config):
         None,
         description="where and how lagging trials are ended; null: every trial runs to its end",
     )
+    evaluation_batch: int | None = Field(
+        None,
+        ge=2,
+        le=10_000,
+        json_schema_extra=added(None),
+        description="policies that a trial is judged by at a time: one that is clearly behind the "
+        "best so far is judged by no more; worth it where episodes are long; null: by all at once",
+    )
     bc_steps: int = Field(
         20_000,
         ge=0,
@@ -367,6 +375,12 @@ def parse_spec(document: Document) -> StudySpec:
         raise InputError(f"`study.objectives` must name each metric once, not {shown(metrics)}.")
     if spec.study.early_stopping:
         _check_early_stopping(spec)
+    if spec.study.evaluation_batch and _objectives(spec) != [("normalized_return", "max")]:
+        asked = ", ".join(f"{metric} {mode}" for metric, mode in _objectives(spec))
+        raise InputError(
+            "`study.evaluation_batch` compares means and needs `normalized_return`, maximised, as "
+            f"the only objective, not {asked}; set it to null."
+        )
     for path, distribution in spec.search.items():
         _check_path(path)
         check_range(path, distribution)
@@ -381,6 +395,10 @@ def parse_spec(document: Document) -> StudySpec:
         _check_grid(spec)
     _check_enqueued(spec)
     return spec
+
+
+def _objectives(spec: StudySpec) -> list[tuple[str, str]]:
+    return [(objective.metric, objective.mode) for objective in spec.study.objectives]
 
 
 def _check_enqueued(spec: StudySpec) -> None:
@@ -405,7 +423,7 @@ def _check_enqueued(spec: StudySpec) -> None:
 
 def _check_early_stopping(spec: StudySpec) -> None:
     """Refuse what rungs cannot compare: returns are no proxy, or the rungs lie elsewhere."""
-    objectives = [(objective.metric, objective.mode) for objective in spec.study.objectives]
+    objectives = _objectives(spec)
     if objectives not in ([("normalized_return", "max")], [("iqm", "max")]):
         asked = ", ".join(f"{metric} {mode}" for metric, mode in objectives)
         raise InputError(

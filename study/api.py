@@ -265,6 +265,39 @@ class Study:
                 document["warnings"].append(sentence)
         return document
 
+    @staticmethod
+    def plan(
+        spec: Source,
+        overrides: Overrides = (),
+        storage: Path | str | None = None,
+        cpus: int | None = None,
+        gpus: int | None = None,
+        cluster: Path | str | None = None,
+        price: float | None = None,
+        from_study: Path | str | None = None,
+    ) -> dict[str, Any]:
+        """What a study will cost, as a document; nothing is written.
+
+        Args:
+            spec: see `launch`.
+            overrides: single settings.
+            storage: where `from_study` is.
+            cpus: cores of a node; None: this machine's.
+            gpus: GPUs of a node.
+            cluster: a file that describes the nodes instead.
+            price: of an hour of a node.
+            from_study: whose trials' times are taken; None: a short trial is timed here.
+
+        Raises:
+            InputError: the settings do not fit, or a trial cannot be timed or placed.
+            SDWError: the short trial failed.
+        """
+        from study.plan import planned
+
+        file = Path(cluster) if cluster else None
+        earlier = Study.open(from_study, storage).folder if from_study else None
+        return planned(read_study(spec, overrides), cpus, gpus, file, price, earlier)
+
     @classmethod
     def open(cls, reference: Path | str, storage: Path | str | None = None) -> "Study":
         """The study of a name under the storage folder, or of a path.
@@ -539,6 +572,7 @@ class Study:
         license: str | None = None,
         film: bool = False,
         progress: bool = False,
+        formats: Iterable[str] = (),
     ) -> "Sequence[Path | Bucket]":
         """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
 
@@ -551,6 +585,7 @@ class Study:
             license: of the exports, such as cc-by-4.0; None: the source's.
             film: make a film of each one's policies; see `sdw_core.render`.
             progress: tell on stderr what is being done.
+            formats: `npz`, `csv`, `minari`, beside safetensors and parquet.
 
         Returns:
             The folders.
@@ -558,6 +593,7 @@ class Study:
         Raises:
             InputError: there is nothing to export, or a folder cannot be written or exists.
         """
+        from sdw_core.formats import require_formats
         from sdw_core.licenses import require_license
         from study.confirm import ON_FRESH_SEEDS
         from study.export import export
@@ -574,6 +610,7 @@ class Study:
                 "trial is the best; use `pareto`."
             )
         license = None if license is None else require_license(license)
+        formats = require_formats(formats)
         top = 1 if top is None else checked(top, Count, "top")
         bucket = bucket_at(to)
         where = checked(to, Path, "to") if to and not bucket else None
@@ -590,7 +627,7 @@ class Study:
             for place in places:
                 place.require_new()
             with _shown(progress).working(ON_FRESH_SEEDS) as say, TemporaryDirectory() as scratch:
-                given = Path(scratch) if bucket else where, license, filming, say
+                given = Path(scratch) if bucket else where, license, filming, say, formats
                 folders = export(self.folder, numbers, *given)
                 if not bucket:
                     return folders
@@ -665,7 +702,7 @@ class Study:
             return self
         does = "takes them up"
         if self.folder.stop_flag.exists():
-            does = f"is stopping; go on with `sdw resume {self.folder.called}`"
+            does = f"is stopping; go on with `{self.folder.go_on}`"
         logger.info(f"{process(self.folder.driver())} {does}")
         return self
 
@@ -702,7 +739,7 @@ class Study:
             called, count = folder.called, book.spec.study.max_identical_failures
             raise WorkFailed(
                 f"{count} trials in a row FAILED for one reason, so the study was stopped: "
-                f"{given_up}; mend that, then go on with `sdw resume {called}` and `sdw "
+                f"{given_up}; mend that, then go on with `{folder.go_on}` and `sdw "
                 f"retry-failed {called}`.",
                 self,
             )

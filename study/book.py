@@ -20,6 +20,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from sdw_core.errors import InputError
+from sdw_core.files import write_json
 from sdw_core.identity import Inventory
 from search_spaces import Choice, Distribution, FloatRange, StudySpec
 from search_spaces.spec import Configuration
@@ -27,6 +28,7 @@ from study.outcomes import (
     COMPLETE,
     FAILED,
     FINAL,
+    INCUMBENT,
     PRUNED,
     TrialResult,
     finished_result,
@@ -58,6 +60,7 @@ class TrialRow:
     outcome was recorded, epoch seconds; `standard_error`: of its mean return. A trial of an earlier
     version does not say the latter three.
     `asked`: whether its settings, or some of them, were asked for (`study.enqueue`).
+    `judged`: see `TrialResult`; a trial that has it has no interval.
     """
 
     number: int
@@ -75,6 +78,7 @@ class TrialRow:
     ended: float | None = None
     standard_error: float | None = None
     asked: bool = False
+    judged: dict[str, int] | None = None
 
 
 class TrialBook:
@@ -161,8 +165,9 @@ class TrialBook:
         record = _attribute(trial) | {
             "outcome": outcome,
             "reason": reason,
-            "interval": [summary.low, summary.high] if summary else None,
+            "interval": [summary.low, summary.high] if summary and not result.judged else None,
             "standard_error": summary.standard_error if summary else None,
+            "judged": result.judged,
             "seconds": result.seconds,
             "stages": result.stages,
             "warnings": result.warnings,
@@ -177,6 +182,8 @@ class TrialBook:
             self.study.tell(trial.number, values)
         else:  # `tell` would make a pruned trial's last low-budget value its value
             self._storage.set_trial_state_values(trial_id, STATES[outcome])
+        for best in self.best() if self.spec.study.evaluation_batch else ():
+            write_json(self._folders.parent / INCUMBENT, {"number": best})
         record["sources"] = result.sources and result.sources.to_json()
         record["values"] = values if outcome == COMPLETE else None
         record["intermediate"] = self._storage.get_trial(trial_id).intermediate_values
@@ -284,6 +291,7 @@ class TrialBook:
             ended=record.get("ended"),
             standard_error=record.get("standard_error"),
             asked="asked" in record,
+            judged=record.get("judged"),
         )
         if row.outcome in FINAL:
             self._final_rows[row.number] = row  # it will not change

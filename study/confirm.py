@@ -206,8 +206,11 @@ class _Judged:
     @property
     def searched(self) -> tuple[float, int]:
         """Mean return of the rows in the search, and how many policies that is the mean of."""
-        policies = self.result.of_best
-        return float(np.mean(policies)), len(policies)
+        policies, summary = self.result.of_best, self.result.normalized_return
+        assert summary is not None
+        # Of a trial that was judged by few policies, see `TrialResult.judged`.
+        unbiased = self.result.metrics.get("normalized_return", summary.mean) - summary.mean
+        return float(np.mean(policies) + unbiased), len(policies)
 
     @property
     def by_own_recipe(self) -> bool:

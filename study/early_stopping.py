@@ -1,4 +1,6 @@
-"""Early stopping: asynchronous successive halving (ASHA, arXiv 1810.05934) over outer steps.
+"""Early stopping: a trial that lags ends on its way, or is judged by fewer policies at its end.
+
+On its way it is asynchronous successive halving (ASHA, arXiv 1810.05934) over outer steps.
 
 At a rung a trial's rows are judged as at its end, by the study's evaluation protocol and objective,
 but by a few policies on random streams that all trials share, and the trial goes on if it is among
@@ -12,23 +14,29 @@ after it and comes by again is not asked twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from optuna.trial import TrialState
 
 from sdw_core.errors import StopRequested
-from sdw_core.files import write_json
+from sdw_core.files import read_whole, write_json
 from sdw_core.statistics import Returns, interquartile_mean
 from sdw_core.waiting import LOOK, GoOn, Waiting
 from search_spaces import StudySpec
 from study.book import TrialBook
-from study.outcomes import ANSWERS, rung_answers
+from study.folder import StudyFolder
+from study.outcomes import ANSWERS, INCUMBENT, TrialResult, read_result, rung_answers
 
 if TYPE_CHECKING:
     from sdw_core.pipeline import Rungs
 
+LEVEL = 0.05
+"""Of each test whether a trial is behind the best so far."""
 PATIENCE = 120.0
 """Seconds that a trial waits for its answer to be visible."""
 
@@ -59,7 +67,78 @@ def survives(value: float, values: Sequence[float], reduction_factor: int) -> bo
     return value >= sorted(values, reverse=True)[passing - 1]
 
 
+def lags(own: Returns, incumbent: Returns, level: float = LEVEL) -> bool:
+    """Whether a trial is clearly behind another: by a one-sided t-test of paired differences.
+
+    Args:
+        own: mean return [K] of its policies.
+        incumbent: the other's [*]; policies of one place share their random numbers.
+        level: of the test.
+    """
+    from scipy.special import stdtrit  # a quantile of Student's t
+
+    count = min(len(own), len(incumbent))
+    if count < 2:
+        return False
+    lead = np.subtract(incumbent[:count], own[:count])
+    reach = -stdtrit(count - 1, level) * lead.std(ddof=1) / count**0.5
+    return bool(lead.mean() > reach)
+
+
 # In the worker
+
+
+class Judging:
+    """A trial's evaluation, which ends once the trial is clearly behind the best one so far.
+
+    Which one that is, once the first policies are judged, is kept in the trial's folder: a later
+    attempt is held against the same.
+
+    Args:
+        study: the trial's.
+        number: the trial's.
+        size: policies that are judged at a time.
+    """
+
+    def __init__(self, study: StudyFolder, number: int, size: int) -> None:
+        self.size = size
+        self._study = study
+        self._kept = study.trial(number) / "against.json"
+        self._lead: Returns | None = None
+
+    def enough(self, returns: Returns) -> bool:
+        """Whether the trial is clearly behind, by the policies [S, k, M] that are judged so far."""
+        if self._incumbent is None:
+            return False
+        own, theirs = returns.mean((0, 2)), self._incumbent[1]
+        if lags(own, theirs):
+            count = min(len(own), len(theirs))
+            self._lead = theirs[:count] - own[:count]
+        return self._lead is not None
+
+    def told(self, result: TrialResult, policies: int) -> TrialResult:
+        """A COMPLETE trial's result, which says so where fewer than all policies were judged."""
+        if self._lead is None or self._incumbent is None:
+            return result
+        number, theirs = self._incumbent
+        value = float(theirs.mean() - self._lead.mean())
+        judged = {"policies": len(result.of_best), "of": policies, "against": number}
+        metrics = result.metrics | {"normalized_return": value}
+        return replace(result, metrics=metrics, judged=judged)
+
+    @cached_property
+    def _incumbent(self) -> tuple[int, Returns] | None:
+        """The best trial's number, and the mean return [K] of its policies."""
+        note = read_whole(self._kept)
+        if note is None:
+            note = read_whole(self._study.path / INCUMBENT) or {"number": None}
+            write_json(self._kept, note)
+        result = note["number"] is not None and read_result(self._study.trial(note["number"]))
+        if not result or result.normalized_return is None:
+            return None
+        sets = len(result.distillation_seeds)
+        each = np.reshape(result.normalized_return.per_policy, (sets, -1))
+        return note["number"], each.mean(0)
 
 
 def rungs_of(spec: StudySpec, folder: Path, report: Callable[[int, float], None]) -> "Rungs | None":

@@ -1,6 +1,7 @@
 """From a finished trial to an exported dataset."""
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from shutil import copyfile
 
@@ -72,6 +73,7 @@ def export(
     license: str | None = None,
     film: Filming | None = None,
     say: Say = unheard,
+    formats: Collection[str] = (),
 ) -> list[Path]:
     """Write one folder a trial, `to/trial-N`.
 
@@ -87,6 +89,7 @@ def export(
         film: as for `write_artifact`; one that was written before without a film gets it beside
             what its manifest lists.
         say: told what is being done.
+        formats: as for `write_artifact`.
 
     Raises:
         InputError: there is nothing to export, or a folder exists, or cannot be written, or holds
@@ -99,7 +102,7 @@ def export(
         )
     targets = [(to or folder.exports) / f"trial-{number}" for number in numbers]
     for target in targets:
-        if not (target.exists() and to is None and license is None):
+        if not (target.exists() and to is None and license is None and not formats):
             refuse_existing(target)
     load = reader()
     wanted: list[tuple[int, Path, OfflineDataset]] = []
@@ -119,7 +122,7 @@ def export(
     with cache_of(folder) as cache:
         for number, target, dataset in wanted:
             confirmed = confirm(folder, number, dataset, cache, license, say)
-            write_artifact(confirmed.artifact, target, confirmed.source_states, film)
+            write_artifact(confirmed.artifact, target, confirmed.source_states, film, formats)
         book = folder.book()
         if to is None and (race := raced(folder, book)):
             for row in book.rows():

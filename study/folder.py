@@ -9,6 +9,7 @@ driver.lock        held by the process that drives the study
 driver.json        that process: host, pid, Ray dashboard; touched while it lives
 judging.lock       held by who lets the best trials race, and exports them
 edit.lock          held for a moment by who changes what the driver does
+incumbent.json     the best trial so far, where others' evaluations are held against it
 stop               present while the study is asked to stop; may say why
 rebuilding         present while the database is rebuilt
 cache/             stage results that trials share
@@ -189,13 +190,13 @@ class StudyFolder:
         name, called = self.name, self.called
         if self.spec().identity == spec.identity:
             return (
-                f"The study {name!r} exists with this very spec; go on with `sdw resume {called}`, "
+                f"The study {name!r} exists with this very spec; go on with `{self.go_on}`, "
                 f"ask for more trials with `sdw extend {called} --trials N`, or choose another "
                 "`name` for a new one."
             )
         return (
             f"The study {name!r} exists with another spec; choose another `name`, or go on with "
-            f"the one that is there with `sdw resume {called}`."
+            f"the one that is there with `{self.go_on}`."
         )
 
     @property

@@ -50,6 +50,10 @@ class TrialResult:
         learning_rates: of each layer, for each distillation seed.
         warnings: sentences.
         rungs: outer step -> return at a rung.
+        judged: of a trial that was judged by fewer policies than others, as it was clearly behind:
+            by how many `policies`, `of` how many, `against` which trial. Its `normalized_return`
+            among the metrics is that trial's less the mean paired difference; its summary is of
+            what was judged, which is biased: the more so, the unluckier its policies were.
         sources: what it was made of; None where it does not say.
         identity: hash of its settings and sources.
         sources_changed: whether it is STOPPED because its sources are not what they were.
@@ -76,6 +80,7 @@ class TrialResult:
     learning_rates: list[list[float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     rungs: dict[str, float] = field(default_factory=dict)
+    judged: dict[str, int] | None = None
     sources: Sources | None = None
     identity: str | None = None
     sources_changed: bool = False
@@ -154,6 +159,8 @@ def without_numbers(sentence: str) -> str:
     return " ".join(re.sub(r"-?\d[\d.]*", "", sentence).split())
 
 
+INCUMBENT = "incumbent.json"
+"""In a study's folder: the `number` of the best trial so far, where evaluations end by it."""
 ANSWERS = "rungs.json"
 """In a trial's folder: outer step -> `return`, and `reason`, null where the trial goes on."""
 

@@ -201,7 +201,7 @@ def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Need:
     checkpoint = 2 * (4 * row_bytes + 2 * losses)  # rows, averages, moments, norms; old and new
     stages = 4 * len(dataset) * (actions.shape[1] + 2) + kept
     judged = 4 * len(dataset) * (actions.shape[1] + 1) * bool(spec.study.bc_steps)
-    fitted_anew = any(path.startswith(("density.", "expert.", "seed")) for path in spec.search)
+    fitted_anew = fits_anew(spec)
     on_gpu = bool(spec.study.resources.gpu)
     process = PROCESS + (0 if on_gpu else worked_on)
     fitting = at_a_time if fitted_anew else min(at_a_time, FITTING)
@@ -220,6 +220,11 @@ def _estimate_on(dataset: OfflineDataset, spec: StudySpec, todo: int) -> Need:
         gpu_memory_per_trial=data + worked_on if on_gpu else 0,
         trials_at_a_time=at_a_time,
     )
+
+
+def fits_anew(spec: StudySpec) -> bool:
+    """Whether each trial fits a density and an expert of its own, as far as can be foreseen."""
+    return any(path.startswith(("density.", "expert.", "seed")) for path in spec.search)
 
 
 def largest(spec: StudySpec, dataset: OfflineDataset) -> PipelineConfig:

@@ -271,7 +271,8 @@ def affordable(spec: StudySpec, rows: Sequence[TrialRow], contenders: Sequence[i
     for number in contenders:
         config = spec.pipeline_with(rows[number].params)
         evaluation = config.evaluation
-        episodes = config.distill.seeds * evaluation.policies * evaluation.episodes
+        policies = (rows[number].judged or {}).get("policies", evaluation.policies)
+        episodes = config.distill.seeds * policies * evaluation.episodes
         paces.append(rows[number].stages.get("evaluate", 0.0) / episodes)
     return int(budget * seconds_of(rows) / max(median(paces) * POLICIES, SHORTEST))
 

@@ -34,7 +34,7 @@ from study.capacity import Nodes, Places
 from study.curves import HParams
 from study.display import Display
 from study.driver import Seat
-from study.early_stopping import rungs_of
+from study.early_stopping import Judging, rungs_of
 from study.folder import StudyFolder
 from study.losses import ClusterLost, ClusterWatch, node_leaves, require_stays
 from study.outcomes import TrialResult
@@ -78,7 +78,7 @@ def _outcome(
     leaves: Callable[[], bool] = lambda: False,
 ) -> TrialResult:
     spec = study.spec()
-    config = spec.pipeline_with(params)
+    config, batch = spec.pipeline_with(params), spec.study.evaluation_batch
     return run_trial(
         number,
         placed(config, spec.study.resources.gpu),
@@ -88,6 +88,7 @@ def _outcome(
         spec.study.resources.cpu,
         spec.study.trial_timeout,
         rungs_of(spec, study.trial(number), at_rung),
+        Judging(study, number, batch) if batch else None,
         study.inventory().sources(config),
         hparams=HParams(spec, number, params),
         leaves=leaves,
@@ -198,7 +199,7 @@ def _tune(
 def _interrupted(folder: StudyFolder, trouble: str) -> SDWError:
     return SDWError(
         f"The storage of {folder.name!r} cannot be written ({trouble}); what is done is kept: mend "
-        f"that, and go on with `sdw resume {folder.called}`."
+        f"that, and go on with `{folder.go_on}`."
     )
 
 

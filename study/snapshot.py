@@ -381,6 +381,9 @@ class Snapshot:
             several = len(self.spec.study.objectives) > 1
             rank = "on the Pareto front" if several else "the best so far"
             rank = f", {rank}" if row.number in self.best else ""
+            if row.judged:
+                few = "{policies} of {of} policies, clearly behind trial {against}"
+                rank += f", judged by {few.format(**row.judged)}"
             return f"{ran} reached {self.objectives(row)}{rank}."
         if row.outcome == PRUNED:
             return f"{ran} was ended early ({row.reason})."

@@ -105,12 +105,14 @@ def doubt(scores: dict[str, Any]) -> str | None:
 
 
 def _outcome(row: TrialRow, best: bool, several: bool) -> str:
-    """`COMPLETE best asked`, `FAILED divergence`, `PRUNED rung 80`."""
+    """`COMPLETE best asked`, `FAILED divergence`, `PRUNED rung 80`, `COMPLETE 3 of 10 policies`."""
     said = [row.outcome]
     if best:
         said.append("front" if several else "best")
     elif row.outcome in (FAILED, PRUNED):
         said.append(kind(row))
+    if row.judged:
+        said.append("{policies} of {of} policies".format(**row.judged))
     return " ".join([*said, *["asked"] * row.asked])
 
 

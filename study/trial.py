@@ -33,12 +33,12 @@ from sdw_core.errors import (
 )
 from sdw_core.files import replaced_atomically, write_json, write_text
 from sdw_core.identity import Sources
-from sdw_core.pipeline import Pipeline, Rungs
+from sdw_core.pipeline import Batches, Pipeline, Rungs
 from sdw_core.result import PipelineResult
 from sdw_core.waiting import GoOn, Waiting, holding
 from study.clock import TrialClock
 from study.curves import HParams, followed
-from study.early_stopping import TrialPruned
+from study.early_stopping import Judging, TrialPruned
 from study.outcomes import (
     COMPLETE,
     FAILED,
@@ -107,6 +107,7 @@ def run_trial(
     threads: int,
     timeout: float | None = None,
     rungs: Rungs | None = None,
+    judging: Judging | None = None,
     sources: Sources = Sources(),  # noqa: B008 (frozen)
     work: Work = distil_rows,
     hparams: HParams | None = None,
@@ -129,6 +130,7 @@ def run_trial(
         threads: torch threads.
         timeout: seconds over all attempts, after which the trial has failed.
         rungs: where the trial is judged on its way.
+        judging: how it is judged at its end; None: by all policies at once.
         sources: what the trial must be made of, as far as that is known.
         work: what is done with the pipeline.
         hparams: what TensorBoard's HParams tab shows of the trial.
@@ -175,8 +177,11 @@ def run_trial(
                     progress.waiting,
                     sources,
                     curves,
+                    Batches(judging.size, judging.enough) if judging else None,
                 )
                 result = work(pipeline, folder, progress)
+                if judging:
+                    result = judging.told(result, config.evaluation.policies)
             if not math.isfinite(result.metrics["normalized_return"]):
                 raise DivergenceError("the return of the trained policies is not finite.")
         except StopRequested as stop:

@@ -114,6 +114,19 @@ def memory_bytes(policy: MLP, shape: Shape) -> int:
     return _length(_buffers(policy, shape).values()) * shape.dtype.itemsize
 
 
+def operations(policy: MLP, shape: Shape, steps: float) -> float:
+    """Floating-point operations of a hypergradient, by the account in `README.md`.
+
+    Args:
+        policy: the network.
+        shape: of the program.
+        steps: inner steps, of which the last `shape.window` are differentiated.
+    """
+    forward = 2 * shape.rows * policy.size
+    unroll = forward * (3 * steps + 6 * min(shape.window, steps))
+    return shape.problems * (unroll + 6 * shape.states * policy.size)
+
+
 def _aligned(size: tuple[int, ...]) -> int:
     """Elements of a tensor, rounded up to whole cache lines."""
     return -(-prod(size) // 16) * 16

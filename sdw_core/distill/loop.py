@@ -13,7 +13,7 @@ from sdw_core.config import DistillConfig, identifying
 from sdw_core.distill.capture import Captured
 from sdw_core.distill.curves import DistillCurves
 from sdw_core.distill.engine import Rows
-from sdw_core.distill.fused import Program, Shape, memory_bytes
+from sdw_core.distill.fused import Program, Shape, memory_bytes, operations
 from sdw_core.distill.state import LOOK_EVERY, Distilled, State
 from sdw_core.distill.task import Task, state_noise
 from sdw_core.errors import InputError, StopRequested
@@ -193,6 +193,13 @@ def engine_bytes(config: DistillConfig, policy: MLP) -> int:
     shape = _shape(config, torch.empty(0))
     draws = config.seeds * (policy.size + 10 * max(policy.sizes) ** 2)
     return memory_bytes(policy, shape) + draws * shape.dtype.itemsize
+
+
+def step_operations(config: DistillConfig, policy: MLP) -> float:
+    """Floating-point operations of an outer step's hypergradient, in the mean over unrolls."""
+    shape = _shape(config, torch.empty(0))
+    shortest = config.inner_steps if config.truncation == "last" else shape.window
+    return operations(policy, shape, (shortest + config.inner_steps) / 2)
 
 
 def require_memory(config: DistillConfig, policy: MLP, device: torch.device) -> None:

@@ -128,6 +128,14 @@ def policy_bytes(config: PercentBCConfig, observations: int, actions: int) -> tu
     return kept, 6 * kept + 12 * config.ensemble * config.batch_size * sum(network.sizes)
 
 
+def operations(config: PercentBCConfig, observations: int, actions: int) -> float:
+    """Floating-point operations of the training of both networks."""
+    policy = MLP.build(observations, actions, config.layers, config.width)
+    value = MLP.build(observations + actions, 1, config.layers, config.width)
+    cloning = config.ensemble * config.steps * policy.size
+    return 6.0 * config.batch_size * (cloning + config.value_steps * value.size)
+
+
 def require_memory(
     config: PercentBCConfig, observations: int, actions: int, device: torch.device
 ) -> None:

@@ -23,6 +23,7 @@ from study.cli.cache import cache_app
 from study.cli.compare import compare
 from study.cli.data import data_app
 from study.cli.help import App
+from study.cli.plan import plan
 from study.cli.rows import distill, evaluate, publish, pull, render, train
 from study.cli.slurm import slurm
 from study.cli.specs import specs
@@ -46,7 +47,7 @@ from study.signals import Ended, ending
 from study.startup import make_ready
 
 COMMANDS = {
-    "Studies": (launch, resume, extend, enqueue, retry_failed, stop, validate),
+    "Studies": (launch, resume, extend, enqueue, retry_failed, stop, plan, validate),
     "What a study found": (status, watch, report, dashboard, export),
     "Synthetic rows": (distill, train, evaluate, render, publish, pull),
     "Clusters": (submit, slurm),

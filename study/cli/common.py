@@ -98,6 +98,15 @@ License = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        help="Beside safetensors and parquet; repeatable.",
+        metavar="npz|csv|minari",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option("--trust", help="Let a set name modules to import, and any arguments."),

@@ -16,6 +16,7 @@ from study.cli.common import (
     AsJson,
     Cache,
     Exported,
+    Formats,
     License,
     Set,
     Spec,
@@ -42,6 +43,7 @@ def distill(
         ),
     ] = None,
     license: License = None,
+    formats: Formats = None,
     threads: Annotated[
         int,
         typer.Option(
@@ -63,6 +65,7 @@ def distill(
     import torch
 
     from sdw_core.artifact import refuse_existing
+    from sdw_core.formats import require_formats
     from sdw_core.licenses import require_license
     from sdw_core.pipeline import Pipeline
     from study.preflight import check_study, check_writable
@@ -70,6 +73,7 @@ def distill(
     loaded = load_spec(spec, overrides or (), searched_is_fixed=True)
     loaded = loaded.model_copy(update={"search": {}})
     license = None if license is None else require_license(license)
+    written = require_formats(formats or ())
     if to:
         refuse_existing(to)
     warned(check_study(loaded).values())
@@ -85,7 +89,7 @@ def distill(
         document["random_subset"] = result.random_summary.to_json()
         document["artifact"] = str(to) if to else None
         if to:
-            artifact = result.export(to, license)
+            artifact = result.export(to, license, written)
             scores = artifact.evidence["scores"]
             document["confirmed"] = scores["synthetic"]
             if artifact.ensemble > 1:

@@ -14,6 +14,7 @@ from study.cli import completion
 from study.cli.common import (
     Address,
     AsJson,
+    Formats,
     License,
     Set,
     Spec,
@@ -285,6 +286,7 @@ def export(
         ),
     ] = None,
     license: License = None,
+    formats: Formats = None,
     film: Annotated[
         bool,
         typer.Option(
@@ -301,7 +303,7 @@ def export(
         sdw export mine --to s3://results/mine
     """
     found = Study.open(study, storage)
-    folders = found.export(to, top, pareto, license, film, progress=True)
+    folders = found.export(to, top, pareto, license, film, progress=True, formats=formats or ())
     if as_json:
         print_json({"study": found.name, "folders": [str(path) for path in folders]})
     else:

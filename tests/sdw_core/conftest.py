@@ -1,11 +1,13 @@
 """Small exports, written once, for every test that reads one."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 
 from sdw_core.artifact import Artifact, write_artifact
+from sdw_core.formats import FORMATS
 from tests.sdw_core.exports import SOURCE_STATES, make
 
 ENVIRONMENTS = ["Hopper-v5", "Pendulum-v1"]  # bounds of [-1, 1], and of [-2, 2]
@@ -28,6 +30,18 @@ def ensembles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Path]
     folder = tmp_path_factory.mktemp("exports") / "ensembles"
     write_artifact(artifact, folder, SOURCE_STATES[:, : artifact.observations.shape[1]])
     return artifact, folder
+
+
+@pytest.fixture(scope="session")
+def licensed(ensembles: tuple[Artifact, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of a source that states a licence, in every format."""
+    artifact = ensembles[0]
+    source = artifact.evidence["source"] | {"license": "cc-by-4.0"}
+    artifact = dataclasses.replace(artifact, evidence=artifact.evidence | {"source": source})
+    folder = tmp_path_factory.mktemp("licensed") / "rows"
+    states = SOURCE_STATES[:, : artifact.observations.shape[1]]
+    write_artifact(artifact, folder, states, formats=FORMATS)
+    return folder
 
 
 @pytest.fixture

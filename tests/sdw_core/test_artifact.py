@@ -31,7 +31,14 @@ from sdw_core.policy import MLP, clone
 from tests.sdw_core.exports import ROWS, SOURCE_STATES, make, return_of
 from tests.sdw_core.processes import ROOT, run
 
-FILES = ["README.md", "card.png", "policy.py", "synthetic.parquet", "synthetic.safetensors"]
+FILES = [
+    "README.md",
+    "card.png",
+    "croissant.json",
+    "policy.py",
+    "synthetic.parquet",
+    "synthetic.safetensors",
+]
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import weakref
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from sdw_core.distill.engine import Engine, Hypergradient, MetaBatch, Rows
-from sdw_core.distill.fused import FusedEngine, Shape, memory_bytes
+from sdw_core.distill.fused import FusedEngine, Shape, memory_bytes, operations
 from sdw_core.distill.generic import GenericEngine
 from sdw_core.policy import MLP, Parameters
 from tests.sdw_core.oracles import DoubleBackward
@@ -337,3 +338,15 @@ def test_a_program_is_freed_as_soon_as_another_takes_its_place() -> None:
     old = weakref.ref(engine._program)
     engine.hypergradient(theta, rows, rates, batch, 3, 1)
     assert old() is None
+
+
+@pytest.mark.parametrize(("rows", "states", "steps", "window"), [(32, 128, 9, 4), (200, 64, 5, 5)])
+def test_the_operations_of_a_hypergradient_are_those_that_torch_counts(
+    rows: int, states: int, steps: int, window: int
+) -> None:
+    policy = MLP.build(11, 3, 3, 64)
+    given = problem(policy, 2, rows, states, torch.float32)
+    with FlopCounterMode(display=False) as counted:
+        FusedEngine(policy).hypergradient(*given, steps, window)
+    shape = Shape(2, rows, states, window, torch.float32, torch.device("cpu"))
+    assert operations(policy, shape, steps) == pytest.approx(counted.get_total_flops(), rel=0.1)

@@ -317,6 +317,16 @@ def test_more_policies_and_episodes_begin_with_the_same_ones() -> None:
     np.testing.assert_allclose(many[:2, :2], few, rtol=1e-3)
 
 
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_some_of_the_policies_return_what_they_do_among_all(ensemble: int) -> None:
+    recipes = [Recipe(2, 8, 5, (0.1, 0.1)), Recipe(3, 8, 5, (0.1,) * 3)]
+    whole, some = (
+        evaluate_rows(*rows(), recipes, arena(), 4, 2, 0, "s", ensemble=ensemble, chosen=chosen)
+        for chosen in (None, range(1, 3))
+    )
+    np.testing.assert_allclose(some.reshape(2, 2, 2), whole.reshape(2, 4, 2)[:, 1:3], rtol=1e-4)
+
+
 def test_different_rows_are_compared_on_common_starts() -> None:
     """Two trials' policies differ by their rows alone: untrained, they are the same."""
     untrained = Recipe(3, 16, 0, (0.1, 0.1, 0.1))

@@ -1,6 +1,5 @@
 """A dataset hub and back: byte for byte, or one sentence and nothing half-published."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -15,12 +14,11 @@ from huggingface_hub import DatasetCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
 import sdw_core as sdw
-from sdw_core.artifact import Artifact, write_artifact
+from sdw_core.artifact import Artifact
 from sdw_core.errors import InputError
 from sdw_core.remote import HubDataset
 from tests import hub as hubs
 from tests.hub import Hub
-from tests.sdw_core.exports import SOURCE_STATES
 from tests.sdw_core.processes import ROOT
 from tests.study.commands import sdw as command
 
@@ -38,17 +36,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
         yield hub
     enable_progress_bars()
-
-
-@pytest.fixture(scope="session")
-def licensed(ensembles: tuple[Artifact, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of a source that states a licence."""
-    artifact = ensembles[0]
-    source = artifact.evidence["source"] | {"license": "cc-by-4.0"}
-    artifact = dataclasses.replace(artifact, evidence=artifact.evidence | {"source": source})
-    folder = tmp_path_factory.mktemp("licensed") / "rows"
-    write_artifact(artifact, folder, SOURCE_STATES[:, : artifact.observations.shape[1]])
-    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -110,7 +97,9 @@ def test_without_a_licence_nothing_is_published_and_with_one_a_copy_states_it(
     back = sdw.pull(ADDRESS, tmp_path / "back")
     assert sdw.read_artifact(back).evidence["source"]["license"] == "BSD-4-Clause"
     differing = {name for name, content in contents(back).items() if content != before[name]}
-    assert differing == {"README.md", "manifest.json"}
+    assert differing == {"README.md", "croissant.json", "manifest.json"}
+    described = json.loads((back / "croissant.json").read_text())
+    assert described["license"] == "https://spdx.org/licenses/BSD-4-Clause.html"
     text = (back / "README.md").read_text()
     data = DatasetCard(text).data
     assert (data.license, data["license_name"]) == ("other", "bsd-4-clause")

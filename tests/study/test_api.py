@@ -244,8 +244,10 @@ def test_the_best_are_one_or_more(study, top):
 def test_an_export_of_a_wrong_kind_is_refused(study):
     with pytest.raises(InputError, match="`to` must be a path, not 3"):
         study.export(3)
-    with pytest.raises(InputError, match="not 3: see https"):
+    with pytest.raises(InputError, match="not 3: give such an id"):
         study.export(license=3)
+    with pytest.raises(InputError, match=r"A format of an export is one of .*, not 'xls'"):
+        study.export(formats=["xls"])
     with pytest.raises(InputError, match="`number` must be a finite number"):
         study.rows(math.nan)
     with pytest.raises(InputError, match="`every` must be a finite number"):
@@ -311,8 +313,14 @@ def test_what_ends_a_study_exports_its_best_rows(finished, capsys):
     assert finished.status()["state"] == "finished"
     artifact = finished.rows()
     assert artifact.evidence["scores"] == read_artifact(exported).evidence["scores"]
-    assert finished.export(Path("to"), license="mit") == [Path("to/trial-0")]
+    given = {"license": "mit", "formats": ["csv"]}
+    assert finished.export(Path("to"), **given) == [Path("to/trial-0")]
     assert read_artifact(Path("to/trial-0")).evidence["source"]["license"] == "mit"
+    assert len(Path("to/trial-0/synthetic.csv").read_text().splitlines()) == 1 + len(
+        artifact.observations
+    )
+    with pytest.raises(InputError, match="never overwrites"):
+        finished.export(formats=["csv"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from io import StringIO
 from itertools import pairwise
 
 import numpy as np
@@ -12,17 +13,21 @@ from hypothesis import strategies as st
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
+from sdw_core.console import Console
 from sdw_core.errors import InputError, StopRequested
 from sdw_core.files import read_json, write_json
 from sdw_core.waiting import patiently
 from search_spaces.spec import EarlyStopping
-from study.early_stopping import TrialPruned, rungs_of, saved, survives
+from study.early_stopping import TrialPruned, lags, rungs_of, saved, survives
 from study.folder import StudyFolder
-from study.outcomes import TrialResult
+from study.outcomes import TrialResult, read_result
+from study.runner import _outcome
 from study.search import StudySearch
+from study.snapshot import Snapshot
+from study.tables import trial_table
 from study.trial import run_trial
 from tests.study.conftest import small_spec
-from tests.study.reports import report
+from tests.study.reports import report, run_trials
 
 ON = "study.early_stopping={grace: 0.34, reduction_factor: 2, policies: 1, episodes: 1}"
 
@@ -282,3 +287,76 @@ def test_a_trial_that_says_where_it_was_pruned_is_at_no_rung(stopping):
     ended = TrialResult(number=0, outcome="PRUNED", reason="rung 3", rung=3)
     search.on_trial_result("a", {"document": json.dumps(ended.to_json())})
     assert not (stopping.trial(0) / "rungs.json").exists()
+
+
+# The evaluation
+
+
+BATCHES = ("study.evaluation_batch=2", "pipeline.evaluation.policies=5", "study.trials=3")
+
+
+@pytest.fixture(scope="module")
+def beaten(tmp_path_factory) -> StudyFolder:
+    """A study whose first trial is made to have been unbeatable before the second ran."""
+    folder = StudyFolder.create(
+        small_spec(*BATCHES, "pipeline.distill.seeds=2"), tmp_path_factory.mktemp("studies")
+    )
+    search = run_trials(folder)
+    result = read_json(folder.trial(0) / "result.json")
+    result["normalized_return"]["per_policy"] = [90.0, 91, 95, 95, 95, 92, 93, 95, 95, 95]
+    write_json(folder.trial(0) / "result.json", result)
+    asked = search.suggest("b")
+    outcome = _outcome(folder, asked["number"], asked["params"], lambda step, value: None)
+    search.on_trial_complete("b", {"document": json.dumps(outcome.to_json())})
+    return folder
+
+
+def test_a_trial_that_is_clearly_behind_is_judged_by_few_policies_and_says_so(beaten):
+    first, second = beaten.book().rows()
+    assert first.judged is None
+    assert first.interval is not None
+    assert second.judged == {"policies": 2, "of": 5, "against": 0}
+    assert second.interval is None
+    result = read_result(beaten.trial(1))
+    assert len(result.normalized_return.per_policy) == 2 * 2
+    own = np.reshape(result.normalized_return.per_policy, (2, 2)).mean(0)
+    assert second.values == [pytest.approx(93.6 - np.mean(np.array([91, 92]) - own))]
+    snapshot = Snapshot.of(beaten)
+    assert "judged by 2 of 5 policies, clearly behind trial 0" in snapshot.story(second)
+    text = StringIO()
+    Console(file=text, width=200).print(trial_table(snapshot))
+    assert " 2 of 5 policies" in text.getvalue()
+
+
+def test_a_later_attempt_is_held_against_the_same_trial(beaten):
+    (beaten.trial(1) / "result.json").unlink()
+    before = beaten.book().rows()[1]
+    write_json(beaten.path / "incumbent.json", {"number": 1})
+    again = _outcome(beaten, 1, before.params, lambda step, value: None)
+    assert again.metrics["normalized_return"] == before.values[0]
+    assert again.judged == before.judged
+
+
+def test_a_trial_that_is_not_behind_is_judged_as_without_batches(beaten, tmp_path):
+    params = beaten.book().rows()[0].params
+    config = beaten.spec().pipeline_with(params)
+    whole = run_trial(0, config, tmp_path / "0", beaten.cache, tmp_path / "stop", 1)
+    kept = beaten.trial(0) / "record.json"
+    assert read_json(kept)["values"] == [pytest.approx(whole.metrics["normalized_return"])]
+
+
+def test_lagging_is_a_matter_of_pairs():
+    shared = np.random.default_rng(0).normal(0, 30, 10)
+    small = np.random.default_rng(1).normal(0, 1, 10)
+    assert lags(shared - 2, shared + small)
+    assert not lags(shared[::-1] - 2, shared + small)
+    assert not lags(shared + small, shared - 2)
+    assert lags(shared[:3] - 20, shared)
+    assert not lags(shared[:1] - 20, shared)
+
+
+def test_what_is_no_mean_cannot_be_judged_in_batches():
+    with pytest.raises(InputError, match=r"`study\.evaluation_batch` compares means"):
+        small_spec(*BATCHES, name="pareto")
+    with pytest.raises(InputError, match=r"evaluation_batch"):
+        small_spec("study.evaluation_batch=1")

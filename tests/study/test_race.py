@@ -12,7 +12,6 @@ from sdw_core.artifact import read_artifact
 from sdw_core.errors import InputError
 from sdw_core.files import write_json
 from sdw_core.labels import shrunk
-from search_spaces import StudySpec
 from study.confirm import hold_race
 from study.export import export
 from study.folder import StudyFolder
@@ -32,10 +31,9 @@ from study.race import (
     raced,
     ranked,
 )
-from study.runner import _outcome
-from study.search import StudySearch
 from study.snapshot import Snapshot
 from tests.study.conftest import small_spec
+from tests.study.reports import run_trials
 
 
 def returns_of(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -179,17 +177,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """A study of three real trials, without Ray."""
     settings = ("study.trials=3", "study.confirm.budget=96", "pipeline.distill.seeds=2")
     spec = small_spec(*settings, "pipeline.distill.outer_steps=0")
-    return ran(spec, tmp_path_factory.mktemp("studies"))
-
-
-def ran(spec: StudySpec, storage: Path) -> StudyFolder:
-    """A study whose trials ran in this process."""
-    folder = StudyFolder.create(spec, storage)
-    search = StudySearch(folder.book())
-    for name in map(str, range(spec.study.trials)):
-        trial = search.suggest(name)
-        result = _outcome(folder, trial["number"], trial["params"], lambda step, value: None)
-        search.on_trial_complete(name, {"document": json.dumps(result.to_json())})
+    folder = StudyFolder.create(spec, tmp_path_factory.mktemp("studies"))
+    run_trials(folder, 3)
     return folder
 
 
