@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from sdw_core.config import Config, Number
 from sdw_core.errors import InputError
 from sdw_core.validation import shown
+from search_spaces.constraints import is_number
 
 Value = str | int | float | bool | tuple[Number, ...] | None
 """Of a searched setting."""
@@ -105,7 +106,7 @@ def param_of(path: str, distribution: Distribution, value: Any, where: str) -> P
         for choice, param in zip(distribution.choices, distribution.params, strict=True):
             if _same(choice, listed) or (isinstance(choice, tuple) and param == value):
                 return param
-    elif _is_number(value) and distribution.low <= value <= distribution.high:
+    elif is_number(value) and isfinite(value) and distribution.low <= value <= distribution.high:
         steps = (value - distribution.low) / (distribution.step or 1)
         on_grid = distribution.step is None or abs(steps - round(steps)) < 1e-8
         if isinstance(distribution, FloatRange) and on_grid:
@@ -122,10 +123,6 @@ def param_of(path: str, distribution: Distribution, value: Any, where: str) -> P
 def _same(choice: Any, value: Any) -> bool:
     """Whether a choice is a value: 1 and 1.0 are the same, 1 and true are not."""
     return choice == value and isinstance(choice, bool) == isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def probes(distribution: Distribution) -> Sequence[Any]:

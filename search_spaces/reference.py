@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from sdw_core.registry import Registry
 from sdw_core.validation import submodels
+from search_spaces.constraints import Constraint
 from search_spaces.ranges import Choice, FloatRange, IntRange
 from search_spaces.spec import Objective, StudySpec
 
@@ -50,8 +51,10 @@ def _section(path: str, model: type[BaseModel]) -> list[str]:
         below = submodels(field.annotation)
         for each in below:
             parts += _section(f"{path}.{name}".lstrip("."), each)
-        if name == "objectives":
-            parts += ["\nEach objective:\n", _table(f"{path}.{name}", Objective, set())]
+        for listed, model in (("objectives", Objective), ("constraints", Constraint)):
+            if name == listed:
+                head = f"\nEach of `{path}.{name}`:\n"
+                parts += [head, _table(f"{path}.{name}", model, set())]
     return parts
 
 

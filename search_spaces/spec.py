@@ -22,6 +22,7 @@ from sdw_core.errors import InputError
 from sdw_core.files import sha256_of_json
 from sdw_core.registry import REGISTRIES, look_in
 from sdw_core.validation import as_key, nearest, parse, shown, submodels
+from search_spaces.constraints import Constraint, check_constraints, setting_at
 from search_spaces.documents import SpecLoader, StrictLoader, ends_in_comment, read_yaml
 from search_spaces.paths import Document, absolute_file, absolute_reference
 from search_spaces.ranges import (
@@ -196,6 +197,12 @@ class StudyConfig(Config):
         "files of its export; `pip install 'sdw-obd[wandb]'` or `[mlflow]`, or `trackio`",
     )
 
+    constraints: tuple[Constraint, ...] = Field(
+        (),
+        json_schema_extra=added([]),
+        description="a trial beyond one of them is never the best; `tpe`, `gp` and `nsga2` learn "
+        "to keep within them, `random` and `grid` do not",
+    )
     enqueue: tuple[Configuration, ...] = Field(
         (),
         json_schema_extra=added([]),
@@ -256,6 +263,12 @@ class StudySpec(Config):
         searched = [path for path in paths if path in self.search]
         for values in product(*(probes(self.search[path]) for path in searched)):
             yield self.pipeline_with(first | dict(zip(searched, values, strict=True)))
+
+    def values_of(self, path: str) -> Sequence[Any]:
+        """Values that a trial's setting can have: if these are valid, all are."""
+        if path in self.search:
+            return probes(self.search[path])
+        return [setting_at(self.pipeline.model_dump(mode="json"), path)]
 
     def params_of(self, settings: Mapping[str, Any], where: str = "") -> dict[str, Param]:
         """What a trial's parameters are for a configuration, which need not be whole.
@@ -394,6 +407,7 @@ def parse_spec(document: Document) -> StudySpec:
     if spec.study.sampler == "grid":
         _check_grid(spec)
     _check_enqueued(spec)
+    check_constraints(spec.study.constraints, spec.values_of, leaves())
     return spec
 
 

@@ -747,6 +747,8 @@ class Study:
             why = folder.stop_flag.read_text() if folder.stop_flag.exists() else ""
             because = f", as {why}" if why else ""
             logger.info(f"stopped with {remaining} trials to go{because}; {way_on}")
+        elif not winners and (unsatisfied := self.snapshot().unsatisfied):
+            raise WorkFailed(unsatisfied, self)
         elif not winners:
             reasons = sorted({row.reason for row in book.rows() if row.reason})
             raise WorkFailed(f"No trial completed: {'; '.join(reasons)}", self)

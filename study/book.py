@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import time
 from typing import Any
@@ -23,6 +23,7 @@ from sdw_core.errors import InputError
 from sdw_core.files import write_json
 from sdw_core.identity import Inventory
 from search_spaces import Choice, Distribution, FloatRange, StudySpec
+from search_spaces.constraints import setting_at
 from search_spaces.spec import Configuration
 from study.outcomes import (
     COMPLETE,
@@ -59,6 +60,7 @@ class TrialRow:
     `ensemble`: networks of each of its policies; `node`: the host that it ran on; `ended`: when its
     outcome was recorded, epoch seconds; `standard_error`: of its mean return. A trial of an earlier
     version does not say the latter three.
+    `violates`: bound of `study.constraints` -> by how much a COMPLETE trial lies beyond it.
     `asked`: whether its settings, or some of them, were asked for (`study.enqueue`).
     `judged`: see `TrialResult`; a trial that has it has no interval.
     """
@@ -79,6 +81,7 @@ class TrialRow:
     standard_error: float | None = None
     asked: bool = False
     judged: dict[str, int] | None = None
+    violates: Mapping[str, float] = field(default_factory=dict)
 
 
 class TrialBook:
@@ -162,6 +165,9 @@ class TrialBook:
         outcome, reason, summary = result.outcome, result.reason, result.normalized_return
         if outcome == COMPLETE and len(values) < len(found):
             outcome, reason = FAILED, "divergence: an objective is missing or not finite"
+        bounded = self._bounded(trial, result) if outcome == COMPLETE else {}
+        if not all(value is not None and math.isfinite(value) for value in bounded.values()):
+            outcome, reason = FAILED, "divergence: what a constraint is of is missing or not finite"
         record = _attribute(trial) | {
             "outcome": outcome,
             "reason": reason,
@@ -176,6 +182,13 @@ class TrialBook:
             "ray_trial_id": ray_trial_id,
             "ended": time(),
         }
+        if outcome == COMPLETE and bounded:
+            constraints: dict[str, float] = {}
+            for constraint in self.spec.study.constraints:
+                constraints |= constraint.beyond(bounded[constraint.metric])
+            record["constraints"] = constraints
+            for key, value in _constraint_attributes(constraints).items():
+                self._storage.set_trial_system_attr(trial_id, key, value)
         self.keep_intermediate(trial_id, {int(step): v for step, v in result.rungs.items()})
         self._storage.set_trial_user_attr(trial_id, ATTRIBUTE, json.dumps(record))
         if outcome == COMPLETE:
@@ -189,6 +202,12 @@ class TrialBook:
         record["intermediate"] = self._storage.get_trial(trial_id).intermediate_values
         self._keep(trial, record)
         return reason if outcome == FAILED else None
+
+    def _bounded(self, trial: FrozenTrial, result: TrialResult) -> dict[str, Any]:
+        """What a COMPLETE trial has of each metric that is constrained."""
+        settings = self.spec.pipeline_with(trial.params).model_dump(mode="json")
+        measured, metrics = result.measured, [c.metric for c in self.spec.study.constraints]
+        return {m: measured[m] if m in measured else setting_at(settings, m) for m in metrics}
 
     def keep_intermediate(self, trial_id: int, returns: Mapping[int, float]) -> None:
         """Keep a trial's returns at rungs, outer step -> return."""
@@ -261,8 +280,11 @@ class TrialBook:
         return max(0, self.spec.study.trials - len(self.settled()))
 
     def best(self, top: int = 1) -> list[int]:
-        """Numbers of the best COMPLETE trials: the `top`, or the whole Pareto front."""
-        complete = self.trials(TrialState.COMPLETE)
+        """Numbers of the best COMPLETE trials: the `top`, or the whole Pareto front.
+
+        A trial that is beyond a constraint is none of them.
+        """
+        complete = [trial for trial in self.trials(TrialState.COMPLETE) if _within(trial)]
         if len(self.spec.study.objectives) > 1:
             return sorted(trial.number for trial in self.study.best_trials) if complete else []
         sign = -1 if self.spec.study.objectives[0].mode == "max" else 1
@@ -292,6 +314,7 @@ class TrialBook:
             standard_error=record.get("standard_error"),
             asked="asked" in record,
             judged=record.get("judged"),
+            violates={b: by for b, by in record.get("constraints", {}).items() if by > 0},
         )
         if row.outcome in FINAL:
             self._final_rows[row.number] = row  # it will not change
@@ -376,4 +399,15 @@ def _trial(
         values=record.get("values"),
         user_attrs={ATTRIBUTE: json.dumps(kept)},
         intermediate_values={int(k): v for k, v in record.get("intermediate", {}).items()},
+        system_attrs=_constraint_attributes(record.get("constraints", {})),
     )
+
+
+def _constraint_attributes(constraints: Mapping[str, float]) -> dict[str, Any]:
+    """Where samplers find how far a trial lies beyond constraints."""
+    trial = optuna.trial.create_trial(state=TrialState.WAITING, constraints={**constraints})
+    return trial.system_attrs
+
+
+def _within(trial: FrozenTrial) -> bool:
+    return all(by <= 0 for by in trial.constraints.values())

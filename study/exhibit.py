@@ -141,6 +141,8 @@ class Exhibit:
                 f"artifacts:{picture.artifact_id}": json.dumps(asdict(picture))
                 for picture in pictures[row.number]
             }
+            if trial.constraints:  # the page greys what is beyond one
+                shown._system_attrs["constraints"] = list(trial.constraints.values())
             trial_id = storage.create_new_trial(study._study_id, shown)
             save_note_with_version(storage, study._study_id, trial_id, 1, trial_note(snapshot, row))
         return storage
@@ -165,6 +167,7 @@ class Exhibit:
             "seconds": row.seconds,
         }
         said |= {f"seconds: {name}": seconds for name, seconds in row.stages.items()}
+        said |= {"beyond": ", ".join(row.violates) or None}
         said |= {"retry of": row.retry_of, "asked": row.asked or None}
         said |= {"warnings": len(row.warnings) or None}
         known = {

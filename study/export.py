@@ -96,8 +96,9 @@ def export(
             something else than the trial's rows, or a trial left nothing, or its dataset changed.
     """
     if not numbers:
+        within = " within its constraints" if folder.spec().study.constraints else ""
         raise InputError(
-            f"The study {folder.name!r} has no COMPLETE trial to export; see `sdw status "
+            f"The study {folder.name!r} has no COMPLETE trial{within} to export; see `sdw status "
             f"{folder.called}`."
         )
     targets = [(to or folder.exports) / f"trial-{number}" for number in numbers]

@@ -56,6 +56,8 @@ def study_note(snapshot: Snapshot, pictures: Sequence[Sequence[ArtifactMeta]]) -
 
 def _answer(snapshot: Snapshot) -> str:
     """The best trial, or each on the Pareto front, with its settings; or that there is none."""
+    if snapshot.unsatisfied:
+        return f"## {plain(snapshot.unsatisfied)}"
     if not snapshot.best:
         return "## No trial has completed yet"
     rows = [snapshot.row(each) for each in snapshot.best]

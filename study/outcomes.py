@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sdw_core.config import PipelineConfig, identifying
+from sdw_core.config import STAGES, PipelineConfig, identifying
 from sdw_core.files import read_whole, sha256_of_json, write_json
 from sdw_core.identity import Sources
 from sdw_core.statistics import ReturnSummary
@@ -109,6 +109,17 @@ class TrialResult:
         nothing = [name for name, value in said.items() if value is None or value is False]
         nothing += [name for name, value in said.items() if value in ({}, [])]
         return {n: value for n, value in said.items() if n in always or n not in nothing}
+
+    @property
+    def measured(self) -> dict[str, float | None]:
+        """What constraints may bound, beside settings; see `search_spaces.constraints.MEASURED`."""
+        return {
+            **self.metrics,
+            **{f"seconds.{stage}": self.stages.get(stage, 0.0) for stage in STAGES},
+            "expert": self.expert.mean if self.expert else None,
+            "effective_sample_size_percent": self.effective_sample_size_percent,
+            "density_effective_sample_size_percent": self.density_effective_sample_size_percent,
+        }
 
     @property
     def of_best(self) -> tuple[float, ...]:

@@ -358,6 +358,19 @@ class Snapshot:
         """The study's page, if it was written."""
         return self.folder.report if self.folder.report.is_file() else None
 
+    @property
+    def unsatisfied(self) -> str | None:
+        """That no COMPLETE trial is within the constraints, and which they are beyond."""
+        rows = [row for row in self.trials if row.outcome == COMPLETE]
+        if not rows or not all(row.violates for row in rows):
+            return None
+        counts = Counter(bound for row in rows for bound in row.violates)
+        which = ", ".join(f"{bound} ({counted(n, 'trial')})" for bound, n in counts.items())
+        return (
+            f"No trial satisfies `study.constraints`: of {counted(len(rows), 'COMPLETE trial')} "
+            f"all are beyond {which}."
+        )
+
     def objectives(self, row: TrialRow) -> str:
         """What a COMPLETE trial reached: `normalised return 90.6 (95 % 87.0 to 93.5)`."""
         said = []
@@ -381,6 +394,8 @@ class Snapshot:
             several = len(self.spec.study.objectives) > 1
             rank = "on the Pareto front" if several else "the best so far"
             rank = f", {rank}" if row.number in self.best else ""
+            if row.violates:
+                rank = f", beyond {', '.join(row.violates)}, so that it is never the best"
             if row.judged:
                 few = "{policies} of {of} policies, clearly behind trial {against}"
                 rank += f", judged by {few.format(**row.judged)}"
@@ -441,6 +456,7 @@ class Snapshot:
                 | trial.params
                 | {m: trial.values[i] if trial.values else None for i, m in enumerate(metrics)}
                 | {"trial_seconds": trial.seconds, "asked": trial.asked}
+                | {"violates": ", ".join(trial.violates)}
                 for trial in self.trials
             ]
         )

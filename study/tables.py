@@ -111,6 +111,8 @@ def _outcome(row: TrialRow, best: bool, several: bool) -> str:
         said.append("front" if several else "best")
     elif row.outcome in (FAILED, PRUNED):
         said.append(kind(row))
+    elif row.violates:
+        said.append(f"beyond {', '.join(row.violates)}")
     if row.judged:
         said.append("{policies} of {of} policies".format(**row.judged))
     return " ".join([*said, *["asked"] * row.asked])

@@ -8,11 +8,11 @@ import logging
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from sdw_core.errors import InputError
 from sdw_core.labels import counted
 from search_spaces import StudySpec
+from search_spaces.constraints import setting_at
 from search_spaces.ranges import param_of
 from search_spaces.spec import Configuration
 from study.folder import StudyFolder
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 BEST = 5
 """Trials of an earlier study, at most, whose configurations are asked first."""
-ABSENT = object()
-"""What a pipeline has of a setting that it does not know."""
 
 
 def warmed(spec: StudySpec, studies: Sequence[Path | str], storage: Path) -> StudySpec:
@@ -98,20 +96,18 @@ def _found(spec: StudySpec, folder: StudyFolder) -> _Found:
         there = book.spec.pipeline_with(rows[number].params).model_dump(mode="json")
         settings = {}
         for path, distribution in spec.search.items():
-            value = _at(there, path)
+            value = setting_at(there, path)
             try:
-                if value is ABSENT:
-                    raise InputError("absent")
                 param_of(path, distribution, value, path)
             except InputError:
-                why = "not there" if value is ABSENT else f"{value} lies outside of its range here"
+                why = "none there" if value is None else f"{value} lies outside of its range here"
                 found.left_out.setdefault(path, f"trial {number}: {why}")
             else:
                 settings[path] = value
         for path in rows[number].params.keys() - spec.search.keys():
-            if (value := _at(there, path)) != _at(here, path):
-                fixed = "unknown" if _at(here, path) is ABSENT else f"fixed at {_at(here, path)}"
-                found.left_out.setdefault(path, f"trial {number}: {value}, and {fixed} here")
+            if (value := setting_at(there, path)) != setting_at(here, path):
+                fixed = f"fixed at {setting_at(here, path)} here"
+                found.left_out.setdefault(path, f"trial {number}: {value}, and {fixed}")
         if settings:
             found.configurations[number] = settings
     if not found.configurations:
@@ -132,13 +128,3 @@ def _best(folder: StudyFolder) -> list[int]:
     front = sorted(book.best(), key=lambda number: rows[number].values or [])
     last, count = len(front) - 1, min(BEST, len(front))
     return [front[round(place * last / max(count - 1, 1))] for place in range(count)]
-
-
-def _at(document: dict[str, Any], path: str) -> Any:
-    """A setting by its path; `ABSENT` where the pipeline has none of that name."""
-    value: Any = document
-    for key in path.split("."):
-        if not isinstance(value, dict) or key not in value:
-            return ABSENT
-        value = value[key]
-    return value

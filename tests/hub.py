@@ -3,6 +3,8 @@
 As the library speaks them: a repository is made, its card's front matter is checked, it is asked
 how each file is to be sent, large ones (here: all but text) go to the storage of Git LFS, one
 commit holds all; then a listing, and files by revision. What is stored lies in memory.
+
+    python -m tests.hub        # until Ctrl-C; it says how to use it
 """
 
 import base64
@@ -10,10 +12,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -200,6 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
+def main() -> None:
+    with serving() as hub, suppress(KeyboardInterrupt):
+        print(f"export HF_ENDPOINT={hub.address} HF_TOKEN={TOKEN} HF_HUB_DISABLE_XET=1", flush=True)
+        Event().wait()
+
+
 _NAME = r"([^/]+/[^/]+)"
 ROUTES = {
     "POST /api/repos/create": "create",
@@ -214,3 +222,6 @@ ROUTES = {
     f"GET /api/datasets/{_NAME}/tree/([^/]+)": "tree",
     f"(?:GET|HEAD) /datasets/{_NAME}/resolve/([^/]+)/(.+)": "resolve",
 }
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ import typer
 
 from sdw_core.console import Table, line
 from sdw_core.labels import FILM, counted, shrunk
+from search_spaces.constraints import Constraint
 from search_spaces.ranges import range_in_words
 from study.api import STUDIES, Study, WorkFailed, open_either
 from study.cli import completion
@@ -213,6 +214,8 @@ def _plan_in_words(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "environment", dataset["environment"]
     for path, distribution in document["search"].items():
         yield "search", f"{path}: {range_in_words(distribution)}"
+    for constraint in document["study"]["constraints"]:
+        yield "within", ", ".join(Constraint(**constraint).beyond(0))
     for asked in document["study"]["enqueue"]:
         yield "asked first", settings(asked)
     for objective in document["study"]["objectives"]:
@@ -408,6 +411,8 @@ def _print_study(snapshot: "Snapshot") -> None:
         log.print(f"warning, {counted(count, 'trial')}: {sentence}")
     if snapshot.best:
         _print_best(snapshot)
+    elif snapshot.unsatisfied:
+        out.print(snapshot.unsatisfied)
     print_lines((what, path) for what, path in _made(snapshot) if path.exists())
     print_lines(snapshot.next_commands[:3])
 

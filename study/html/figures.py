@@ -73,7 +73,8 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
     name = metric_name(objective.metric, *{row.ensemble for row in rows})
     numbers, values = [row.number for row in rows], [value_of(row, index) for row in rows]
     better = max if objective.mode == "max" else min
-    so_far = list(accumulate(values, better))
+    worst = -better(-math.inf, math.inf)  # a trial beyond a constraint is never the best
+    so_far = list(accumulate((worst if r.violates else value_of(r, index) for r in rows), better))
     points = {
         "mode": "markers",
         "name": "COMPLETE",
@@ -99,7 +100,7 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
         "mode": "lines",
         "name": "best so far",
         "x": numbers,
-        "y": [short(value) for value in so_far],
+        "y": [short(value) if math.isfinite(value) else None for value in so_far],
         "line": {"shape": "hv", "color": BEST, "width": 2},
         "hoverinfo": "skip",
     }
@@ -122,7 +123,7 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
         layout["xaxis"] |= {"dtick": 1}
     jumps = [
         (row, value)
-        for row, value, best, before in zip(rows, values, so_far, [math.nan, *so_far], strict=False)
+        for row, value, best, before in zip(rows, values, so_far, [worst, *so_far], strict=False)
         if best != before
     ]
     table = Table(
@@ -130,9 +131,10 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
         ["trial", name, "95 % interval"],
         [[str(r.number), f"{v:.4g}", interval_of(r)] for r, v in jumps],
     )
+    last = f"changed last at trial {jumps[-1][0].number}" if jumps else "is none within bounds"
     said = (
         f"{counted(len(rows), 'COMPLETE trial')} from {min(values):.4g} to {max(values):.4g}; "
-        f"the best so far changed last at trial {jumps[-1][0].number}."
+        f"the best so far {last}."
     )
     return Figure(f"{sentence(name)} over trials", said, [best_line, points, *without_value],
                   layout, table)  # fmt: skip
@@ -325,8 +327,9 @@ def pareto(snapshot: Snapshot) -> Figure:
     cells = [[str(r.number), *(f"{value_of(r, i):.4g}" for i in (0, 1))] for r in front]
     table = Table("The Pareto front", ["trial", *names], cells)
     said = (
-        f"{len(front)} of {len(rows)} COMPLETE trials are on the front: no other trial is better "
-        "in one objective and no worse in the other."
+        f"{len(front)} of {len(rows)} COMPLETE trials are on the front: no other trial"
+        f"{' within the constraints' * bool(snapshot.spec.study.constraints)} is better in one "
+        "objective and no worse in the other."
     )
     return Figure("Pareto front", said, data, axes(names[1], names[0]), table)
 

@@ -76,16 +76,25 @@ def study_page(folder: StudyFolder) -> str:
 
 
 def _ranked(snapshot: Snapshot) -> list[TrialRow]:
-    """The COMPLETE trials, best first: those of a front, or of a race, before the others."""
+    """The COMPLETE trials, best first: those of a front, or of a race, before the others.
+
+    Those that are beyond a constraint come last.
+    """
     objectives = snapshot.spec.study.objectives
     sign = -1 if objectives[0].mode == "max" else 1
     rows = figures.complete(snapshot)
     front = set(snapshot.best) if len(objectives) > 1 else set()
     raced = snapshot.race.ranking if snapshot.race else []
 
-    def place(row: TrialRow) -> tuple[bool, int, float, int]:
+    def place(row: TrialRow) -> tuple[bool, bool, int, float, int]:
         first = raced.index(row.number) if row.number in raced else len(raced)
-        return row.number not in front, first, sign * figures.value_of(row, 0), row.number
+        return (
+            bool(row.violates),
+            row.number not in front,
+            first,
+            sign * figures.value_of(row, 0),
+            row.number,
+        )
 
     return sorted(rows, key=place)
 
@@ -106,7 +115,7 @@ def _heading(snapshot: Snapshot) -> str:
 def _answer(
     snapshot: Snapshot, ranked: list[TrialRow], results: dict[int, TrialResult | None]
 ) -> Answer:
-    if not ranked:
+    if not snapshot.best:
         return Answer(None, _nothing(snapshot), [], [], [])
     objectives = snapshot.spec.study.objectives
     if len(objectives) > 1:
@@ -140,7 +149,7 @@ def _answer(
         sentences.append(snapshot.race.verdict)
         tables.append(_raced(snapshot.race))
     elif metric in RETURNS:
-        told, table = _rivals(ranked, results)
+        told, table = _rivals([row for row in ranked if not row.violates], results)
         sentences.append(told)
         tables += [table] if table else []
     return Answer(score, f"trial {best.number}: {of}", sentences, settings, tables)
@@ -149,6 +158,8 @@ def _answer(
 def _nothing(snapshot: Snapshot) -> str:
     if not snapshot.trials:
         return "No trial has begun yet."
+    if snapshot.unsatisfied:
+        return snapshot.unsatisfied
     if failed := sum(len(group.trials) for group in snapshot.failures):
         return f"No trial has completed; {failed} FAILED, and why stands below."
     return "No trial has completed yet."
@@ -405,7 +416,9 @@ def _trials(snapshot: Snapshot) -> Lines:
     for row in snapshot.trials:
         values = [number(value) for value in row.values or []] or [""] * len(objectives)
         cells = [
-            f"{row.outcome}, asked" if row.asked else row.outcome,
+            ", ".join(
+                [row.outcome, *["asked"] * row.asked, *(f"beyond {v}" for v in row.violates)]
+            ),
             *values,
             *(document_of(row.params[path]) if path in row.params else "" for path in search),
             figures.interval_of(row),

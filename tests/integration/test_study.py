@@ -27,6 +27,7 @@ from tests.integration.processes import (
 TRIAL_KEYS = {
     *("number", "outcome", "reason", "params", "values", "interval", "seconds", "stages"),
     *("retry_of", "warnings", "ensemble", "node", "ended", "standard_error", "judged"),
+    *("asked", "violates"),
 }
 SEARCHED = {"weighting.temperature", "distill.synthetic_size"}
 SCORE_KEYS = {"mean", "iqm", "low", "high", "per_policy"}

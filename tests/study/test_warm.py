@@ -101,7 +101,7 @@ def test_what_was_fixed_there_and_is_searched_here_has_its_value_of_then(tmp_pat
     with caplog.at_level(logging.INFO):
         (settings,) = warmed(load_spec("quickstart", cal_ql), ["earlier"], tmp_path).study.enqueue
     assert DEPTH not in settings
-    assert f"{DEPTH} (trial 0: not there)" in caplog.records[-1].message
+    assert f"{DEPTH} (trial 0: none there)" in caplog.records[-1].message
 
 
 def test_a_study_that_has_nothing_for_this_one_is_refused(tmp_path):
