@@ -143,6 +143,7 @@ def identifying(settings: Any) -> Any:
     ...     steps: int = 5
     >>> class New(Old):
     ...     warm: bool = Field(False, json_schema_extra=added(False))
+    ...     names: tuple[str, ...] = Field((), json_schema_extra=added([]))
     >>> identifying(New()), identifying(New(warm=True))
     ({'steps': 5}, {'steps': 5, 'warm': True})
     """
@@ -186,7 +187,7 @@ def _section_of(annotation: Any, given: Mapping[str, Any]) -> type[Config] | Non
 
 def _is_added(settings: BaseModel, name: str) -> bool:
     extra = type(settings).model_fields[name].json_schema_extra
-    return isinstance(extra, dict) and getattr(settings, name) == extra["before"]
+    return isinstance(extra, dict) and identifying(getattr(settings, name)) == extra["before"]
 
 
 class DensityConfig(Config):

@@ -14,8 +14,6 @@ What is slow to import (torch, ray, optuna, pandas) is imported by the methods t
 """
 
 import logging
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -43,6 +41,7 @@ from search_spaces import (
 from search_spaces.spec import settings_of
 from study.console import log, quiet
 from study.job import Allocation
+from study.locations import cache_folder, storage_folder
 from study.signals import going_on_with
 
 if TYPE_CHECKING:
@@ -63,8 +62,6 @@ logger = logging.getLogger(__name__)
 
 WarmFrom = Path | str | Sequence[Path | str]
 """One earlier study or several."""
-STUDIES = Path("sdw-studies")
-"""The folder of studies, unless the environment variable SDW_STORAGE names another."""
 
 
 class WorkFailed(SDWError):
@@ -105,19 +102,23 @@ class Study:
         overrides: Overrides = (),
         progress: bool = False,
         warm_from: WarmFrom = (),
+        cache: Path | str | None = None,
     ) -> "Study":
         """Run a new study to its end and export its best rows.
 
         Args:
             spec: a YAML file's path, the name of a shipped spec, a document, or a `StudySpec`.
             name: of the study; None: the spec's.
-            storage: the folder to make it in; None: as `STUDIES` says.
+            storage: the folder to make it in; None: SDW_STORAGE, or
+                `sdw-studies`.
             address: of a Ray cluster, `auto` or HOST:PORT; None: this machine.
             trials: how many; None: as many as the spec says.
             overrides: single settings, such as `{"pipeline.distill.outer_steps": 100}`.
             progress: show the trials meanwhile, on stderr.
             warm_from: earlier studies, by name or path, whose best configurations are asked first;
                 they may be of another dataset.
+            cache: where what is computed once for a dataset is kept; None: SDW_CACHE, or `cache`
+                in the storage.
 
         Returns:
             The study, which `status` calls stopped if somebody asked the study to stop.
@@ -130,14 +131,16 @@ class Study:
         with _checking(progress):
             from sdw_core.identity import Inventory
             from study.folder import StudyFolder
-            from study.preflight import require_launchable
+            from study.preflight import check_writable, require_launchable
 
             storage = storage_folder(storage)
             loaded = read_study(spec, overrides, name, trials, warm_from, storage)
             datasets, _ = require_launchable(loaded, storage, address)
+            cache = cache_folder(storage, cache)
+            check_writable(cache, "cache")
             warned(datasets.values())
             inventory = Inventory.of(loaded.reaching(), datasets)
-        with StudyFolder.launched(loaded, storage, inventory) as folder:
+        with StudyFolder.launched(loaded, storage, inventory, cache) as folder:
             return cls(folder)._run(address, progress)
 
     @classmethod
@@ -779,6 +782,7 @@ class Comparison:
         retry_failed: bool = False,
         overrides: Overrides = (),
         progress: bool = False,
+        cache: Path | str | None = None,
     ) -> "Comparison":
         """Run methods x datasets, and write their table, statistics and figures; go on if begun.
 
@@ -786,11 +790,13 @@ class Comparison:
             spec: a YAML file's path, the name of a shipped comparison, a document, or a
                 `ComparisonSpec`.
             name: of the comparison; None: the spec's.
-            storage: the folder to make it in; None: as `STUDIES` says.
+            storage: the folder to make it in; None: SDW_STORAGE, or
+                `sdw-studies`.
             address: of a Ray cluster, `auto` or HOST:PORT; None: this machine.
             retry_failed: run the cells again that failed.
             overrides: single settings.
             progress: tell on stderr when a cell ends.
+            cache: of a new one, as for `Study.launch`.
 
         Returns:
             The comparison, which is not `finished` if somebody asked it to stop.
@@ -811,7 +817,8 @@ class Comparison:
         from study.comparing import run_comparison  # imports Ray: bad input is told before
 
         console = _shown(progress)
-        with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
+        storage = storage_folder(storage)
+        with ComparisonFolder.opened(loaded, storage, cache_folder(storage, cache)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)
         comparison = cls(folder, loaded, results)
         if not comparison.finished:
@@ -995,22 +1002,6 @@ def read_study(
 
     earlier = [warm_from] if isinstance(warm_from, str | Path) else warm_from
     return warmed(loaded, earlier, storage_folder(storage))
-
-
-def storage_folder(storage: Path | str | None) -> Path:
-    """The folder that holds studies.
-
-    Raises:
-        InputError: it is named by an address of a bucket.
-    """
-    named = storage or os.environ.get("SDW_STORAGE") or STUDIES
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(named)):  # a path has one of the two slashes
-        raise InputError(
-            "Studies lie in a folder of a file system that all nodes share, with their database "
-            f"there or in PostgreSQL, and `storage` is {str(named)!r}; name a folder, and bring "
-            "what came of a study into a bucket with `sdw export --to` and `sdw report --to`."
-        )
-    return Path(checked(named, Path, "storage"))
 
 
 def warned(datasets: "Iterable[OfflineDataset]") -> list[str]:

@@ -67,8 +67,13 @@ Address = Annotated[
     ),
 ]
 Cache = Annotated[
-    Path,
-    typer.Option(help="Stage cache.", metavar="DIR", rich_help_panel=WHERE),
+    Path | None,
+    typer.Option(
+        help="What is computed once for a dataset; default: `cache` in the storage.",
+        envvar="SDW_CACHE",
+        metavar="DIR",
+        rich_help_panel=WHERE,
+    ),
 ]
 Set = Annotated[
     list[str] | None,

@@ -10,11 +10,12 @@ from sdw_core.console import Table, line
 from sdw_core.labels import FILM, counted, shrunk
 from search_spaces.constraints import Constraint
 from search_spaces.ranges import range_in_words
-from study.api import STUDIES, Study, WorkFailed, open_either
+from study.api import Study, WorkFailed, open_either
 from study.cli import completion
 from study.cli.common import (
     Address,
     AsJson,
+    Cache,
     Formats,
     License,
     Set,
@@ -29,6 +30,7 @@ from study.cli.common import (
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
 from study.job import log_of
+from study.locations import STUDIES
 
 if TYPE_CHECKING:
     from study.snapshot import Snapshot
@@ -50,6 +52,7 @@ def launch(
     trials: Trials = None,
     overrides: Set = None,
     warm_from: WarmFrom = None,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export its best rows.
@@ -59,7 +62,7 @@ def launch(
         sdw launch my.yaml --storage /shared/studies --address auto
         sdw launch my.yaml --warm-from mine --warm-from other
     """
-    given = name, storage, address, trials, overrides or (), True, warm_from or ()
+    given = name, storage, address, trials, overrides or (), True, warm_from or (), cache
     _run(lambda: Study.launch(spec, *given), as_json)
 
 
