@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STUDY  := sdw-studies/hopper-quickstart
 
-.PHONY: quickstart smoke test test-slow lint types check bench clean
+.PHONY: quickstart smoke test test-slow lint types check pages site bench clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -35,9 +35,10 @@ smoke: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope --no-loadscope-reorder
 
-# Within half an hour: real processes that are killed, stopped and starved, and training at full size.
+# Within three quarters of an hour, in two processes: real processes that are killed, stopped and
+# starved, hosts, a SLURM, browsers, and training at full size.
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadscope --timeout 1800
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -55,3 +56,13 @@ bench: $(VENV)/.installed
 # Only what these commands make here; an environment elsewhere (`VENV=...`) is its owner's.
 clean:
 	rm -rf .venv sdw_obd.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The documentation as a site, in `site/`: its files, at their places, and what they show.
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md LICENSE docs sdw_core/distill/README.md examples \
+  benchmarks/results search_spaces
+pages:
+	rm -rf build/site
+	mkdir -p build/site
+	cp -r --parents $(PAGES) build/site
+site: $(VENV)/.installed-dev pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

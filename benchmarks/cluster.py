@@ -18,21 +18,27 @@ import os
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from time import monotonic, sleep, time
+from time import monotonic, process_time, sleep, time
 from typing import Any
 
 import numpy as np
 import psutil
+import sqlalchemy
 import torch
 
 from benchmarks import machine
+from sdw_core.dataset import load_datasets
 from sdw_core.files import read_json, read_whole
+from sdw_core.identity import Inventory
 from search_spaces import load_spec
 from study.folder import StudyFolder
+from study.runner import _outcome
+from study.search import StudySearch
 from tests.integration.hosts import hosts_of, missing
 from tests.integration.processes import World, ended, wait_until
 
@@ -52,6 +58,10 @@ SMALL = {
     "pipeline.density.model": "gaussian",
 }
 ENDLESS = 10_000_000
+COUNTED = 5
+"""Trials that are counted, for `operations`, once as many have run."""
+WATCHED = {"open": "", "os.rename": "renamed", "os.remove": "removed"}
+"""Python's audit events of what is counted of files."""
 
 
 def main() -> None:
@@ -279,7 +289,69 @@ def text(document: dict[str, Any]) -> str:
 
 
 def operations(world: World) -> dict[str, Any]:
-    raise NotImplementedError
+    """What a trial asks of the database and of the study's folder, by the driver and by a worker.
+
+    Counted are SQL statements, and, of files in the study's folder, those that are opened to be
+    read or written, renamed and removed; each that is written is followed by two `fsync`. What a
+    worker says of its progress while it runs stands apart.
+    """
+    counts: dict[str, Counter[str]] = {"driver": Counter(), "worker": Counter()}
+    asking = ""
+
+    def heard(event: str, arguments: tuple[Any, ...]) -> None:
+        if not asking or event not in WATCHED or not isinstance(arguments[0], str):
+            return
+        if "/sdw-studies/" not in arguments[0]:
+            return
+        kind = WATCHED[event]
+        if event == "open":
+            written = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            kind = "opened to be written" if written else "opened to be read"
+        if arguments[0].rpartition("/")[2].startswith(".progress.json"):
+            kind = f"progress: {kind}"
+        counts[asking][kind] += 1
+
+    def executed(*told: Any) -> None:
+        if asking:
+            counts[asking]["SQL statements"] += 1
+
+    sys.addaudithook(heard)
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", executed)
+    fixed = load_spec(
+        str(
+            written(
+                world,
+                "counted",
+                2 * COUNTED,
+                {"study.database": "sqlite", "pipeline.distill.outer_steps": 50},
+            )
+        )
+    )
+    folder = StudyFolder.create(fixed, world.path / "sdw-studies", Inventory.of(
+        fixed.reaching(), load_datasets([fixed.pipeline])
+    ))  # fmt: skip
+    search, seconds, busy = StudySearch(folder.book()), 0.0, 0.0
+    for number in range(2 * COUNTED):
+        if number == COUNTED:  # what is shared is kept by then, and libraries have loaded theirs
+            counts = {"driver": Counter(), "worker": Counter()}
+            seconds, busy = 0.0, 0.0
+        asking, begun = "driver", process_time()
+        asked = search.suggest(str(number))
+        busy += process_time() - begun
+        assert isinstance(asked, dict)
+        asking = "worker"
+        result = _outcome(folder, number, asked["params"], lambda step, value: None)
+        seconds += result.seconds
+        asking, begun = "driver", process_time()
+        search.on_trial_complete(str(number), {"document": json.dumps(result.to_json())})
+        busy += process_time() - begun
+        asking = ""
+    return {
+        "trials": COUNTED,
+        "seconds_of_a_trial": seconds / COUNTED,
+        "driver_milliseconds": 1000 * busy / COUNTED,
+        **{who: {kind: n / COUNTED for kind, n in found.items()} for who, found in counts.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -19,19 +19,23 @@ def random_rows(dataset: OfflineDataset, size: int, sets: int, seed: int) -> NDA
 
 
 def random_subset(
-    dataset: OfflineDataset, config: PipelineConfig, arena: Arena, stage: str
+    dataset: OfflineDataset,
+    config: PipelineConfig,
+    arena: Arena,
+    stage: str,
+    labels: NDArray[np.float32] | None = None,
 ) -> Returns:
     """Normalised returns [K, M] of policies trained on as many random rows of the dataset.
 
-    Every policy gets rows of its own, with the dataset's actions, so that the spread includes the
-    luck of the draw. The learning rate is `inner_lr`: learned rates belong to the rows that they
-    were learned with.
+    Every policy gets rows of its own, with the dataset's actions or with other `labels` [N, A], in
+    units of the bounds, so that the spread includes the luck of the draw. The learning rate is
+    `inner_lr`: learned rates belong to the rows that they were learned with.
     """
     size, sets = config.distill.synthetic_size, config.evaluation.policies
     picks = random_rows(dataset, size, sets, config.seed)
     return evaluate_rows(
         torch.as_tensor(arena.units.normalized_states(dataset.observations[picks])),
-        torch.as_tensor(dataset.unit_actions[picks]),
+        torch.as_tensor((dataset.unit_actions if labels is None else labels)[picks]),
         [applied(config.evaluation, own_recipe(config.distill))] * sets,
         arena,
         1,

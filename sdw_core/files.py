@@ -65,6 +65,8 @@ def created_folder(path: Path) -> Iterator[Path]:
             probe.unlink()
             yield scratch
             for entry in scratch.rglob("*"):
+                if entry.is_symlink():  # what it leads to is not of this folder
+                    continue
                 if entry.is_file():
                     entry.chmod(mode)
                 _fsync(entry)

@@ -573,6 +573,11 @@ class Pipeline:
             found = self._returns_of(prepared.expert, arena, 1, episodes, "evaluate")
             return arena.normalized(found)
 
+    def expert_actions(self, dataset: OfflineDataset) -> NDArray[np.float32]:
+        """pi* [N, A] of the dataset's states, in units of the actions' bounds."""
+        kept = self._expert(dataset, dataset.states, Arena.of(dataset))
+        return kept.tensors["actions"].numpy()
+
     def judged_expert(self, dataset: OfflineDataset, stage: str) -> Returns:
         """Normalised returns [K, M] of the expert, started where K policies of rows would be.
 

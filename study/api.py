@@ -14,7 +14,6 @@ What is slow to import (torch, ray, optuna, pandas) is imported by the methods t
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,14 @@ from search_spaces import (
 from search_spaces.spec import settings_of
 from study.console import log, quiet
 from study.job import Allocation
+from study.locations import cache_folder, storage_folder
 from study.signals import going_on_with
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from sdw_core.artifact import Artifact
+    from sdw_core.bucket import Bucket
     from sdw_core.dataset import OfflineDataset
     from study.book import TrialRow
     from study.comparison import ComparisonFolder, Results
@@ -60,8 +62,6 @@ logger = logging.getLogger(__name__)
 
 WarmFrom = Path | str | Sequence[Path | str]
 """One earlier study or several."""
-STUDIES = Path("sdw-studies")
-"""The folder of studies, unless the environment variable SDW_STORAGE names another."""
 
 
 class WorkFailed(SDWError):
@@ -102,19 +102,23 @@ class Study:
         overrides: Overrides = (),
         progress: bool = False,
         warm_from: WarmFrom = (),
+        cache: Path | str | None = None,
     ) -> "Study":
         """Run a new study to its end and export its best rows.
 
         Args:
             spec: a YAML file's path, the name of a shipped spec, a document, or a `StudySpec`.
             name: of the study; None: the spec's.
-            storage: the folder to make it in; None: as `STUDIES` says.
+            storage: the folder to make it in; None: SDW_STORAGE, or
+                `sdw-studies`.
             address: of a Ray cluster, `auto` or HOST:PORT; None: this machine.
             trials: how many; None: as many as the spec says.
             overrides: single settings, such as `{"pipeline.distill.outer_steps": 100}`.
             progress: show the trials meanwhile, on stderr.
             warm_from: earlier studies, by name or path, whose best configurations are asked first;
                 they may be of another dataset.
+            cache: where what is computed once for a dataset is kept; None: SDW_CACHE, or `cache`
+                in the storage.
 
         Returns:
             The study, which `status` calls stopped if somebody asked the study to stop.
@@ -127,14 +131,16 @@ class Study:
         with _checking(progress):
             from sdw_core.identity import Inventory
             from study.folder import StudyFolder
-            from study.preflight import require_launchable
+            from study.preflight import check_writable, require_launchable
 
             storage = storage_folder(storage)
             loaded = read_study(spec, overrides, name, trials, warm_from, storage)
             datasets, _ = require_launchable(loaded, storage, address)
+            cache = cache_folder(storage, cache)
+            check_writable(cache, "cache")
             warned(datasets.values())
             inventory = Inventory.of(loaded.reaching(), datasets)
-        with StudyFolder.launched(loaded, storage, inventory) as folder:
+        with StudyFolder.launched(loaded, storage, inventory, cache) as folder:
             return cls(folder)._run(address, progress)
 
     @classmethod
@@ -570,11 +576,12 @@ class Study:
         film: bool = False,
         progress: bool = False,
         formats: Iterable[str] = (),
-    ) -> list[Path]:
+    ) -> "Sequence[Path | Bucket]":
         """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
 
         Args:
-            to: where; None: the study's own `exports`.
+            to: where, a folder or a place in a bucket such as `s3://bucket/path`; None: the study's
+                own `exports`.
             top: how many, of a study of one objective; None: 1.
             pareto: refuse a study that has no Pareto front; one of two objectives always exports
                 its front.
@@ -608,7 +615,8 @@ class Study:
         license = None if license is None else require_license(license)
         formats = require_formats(formats)
         top = 1 if top is None else checked(top, Count, "top")
-        where = checked(to, Path, "to") if to else None
+        bucket = bucket_at(to)
+        where = checked(to, Path, "to") if to and not bucket else None
         if where:
             check_writable(where, "to")
         filming = None
@@ -618,17 +626,26 @@ class Study:
             filming = partial(render, cache=self.folder.cache)
         with self.folder.judging():
             numbers = self._raced(top, progress)
-            with _shown(progress).working(ON_FRESH_SEEDS) as say:
-                return export(self.folder, numbers, where, license, filming, say, formats)
+            places = [bucket.below(f"trial-{number}") for number in numbers] if bucket else []
+            for place in places:
+                place.require_new()
+            with _shown(progress).working(ON_FRESH_SEEDS) as say, TemporaryDirectory() as scratch:
+                given = Path(scratch) if bucket else where, license, filming, say, formats
+                folders = export(self.folder, numbers, *given)
+                if not bucket:
+                    return folders
+                say(f"writing to {bucket}")
+                return [p.create(f) for p, f in zip(places, folders, strict=True)]
 
-    def report(self, to: Path | str | None = None) -> Path:
+    def report(self, to: Path | str | None = None) -> "Path | Bucket":
         """Write the study as one HTML page that loads nothing else, the answer first.
 
         Args:
-            to: a new file; None: report.html in the study's folder, which is written anew.
+            to: a new file, here or in a bucket, such as `s3://bucket/report.html`; None:
+                report.html in the study's folder, which is written anew.
 
         Returns:
-            The file.
+            The file, or its place in the bucket.
 
         Raises:
             InputError: the file exists, or cannot be written.
@@ -688,7 +705,7 @@ class Study:
             return self
         does = "takes them up"
         if self.folder.stop_flag.exists():
-            does = f"is stopping; go on with `sdw resume {self.folder.called}`"
+            does = f"is stopping; go on with `{self.folder.go_on}`"
         logger.info(f"{process(self.folder.driver())} {does}")
         return self
 
@@ -725,7 +742,7 @@ class Study:
             called, count = folder.called, book.spec.study.max_identical_failures
             raise WorkFailed(
                 f"{count} trials in a row FAILED for one reason, so the study was stopped: "
-                f"{given_up}; mend that, then go on with `sdw resume {called}` and `sdw "
+                f"{given_up}; mend that, then go on with `{folder.go_on}` and `sdw "
                 f"retry-failed {called}`.",
                 self,
             )
@@ -765,6 +782,7 @@ class Comparison:
         retry_failed: bool = False,
         overrides: Overrides = (),
         progress: bool = False,
+        cache: Path | str | None = None,
     ) -> "Comparison":
         """Run methods x datasets, and write their table, statistics and figures; go on if begun.
 
@@ -772,11 +790,13 @@ class Comparison:
             spec: a YAML file's path, the name of a shipped comparison, a document, or a
                 `ComparisonSpec`.
             name: of the comparison; None: the spec's.
-            storage: the folder to make it in; None: as `STUDIES` says.
+            storage: the folder to make it in; None: SDW_STORAGE, or
+                `sdw-studies`.
             address: of a Ray cluster, `auto` or HOST:PORT; None: this machine.
             retry_failed: run the cells again that failed.
             overrides: single settings.
             progress: tell on stderr when a cell ends.
+            cache: of a new one, as for `Study.launch`.
 
         Returns:
             The comparison, which is not `finished` if somebody asked it to stop.
@@ -797,7 +817,8 @@ class Comparison:
         from study.comparing import run_comparison  # imports Ray: bad input is told before
 
         console = _shown(progress)
-        with ComparisonFolder.opened(loaded, storage_folder(storage)) as folder:
+        storage = storage_folder(storage)
+        with ComparisonFolder.opened(loaded, storage, cache_folder(storage, cache)) as folder:
             results = run_comparison(folder, loaded, inventory, address, console, retry_failed)
         comparison = cls(folder, loaded, results)
         if not comparison.finished:
@@ -845,14 +866,15 @@ class Comparison:
         """One row a policy and evaluation: method, dataset, seed, policy, return, outer steps."""
         return self.standings.frame
 
-    def report(self, to: Path | str | None = None) -> Path:
+    def report(self, to: Path | str | None = None) -> "Path | Bucket":
         """Write the comparison as one HTML page that loads nothing else, the answer first.
 
         Args:
-            to: a new file; None: report.html in the comparison's folder, which is written anew.
+            to: a new file, here or in a bucket, such as `s3://bucket/report.html`; None:
+                report.html in the comparison's folder, which is written anew.
 
         Returns:
-            The file.
+            The file, or its place in the bucket.
 
         Raises:
             InputError: the file exists, or cannot be written.
@@ -902,7 +924,7 @@ def open_either(reference: Path | str, storage: Path | str | None = None) -> "St
     return Study.open(path) if (path / "study.yaml").is_file() else Comparison.open(path)
 
 
-def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> Path:
+def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> "Path | Bucket":
     """Make a page once it is known that its place can be written, and put it there."""
     from sdw_core.files import write_text
     from study.html.page import require_new, write_new
@@ -912,10 +934,33 @@ def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> Path:
         check_writable(own.parent, "to")
         write_text(own, page())
         return own
+    if bucket := bucket_at(to):
+        bucket.require_new()
+        with TemporaryDirectory() as scratch:
+            file = Path(scratch) / own.name
+            file.write_text(page(), encoding="utf-8")
+            return bucket.put(file)
     new: Path = checked(to, Path, "to")
     require_new(new)
     write_new(page(), new)
     return new
+
+
+def bucket_at(to: Path | str | None) -> "Bucket | None":
+    """The place in a bucket, which can be written, that an argument names; None: it names none.
+
+    Raises:
+        InputError: it is no address of one, or the bucket cannot be written.
+    """
+    from sdw_core.remote import is_address
+
+    if to is None or not is_address(to):
+        return None
+    from sdw_core.bucket import Bucket
+
+    bucket = Bucket.at(str(to))
+    bucket.require_writable()
+    return bucket
 
 
 def _reported(ran: "Study | Comparison", progress: bool) -> None:
@@ -951,17 +996,14 @@ def read_study(
     given = {"study.name": name, "study.trials": trials}
     given = {key: value for key, value in given.items() if value is not None}
     loaded = load_spec(spec, settings_of(overrides or ()) | given)
+    for remark in loaded.remarks:
+        logger.info(remark)
     if not warm_from:
         return loaded
     from study.warm import warmed
 
     earlier = [warm_from] if isinstance(warm_from, str | Path) else warm_from
     return warmed(loaded, earlier, storage_folder(storage))
-
-
-def storage_folder(storage: Path | str | None) -> Path:
-    """The folder that holds studies."""
-    return Path(checked(storage or os.environ.get("SDW_STORAGE") or STUDIES, Path, "storage"))
 
 
 def warned(datasets: "Iterable[OfflineDataset]") -> list[str]:

@@ -26,7 +26,7 @@ from filelock import Timeout
 from sdw_core.dataset import OfflineDataset, load_datasets
 from sdw_core.errors import InputError
 from sdw_core.feasibility import check_fit, resolve_device
-from sdw_core.files import created_folder, made_folder, write_text
+from sdw_core.files import made_folder, write_text
 from sdw_core.identity import Inventory, Sources
 from sdw_core.labels import named
 from sdw_core.pipeline import Pipeline
@@ -36,6 +36,7 @@ from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
 from study.driver import Seat
 from study.folder import found
+from study.locations import CACHE, folder_with_cache
 from study.outcomes import (
     COMPLETE,
     TrialResult,
@@ -46,7 +47,7 @@ from study.outcomes import (
 from study.preflight import check_writable
 from study.trial import distil_rows, placed, run_trial
 
-UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock")
+UNBEGUN = ("comparison.yaml", "stop", "driver.json", "driver.lock", CACHE)
 """The files of a comparison before its first cell begins: what an undone start removes."""
 Results = dict[Cell, TrialResult]
 """What cells that have ended found."""
@@ -60,7 +61,9 @@ class ComparisonFolder:
 
     @classmethod
     @contextmanager
-    def opened(cls, spec: ComparisonSpec, storage: Path) -> Iterator["ComparisonFolder"]:
+    def opened(
+        cls, spec: ComparisonSpec, storage: Path, cache: Path | None = None
+    ) -> Iterator["ComparisonFolder"]:
         """The comparison of that name, or a new one.
 
         Of a new one nothing stays if bad input ends it before a cell was begun.
@@ -74,7 +77,7 @@ class ComparisonFolder:
             made = not folder.path.exists()
             if made:
                 try:
-                    with created_folder(folder.path) as scratch:
+                    with folder_with_cache(folder.path, cache) as scratch:
                         write_spec(scratch, spec)
                 except OSError:
                     if not folder.path.exists():
@@ -113,8 +116,9 @@ class ComparisonFolder:
     def _take_back(self) -> None:
         """Remove what was made, if no cell was begun and no other process runs the comparison.
 
-        Only what bears a name of ours goes, and the folder only if it is empty then.
+        Only what bears a name of ours goes; the folder and the cache only if they are empty then.
         """
+        cache = self.cache
         try:
             with self.seat.lock().acquire(timeout=0):
                 if self.seat.heard_of() or (self.path / "cells").exists():
@@ -123,8 +127,9 @@ class ComparisonFolder:
                     (self.path / name).unlink(missing_ok=True)
         except Timeout:
             return
-        with suppress(OSError):
-            self.path.rmdir()
+        for folder in (cache, self.path):
+            with suppress(OSError):
+                folder.rmdir()
 
     @property
     def seat(self) -> Seat:
@@ -134,8 +139,8 @@ class ComparisonFolder:
 
     @property
     def cache(self) -> Path:
-        """The stage cache that cells share."""
-        return self.path / "cache"
+        """The stage cache that cells share with the storage's studies, through a link."""
+        return (self.path / CACHE).resolve()
 
     @property
     def report(self) -> Path:

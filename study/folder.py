@@ -12,7 +12,7 @@ edit.lock          held for a moment by who changes what the driver does
 incumbent.json     the best trial so far, where others' evaluations are held against it
 stop               present while the study is asked to stop; may say why
 rebuilding         present while the database is rebuilt
-cache/             stage results that trials share
+cache              a link to the stage cache that studies share; earlier a folder of this one
 trials/N/          record, progress, curves, checkpoint, rows and result of trial N
 tune/              Ray Tune's own records
 trackers/          what `study.trackers` were handed, and what they said
@@ -41,7 +41,6 @@ from optuna.study import StudyDirection
 from sdw_core.config import PipelineConfig, as_written
 from sdw_core.errors import InputError, SDWError, first_line
 from sdw_core.files import (
-    created_folder,
     made_folder,
     read_json,
     write_json,
@@ -55,6 +54,7 @@ from search_spaces.spec import Configuration, read_document, with_absolute_files
 from study.book import TrialBook, recorded_trials
 from study.driver import Driven, Heartbeat, Seat
 from study.job import NOTE, SCRIPT, Job, job_of
+from study.locations import CACHE, folder_with_cache
 from study.outcomes import FAILED, read_record, read_result
 from study.storage import (
     begun_on_server,
@@ -69,7 +69,7 @@ BROUGHT = ".submitted"
 """Where a storage keeps what submitted studies need, a folder each of the study's name."""
 UNBEGUN = (
     *("study.yaml", "sources.json", "study.db", "study.db-wal", "study.db-shm", "study.journal"),
-    *("stop", "driver.json", "driver.lock", "edit.lock", SCRIPT, NOTE),
+    *("stop", "driver.json", "driver.lock", "edit.lock", SCRIPT, NOTE, CACHE),
 )
 """The files of a study before its first trial begins: what an undone launch removes."""
 
@@ -83,7 +83,11 @@ class StudyFolder:
     @classmethod
     @contextmanager
     def launched(
-        cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
+        cls,
+        spec: StudySpec,
+        storage: Path,
+        inventory: Inventory | None = None,
+        cache: Path | None = None,
     ) -> Iterator["StudyFolder"]:
         """A new study; if bad input ends the block before the first trial, all of it is removed.
 
@@ -91,7 +95,7 @@ class StudyFolder:
             InputError: as for `create`.
         """
         with made_folder(storage):
-            folder = cls.create(spec, storage, inventory)
+            folder = cls.create(spec, storage, inventory, cache)
             try:
                 yield folder
             except InputError:
@@ -100,7 +104,11 @@ class StudyFolder:
 
     @classmethod
     def create(
-        cls, spec: StudySpec, storage: Path, inventory: Inventory | None = None
+        cls,
+        spec: StudySpec,
+        storage: Path,
+        inventory: Inventory | None = None,
+        cache: Path | None = None,
     ) -> "StudyFolder":
         """Make the folder of a new study, and its place in a database on a server.
 
@@ -108,6 +116,7 @@ class StudyFolder:
             spec: the study.
             storage: the folder to make it in.
             inventory: what its trials are to be made of; None: what the first ones will state.
+            cache: the stage cache; None: that of the storage.
 
         Raises:
             InputError: the storage cannot be written, or the study exists; the message says how to
@@ -118,7 +127,7 @@ class StudyFolder:
         study = spec.study.model_copy(update={"database": database})
         spec = spec.model_copy(update={"study": study})
         try:
-            with created_folder(folder.path) as scratch:
+            with folder_with_cache(folder.path, cache) as scratch:
                 _write_spec(scratch, spec)
                 if inventory:
                     write_json(scratch / "sources.json", inventory.to_json())
@@ -164,9 +173,9 @@ class StudyFolder:
     def _take_back(self) -> None:
         """Remove what `create` made, if no trial was begun and no other process drives the study.
 
-        Only what bears a name of ours goes, and the folder only if it is empty then.
+        Only what bears a name of ours goes; the folder and the cache only if they are empty then.
         """
-        database = self.spec().study.database
+        database, cache = self.spec().study.database, self.cache
         try:
             with self.edit_lock(), self.seat.lock().acquire(timeout=0):
                 if self.seat.heard_of() or self.trials.exists():
@@ -178,8 +187,9 @@ class StudyFolder:
                     (self.path / name).unlink(missing_ok=True)
         except Timeout:
             return
-        with suppress(OSError):
-            self.path.rmdir()
+        for folder in (cache, self.path):
+            with suppress(OSError):
+                folder.rmdir()
 
     def _occupied(self, spec: StudySpec) -> str:
         if not (self.path / "study.yaml").exists():
@@ -190,13 +200,13 @@ class StudyFolder:
         name, called = self.name, self.called
         if self.spec().identity == spec.identity:
             return (
-                f"The study {name!r} exists with this very spec; go on with `sdw resume {called}`, "
+                f"The study {name!r} exists with this very spec; go on with `{self.go_on}`, "
                 f"ask for more trials with `sdw extend {called} --trials N`, or choose another "
                 "`name` for a new one."
             )
         return (
             f"The study {name!r} exists with another spec; choose another `name`, or go on with "
-            f"the one that is there with `sdw resume {called}`."
+            f"the one that is there with `{self.go_on}`."
         )
 
     @property
@@ -211,8 +221,13 @@ class StudyFolder:
 
     @property
     def cache(self) -> Path:
-        """The stage cache that trials share."""
-        return self.path / "cache"
+        """The stage cache: a storage's studies share one, and each has a link to it."""
+        return (self.path / CACHE).resolve()
+
+    @property
+    def shares_cache(self) -> bool:
+        """Whether others may have results there too; studies made earlier have one of their own."""
+        return (self.path / CACHE).is_symlink()
 
     @property
     def exports(self) -> Path:
@@ -347,7 +362,7 @@ class StudyFolder:
             params = spec.params_of(settings)
             rows = book.rows()
             same = [row for row in rows if row.params == params and row.outcome != FAILED]
-            if same and params.keys() == spec.search.keys():
+            if same and spec.is_whole(params):
                 raise InputError(
                     f"Trial {same[0].number} of {self.name!r} has these very settings, and another "
                     f"would find the same; see `sdw status {self.called}`."

@@ -51,8 +51,8 @@ from study.outcomes import (
 )
 from study.preflight import storage_trouble
 
-PROGRESS_EVERY = 0.5
-"""Seconds between two writes of a trial's progress."""
+PROGRESS_EVERY, PROGRESS_LATER = 0.5, 5.0
+"""Seconds between two writes of a trial's progress: at first, and once it has run for long."""
 Answer = TypeVar("Answer")
 
 
@@ -236,7 +236,7 @@ def _write_rows(result: PipelineResult, path: Path) -> None:
 
 
 class _ProgressFile:
-    """Writes where a trial is, at most every half second and at every new stage.
+    """Writes where a trial is, every half second at most, later every few, and at a new stage.
 
     It also ends a trial that is asked to stop, except in the stages that write a checkpoint first
     and end themselves.
@@ -267,8 +267,13 @@ class _ProgressFile:
             self._note_pace(fraction)
         new = stage != self._stage
         self._stage, self._fraction = stage, fraction
-        if new or monotonic() - self._written >= PROGRESS_EVERY:
+        if new or self._is_due():
             self.write()
+
+    def _is_due(self) -> bool:
+        """Of long trials on many nodes, a shared folder takes fewer writes."""
+        every = min(max(PROGRESS_EVERY, self._clock.seconds() / 50), PROGRESS_LATER)
+        return monotonic() - self._written >= every
 
     def _note_pace(self, fraction: float) -> None:
         """How long the whole distillation takes, from where this attempt began: at a checkpoint."""
@@ -291,7 +296,7 @@ class _ProgressFile:
     def _go_on(self) -> None:
         if self._stopping():
             raise StopRequested(f"Stopped while it waited in the stage {self._stage!r}.")
-        if monotonic() - self._written >= PROGRESS_EVERY:
+        if self._is_due():
             self.write()
 
     def write(self) -> None:

@@ -13,10 +13,10 @@ import typer
 
 from sdw_core.console import Table
 from search_spaces import load_spec
-from study.api import STUDIES
 from study.cli.common import AsJson, Cache, Set, Spec, Trust, shows_progress
 from study.cli.help import OUTPUT, App
 from study.console import log, out, print_json
+from study.locations import cache_folder, storage_folder
 
 if TYPE_CHECKING:
     from sdw_core.analysis.report import Analysis, Tell
@@ -38,7 +38,6 @@ Sets = Annotated[
     typer.Argument(metavar="EXPORTED", help="Exported sets: what each command says of them."),
 ]
 Episodes = Annotated[int, typer.Option(help="Whole episodes a policy is run.", metavar="M")]
-CACHE = STUDIES / "cache"
 SIZES, STEPS = [16, 64, 256, 1024], [50, 200, 800]
 
 
@@ -62,7 +61,7 @@ def misalignment(
     episodes: Episodes = 3,
     trust: Trust = False,
     overrides: Set = None,
-    cache: Cache = CACHE,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Return against training loss: diverse data against narrow data.
@@ -72,6 +71,7 @@ def misalignment(
     Examples:
         sdw analyze misalignment quickstart --to misalignment
     """
+    cache = cache_folder(storage_folder(), cache)
     config = _configured(spec, overrides, to, cache)
     from sdw_core.analysis import report
 
@@ -137,7 +137,7 @@ def errors(
         ),
     ] = 0.05,
     overrides: Set = None,
-    cache: Cache = CACHE,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Errors on the expert's states and off its support, and the return.
@@ -145,6 +145,7 @@ def errors(
     Examples:
         sdw analyze errors quickstart --to errors
     """
+    cache = cache_folder(storage_folder(), cache)
     config = _configured(spec, overrides, to, cache)
     from sdw_core.analysis import report
 
@@ -170,7 +171,7 @@ def coverage(
     bins: Annotated[int, typer.Option(help="Bins of the histograms.", metavar="B")] = 20,
     trust: Trust = False,
     overrides: Set = None,
-    cache: Cache = CACHE,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Density and diversity of synthetic states, beside their source's.
@@ -180,6 +181,7 @@ def coverage(
     Examples:
         sdw analyze coverage quickstart best/trial-7 --to coverage
     """
+    cache = cache_folder(storage_folder(), cache)
     config = _configured(spec, overrides, to, cache)
     from sdw_core.analysis import report
 

@@ -44,7 +44,8 @@ NoProgress = Annotated[
 Exported = Annotated[
     str,
     typer.Argument(
-        metavar="DIR", help="An exported synthetic dataset, or its address, hf://USER/NAME."
+        metavar="DIR",
+        help="An exported synthetic dataset, or its address: hf://USER/NAME, s3://BUCKET/PATH.",
     ),
 ]
 Storage = Annotated[
@@ -66,8 +67,13 @@ Address = Annotated[
     ),
 ]
 Cache = Annotated[
-    Path,
-    typer.Option(help="Stage cache.", metavar="DIR", rich_help_panel=WHERE),
+    Path | None,
+    typer.Option(
+        help="What is computed once for a dataset; default: `cache` in the storage.",
+        envvar="SDW_CACHE",
+        metavar="DIR",
+        rich_help_panel=WHERE,
+    ),
 ]
 Set = Annotated[
     list[str] | None,

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdw_core.console import Table
-from study.api import STUDIES, Comparison, WorkFailed
+from study.api import Comparison, WorkFailed
 from study.cli import completion
-from study.cli.common import Address, AsJson, Storage, shows_progress
+from study.cli.common import Address, AsJson, Cache, Storage, shows_progress
 from study.console import out, print_json
+from study.locations import STUDIES
 
 if TYPE_CHECKING:
     from study.standings import Standings
@@ -41,6 +42,7 @@ def compare(
             autocompletion=completion.comparison_keys,
         ),
     ] = None,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Run methods x datasets; write table, statistics and figures.
@@ -53,7 +55,7 @@ def compare(
     given = name, storage, address, retry_failed, overrides or ()
     failed: WorkFailed | None = None
     try:
-        comparison = Comparison.run(spec, *given, progress=True)
+        comparison = Comparison.run(spec, *given, progress=True, cache=cache)
     except WorkFailed as error:
         failed, comparison = error, error.ran
     if as_json:

@@ -11,7 +11,7 @@ from sdw_core.validation import submodels
 from search_spaces import ComparisonSpec, StudySpec, shipped_comparisons, shipped_specs
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import read_document
-from study.api import STUDIES
+from study.locations import STUDIES
 
 
 def specs(incomplete: str) -> list[str]:

@@ -7,10 +7,11 @@ import typer
 
 from sdw_core.console import Table
 from sdw_core.labels import ROWS, counted, processors
-from study.api import STUDIES, Study
+from study.api import Study
 from study.cli import completion
 from study.cli.common import AsJson, Set, Spec, Storage
 from study.console import out, print_json
+from study.locations import STUDIES
 
 NODES = "Where it is to run; default: this machine"
 

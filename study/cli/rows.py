@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,7 +11,7 @@ from sdw_core.console import Table
 from sdw_core.errors import InputError
 from sdw_core.labels import named
 from search_spaces import load_spec
-from study.api import STUDIES, warned
+from study.api import warned
 from study.cli.common import (
     AsJson,
     Cache,
@@ -27,6 +27,10 @@ from study.cli.common import (
 )
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
+from study.locations import cache_folder, storage_folder
+
+if TYPE_CHECKING:
+    from sdw_core.artifact import Artifact
 
 EPISODES, PROTOCOL = "Policies and episodes", "Another protocol than the rows' own"
 """Groups of the options of `evaluate`."""
@@ -54,7 +58,7 @@ def distill(
             rich_help_panel=WHERE,
         ),
     ] = 1,
-    cache: Cache = STUDIES / "cache",
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the pipeline once, without Ray; `search` is ignored.
@@ -77,6 +81,7 @@ def distill(
     if to:
         refuse_existing(to)
     warned(check_study(loaded).values())
+    cache = cache_folder(storage_folder(), cache)
     check_writable(cache, "cache")
     if to:
         check_writable(to.resolve().parent, "to")
@@ -209,7 +214,14 @@ def evaluate(
             rich_help_panel=PROTOCOL,
         ),
     ] = False,
+    protocol: Annotated[
+        Literal["leaderboard"] | None,
+        typer.Option(
+            help="That of docs/results.md, beside what labels alone add.", rich_help_panel=PROTOCOL
+        ),
+    ] = None,
     trust: Trust = False,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Train fresh policies on exported rows and run them.
@@ -220,6 +232,7 @@ def evaluate(
     Examples:
         sdw evaluate best/trial-7
         sdw evaluate best/trial-7 --protocols
+        sdw evaluate best/trial-7 --protocol leaderboard
         sdw evaluate hf://user/hopper-64
     """
     from sdw_core.artifact import read_artifact, score
@@ -235,6 +248,14 @@ def evaluate(
         "ensemble": ensemble,
     }
     given = {key: value for key, value in (size | changes).items() if value is not None}
+    if protocol:
+        if given or protocols or seed is not None:
+            raise InputError(
+                "`--protocol` is the same for everybody, and other options of the evaluation were "
+                "given as well; use one or the other."
+            )
+        _leaderboard(artifact, cache, trust, as_json)
+        return
     evaluation = artifact.evaluation(**given)
     used = artifact.evidence["evaluation"]["seed"] if seed is None else seed
     if protocols:
@@ -258,6 +279,25 @@ def evaluate(
     if artifact.ensemble > 1:
         scores[named("in the manifest", artifact.ensemble)] = stated["synthetic_ensemble"]
     out.print(returns_table(scores))
+
+
+def _leaderboard(artifact: "Artifact", cache: Path | None, trust: bool, as_json: bool) -> None:
+    from sdw_core.leaderboard import NAMES, leaderboard_line, markdown
+    from study.preflight import check_writable
+
+    cache = cache_folder(storage_folder(), cache)
+    check_writable(cache, "cache")
+    with log.working() as say:
+        line = leaderboard_line(artifact, cache, trust, say)
+    if as_json:
+        print_json(line)
+        return
+    out.print(returns_table({NAMES[name]: each for name, each in line["scores"].items()}))
+    out.print(
+        f"the expert's labels add {line['labels']:+.1f}, the rows themselves "
+        f"{line['rows_alone']:+.1f}; a line for the table of docs/results.md:"
+    )
+    out.print(markdown(line))
 
 
 @shows_progress
@@ -292,7 +332,7 @@ def render(
     no_expert: Annotated[
         bool, typer.Option("--no-expert", help="Do not show the rows' expert beside them.")
     ] = False,
-    cache: Cache = STUDIES / "cache",
+    cache: Cache = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -317,6 +357,7 @@ def render(
             f"A film of {folder} has no folder of its own to lie in: name its file with `--to`."
         )
     artifact, to = read_artifact(folder, trust), to or Path(folder) / FILM
+    cache = cache_folder(storage_folder(), cache)
     check_writable(to.resolve().parent, "to")
     with log.working() as say:
         film = filmed(artifact, to, policies, seed, seconds, width, not no_expert, cache, say)
@@ -386,7 +427,9 @@ def publish(
 def pull(
     address: Annotated[
         str,
-        typer.Argument(metavar="ADDRESS", help="hf://USER/NAME, or hf://USER/NAME@REVISION."),
+        typer.Argument(
+            metavar="ADDRESS", help="hf://USER/NAME, hf://USER/NAME@REVISION, or s3://BUCKET/PATH."
+        ),
     ],
     to: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
     as_json: AsJson = False,

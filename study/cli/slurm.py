@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from study.api import STUDIES, Study
+from study.api import Study
 from study.cli import completion
 from study.cli.common import AsJson, Set, Storage, WarmFrom, print_lines, require_of_new
 from study.cli.help import OUTPUT
 from study.cli.studies import Name, Trials
 from study.console import print_json
 from study.job import SCRIPT, Allocation
+from study.locations import STUDIES
 
 ASKED = "What SLURM is asked for"
 

@@ -10,11 +10,12 @@ from sdw_core.console import Table, line
 from sdw_core.labels import FILM, counted, shrunk
 from search_spaces.constraints import Constraint
 from search_spaces.ranges import range_in_words
-from study.api import STUDIES, Study, WorkFailed, open_either
+from study.api import Study, WorkFailed, open_either
 from study.cli import completion
 from study.cli.common import (
     Address,
     AsJson,
+    Cache,
     Formats,
     License,
     Set,
@@ -29,6 +30,7 @@ from study.cli.common import (
 from study.cli.help import OUTPUT, WHERE
 from study.console import log, out, print_json
 from study.job import log_of
+from study.locations import STUDIES
 
 if TYPE_CHECKING:
     from study.snapshot import Snapshot
@@ -50,6 +52,7 @@ def launch(
     trials: Trials = None,
     overrides: Set = None,
     warm_from: WarmFrom = None,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a new study to its end and export its best rows.
@@ -59,7 +62,7 @@ def launch(
         sdw launch my.yaml --storage /shared/studies --address auto
         sdw launch my.yaml --warm-from mine --warm-from other
     """
-    given = name, storage, address, trials, overrides or (), True, warm_from or ()
+    given = name, storage, address, trials, overrides or (), True, warm_from or (), cache
     _run(lambda: Study.launch(spec, *given), as_json)
 
 
@@ -281,9 +284,11 @@ def export(
         typer.Option("--pareto", help="The whole Pareto front: the default for two objectives."),
     ] = False,
     to: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder; default: exports in the study.", metavar="DIR", rich_help_panel=OUTPUT
+            help="Folder, or s3://BUCKET/PATH or gs://...; default: exports in the study.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     license: License = None,
@@ -301,6 +306,7 @@ def export(
 
     Examples:
         sdw export mine --top 3 --to best
+        sdw export mine --to s3://results/mine
     """
     found = Study.open(study, storage)
     folders = found.export(to, top, pareto, license, film, progress=True, formats=formats or ())
@@ -322,8 +328,11 @@ def report(
         ),
     ],
     to: Annotated[
-        Path | None,
-        typer.Option(help="A new file; default: report.html in its folder.", metavar="FILE"),
+        str | None,
+        typer.Option(
+            help="A new file, here or at s3://BUCKET/PATH; default: report.html in its folder.",
+            metavar="FILE",
+        ),
     ] = None,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
@@ -336,6 +345,7 @@ def report(
     Examples:
         sdw report mine
         sdw report compare-quick --to for-a-colleague.html
+        sdw report mine --to s3://results/mine.html
     """
     found = open_either(reference, storage)
     with log.working("writing the report"):

@@ -4,9 +4,10 @@ from time import time
 
 from sdw_core.console import Table
 from sdw_core.errors import InputError
-from study.api import STUDIES, Study, storage_folder
+from study.api import Study
 from study.cli.common import AsJson, Storage, StudyName, print_lines
 from study.console import out, print_json
+from study.locations import STUDIES, storage_folder
 
 
 def watch(study: StudyName, storage: Storage = STUDIES, as_json: AsJson = False) -> None:

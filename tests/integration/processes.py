@@ -138,7 +138,7 @@ KEYS = {
     *("study", "state", "driver", "trials", "best", "early_stopping", "warnings", "stopping"),
     *("asked", "settled", "running", "failures", "trials_per_hour", "seconds_left", "exports"),
     "job",
-    *("race", "queue"),
+    *("race", "queue", "shrinkage"),
     *("waiting", "report"),
 }
 

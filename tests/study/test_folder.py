@@ -33,8 +33,8 @@ def test_a_comparison_is_not_taken_for_a_study(tmp_path):
         StudyFolder.find("mine", tmp_path)
 
 
-def test_a_new_folder_holds_the_resolved_spec_and_nothing_else(folder):
-    assert [path.name for path in folder.path.iterdir()] == ["study.yaml"]
+def test_a_new_folder_holds_the_resolved_spec_and_a_link_to_the_cache(folder):
+    assert sorted(path.name for path in folder.path.iterdir()) == ["cache", "study.yaml"]
     assert folder.spec() == small_spec("study.database=sqlite")
     assert folder.name == "hopper-quickstart"
 
@@ -225,7 +225,7 @@ def test_a_storage_folder_that_was_there_stays(tmp_path):
 
 def test_a_trial_that_was_begun_is_never_taken_back(tmp_path):
     refused(tmp_path, meanwhile=lambda folder: folder.trial(0).mkdir(parents=True))
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (file.parent for file in tmp_path.glob("*/study.yaml"))
     assert StudyFolder(folder).spec() == small_spec("study.database=sqlite")
 
 
@@ -253,7 +253,7 @@ def test_a_study_that_another_took_meanwhile_is_not_taken_back(tmp_path):
             assert driver.stdout.readline() == "held\n"
 
         refused(tmp_path, meanwhile=taken)
-        (path,) = tmp_path.iterdir()
+        (path,) = (file.parent for file in tmp_path.glob("*/study.yaml"))
         assert StudyFolder(path).driven()
         assert StudyFolder(path).spec() == small_spec("study.database=sqlite")
 

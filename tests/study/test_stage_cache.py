@@ -13,7 +13,7 @@ from sdw_core.dataset import load
 from sdw_core.stage_keys import density_key, expert_key
 from study.folder import StudyFolder
 from study.search import StudySearch
-from study.stage_cache import contents, prune
+from study.stage_cache import all_contents, contents, prune, prune_all
 from tests.sdw_core.processes import kill, start
 from tests.study.conftest import small_spec
 from tests.study.reports import report
@@ -46,12 +46,12 @@ def test_entries_name_the_trials_that_use_them(folder):
     for name in "ab":
         search.suggest(name)
     filled(folder)
-    density, orphan, expert = contents(folder)
-    if orphan.trials:
-        orphan, expert = expert, orphan
+    density, expert = contents(folder)
+    (orphan,) = (e for e in all_contents(folder.cache, folder.path.parent) if not e.studies)
     assert (density.stage, density.trials, density.needed) == ("density", [0, 1], True)
     assert (expert.stage, expert.trials, expert.needed) == ("expert", [0, 1], True)
     assert (orphan.stage, orphan.trials, orphan.needed) == ("expert", [], False)
+    assert (density.studies, expert.studies) == ([folder.name], [folder.name])
     assert density.bytes == (folder.cache / density.file).stat().st_size
 
 
@@ -75,7 +75,8 @@ def test_only_what_no_unfinished_trial_needs_goes(two_trials):
     search.suggest("a")
     filled(two_trials)
     search.on_trial_complete("a", report(normalized_return=1.0))
-    found = prune(two_trials, everything=False)  # trial 1 is not asked yet
+    assert prune(two_trials, everything=False)["removed"] == []  # trial 1 is not asked yet
+    found = prune_all(two_trials.cache, two_trials.path.parent, everything=False)
     assert [name.split("-")[1][:4] for name in found["removed"]] == ["0000"]
     assert len(names(two_trials)) == 2
     search.suggest("b")
@@ -89,11 +90,43 @@ def test_only_what_no_unfinished_trial_needs_goes(two_trials):
     assert names(two_trials) == []
 
 
-def test_all_means_all(two_trials):
+def test_all_means_all_of_a_study_or_of_the_cache(two_trials):
     StudySearch(two_trials.book()).suggest("a")
     filled(two_trials)
-    assert len(prune(two_trials, everything=True)["removed"]) == 3
+    assert len(prune(two_trials, everything=True)["removed"]) == 2
+    assert [name[:11] for name in names(two_trials)] == ["expert-0000"]
+    whole = two_trials.cache, two_trials.path.parent
+    assert len(prune_all(*whole, everything=True)["removed"]) == 1
     assert names(two_trials) == []
+
+
+def test_studies_of_a_storage_share_a_cache_and_spare_what_another_needs(two_trials):
+    """Of a study made earlier, with a cache of its own, all is its own."""
+    storage = two_trials.path.parent
+    other = StudyFolder.create(small_spec("study.trials=1", "study.name=other"), storage)
+    alone = StudyFolder.create(small_spec("study.name=alone"), storage)
+    (alone.path / "cache").unlink()
+    assert two_trials.cache == other.cache == storage / "cache"
+    assert alone.cache == alone.path / "cache"
+    search = StudySearch(other.book())
+    search.suggest("a")
+    StudySearch(two_trials.book()).suggest("a")
+    filled(two_trials)
+    filled(alone)
+    search.on_trial_complete("a", report(normalized_return=1.0))
+    assert prune(other, everything=False)["removed"] == []  # the first study needs them
+    both = sorted([other.name, two_trials.name])
+    assert all(entry.studies == both for entry in contents(other))
+    assert len(contents(alone)) == len(prune(alone, everything=True)["removed"]) == 3
+    assert len(names(two_trials)) == 3
+
+
+def test_a_cache_that_is_named_is_linked_and_one_that_is_gone_is_made_again(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    folder = StudyFolder.create(small_spec(), tmp_path / "studies", cache=elsewhere)
+    assert folder.cache == elsewhere
+    filled(folder)
+    assert len(list(elsewhere.glob("*.safetensors"))) == 3
 
 
 def test_what_is_not_the_caches_is_neither_listed_nor_removed(two_trials):
@@ -105,7 +138,7 @@ def test_what_is_not_the_caches_is_neither_listed_nor_removed(two_trials):
         (two_trials.cache / name).write_text("precious")
     (two_trials.cache / ".git").mkdir()
     assert not {entry.file for entry in contents(two_trials)} & {*others, ".git"}
-    assert len(prune(two_trials, everything=True)["removed"]) == 3
+    assert len(prune(two_trials, everything=True)["removed"]) == 2
     assert all((two_trials.cache / name).read_text() == "precious" for name in others)
 
 
@@ -124,10 +157,11 @@ BUSY = """if True:
 def test_what_a_process_writes_stays_until_it_is_dead(two_trials):
     process = start(BUSY, two_trials.cache)
     assert process.stdout.readline() == "computing\n"
-    found = prune(two_trials, everything=True)
+    whole = two_trials.cache, two_trials.path.parent
+    found = prune_all(*whole, everything=True)
     assert (found["removed"], len(found["in_use"])) == ([], 1)
     kill(process)
-    found = prune(two_trials, everything=True)
+    found = prune_all(*whole, everything=True)
     assert (len(found["removed"]), found["bytes_freed"]) == (1, len("half"))
     assert not list(two_trials.cache.glob(".*torn"))
 
@@ -143,9 +177,10 @@ def test_what_a_killed_training_left_goes_when_no_trial_needs_it(two_trials):
     torn = orphan.with_name(f".{orphan.name}.x3k")
     for file in (needed, orphan, torn):
         file.write_text("half")
-    listed = {entry.file: entry.needed for entry in contents(two_trials)}
+    entries = all_contents(two_trials.cache, two_trials.path.parent)
+    listed = {entry.file: entry.needed for entry in entries}
     assert (listed[needed.name], listed[orphan.name]) == (True, False)
-    found = prune(two_trials, everything=False)
+    found = prune_all(two_trials.cache, two_trials.path.parent, everything=False)
     assert {orphan.name, torn.name} < set(found["removed"])
     assert (needed.exists(), orphan.exists(), torn.exists()) == (True, False, False)
     assert needed.name in prune(two_trials, everything=True)["removed"]
@@ -214,14 +249,17 @@ def test_the_commands_print_what_there_is_and_what_went(two_trials, capsys):
     filled(two_trials)
     status, out, _ = sdw(capsys, "cache", "list", str(two_trials.path), "--json")
     document = json.loads(out)
-    assert (status, document["study"], len(document["entries"])) == (0, two_trials.name, 3)
+    assert (status, document["study"], len(document["entries"])) == (0, two_trials.name, 2)
     assert set(document["entries"][0]) == {
-        *("file", "stage", "bytes", "written", "trials", "needed"),
+        *("file", "stage", "bytes", "written", "trials", "needed", "studies"),
     }
     assert sdw(capsys, "cache", "list", str(two_trials.path))[1].count("yes") == 2
     status, out, _ = sdw(capsys, "cache", "prune", str(two_trials.path), "--json")
     document = json.loads(out)
     assert set(document) == {"study", "removed", "in_use", "bytes_freed"}
-    assert len(document["removed"]) == 1
+    assert document["removed"] == []
     assert "removed 2 files" in sdw(capsys, "cache", "prune", str(two_trials.path), "--all")[1]
+    storage = ("--storage", str(two_trials.path.parent))
+    assert "no study" in sdw(capsys, "cache", "list", *storage)[1]
+    assert "removed 1 file," in sdw(capsys, "cache", "prune", *storage)[1]
     assert names(two_trials) == []
