@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from tests import hub as hubs
 from tests.integration.processes import SDW, World
 from tests.sdw_core.processes import ROOT
 
@@ -59,7 +60,9 @@ def test_what_a_page_says_runs(page: str, world: World) -> None:
     its_own = blocks(page)
     if page == "README.md":
         its_own.insert(0, blocks("docs/guide.md")[0])  # makes the file of "your own data"
-    for block in its_own:
-        command = ["bash", "-e", "-x", "-c", block]
-        ran = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr
+    with hubs.serving() as hub:
+        env |= hub.environment
+        for block in its_own:
+            command = ["bash", "-e", "-x", "-c", block]
+            ran = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
+            assert ran.returncode == 0, ran.stderr
