@@ -13,7 +13,7 @@ from sdw_core.errors import InputError
 from sdw_core.files import created_folder
 from sdw_core.licenses import require_license
 from sdw_core.manifest import NAME, PARTS
-from sdw_core.remote import HubDataset, calling
+from sdw_core.remote import HubDataset, calling, place
 
 CARD = "README.md"
 
@@ -55,17 +55,17 @@ def pull(address: str, to: str | Path) -> Path:
     """Write what an address names as a new folder, every checksum verified.
 
     Args:
-        address: such as `hf://user/name`, or `hf://user/name@REVISION`.
+        address: such as `hf://user/name`, or `hf://user/name@REVISION`; or `s3://bucket/path`.
         to: must not exist.
 
     Raises:
-        InputError: the folder exists, or the hub has no such dataset, or it is no whole export.
+        InputError: the folder exists, or nothing whole lies at the address, or it is no export.
     """
-    dataset, to = HubDataset.at(address), Path(to)
+    found, to = place(address), Path(to)
     refuse_existing(to)
     try:
         with created_folder(to) as scratch:
-            dataset.fetch(scratch)
+            found.fetch(scratch)
             with calling(scratch, address):
                 _, manifest, _ = verified(scratch, trust=True)
             for name in {*PARTS} - {NAME, *manifest.files}:

@@ -1,8 +1,8 @@
-"""Exports elsewhere: in a dataset hub, at an address such as `hf://user/name`.
+"""Exports elsewhere: in a dataset hub, at an address such as `hf://user/name`, or in a bucket.
 
 What lies there is copied to this machine, and read as a folder is. The hub is Hugging Face's, or
 the one that HF_ENDPOINT names; its library keeps what was fetched, so that it can be read without a
-connection later, and knows the user by `hf auth login` or HF_TOKEN.
+connection later, and knows the user by `hf auth login` or HF_TOKEN. For buckets see `Bucket`.
 """
 
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Self
 
+from sdw_core.bucket import BUCKETS, Bucket
 from sdw_core.errors import InputError, described, first_line
 from sdw_core.files import sha256_of_file
 from sdw_core.manifest import MOST_DATA, PARTS
@@ -43,7 +44,7 @@ def opened(where: str | Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "export"
-        HubDataset.at(str(where)).fetch(folder)
+        place(str(where)).fetch(folder)
         with calling(folder, str(where)):
             yield folder
 
@@ -59,7 +60,18 @@ def calling(folder: Path, address: str) -> Iterator[None]:
 
 def is_address(where: str | Path) -> bool:
     """Whether it names something elsewhere, and no path."""
-    return isinstance(where, str) and where.startswith(PREFIX)
+    return isinstance(where, str) and "://" in where
+
+
+def place(address: str) -> "HubDataset | Bucket":
+    """What an address names.
+
+    Raises:
+        InputError: it is none.
+    """
+    if address.partition("://")[0] in BUCKETS:
+        return Bucket.at(address)
+    return HubDataset.at(address)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from sdw_core.config import Config, Number
+from sdw_core.config import Config, Number, added
 from sdw_core.errors import InputError
 from sdw_core.validation import shown
 from search_spaces.constraints import is_number
@@ -20,7 +20,18 @@ MOST_VALUES = 2**53
 """Of a grid: real numbers lie no closer."""
 
 
-class FloatRange(Config):
+class Range(Config):
+    """Where a setting is looked for."""
+
+    when: dict[str, Value | tuple[Value, ...]] | None = Field(
+        None,
+        json_schema_extra=added(None),
+        description="the range counts only where each of these settings, by its path, has this "
+        "value, or one of this list; elsewhere `pipeline` says what the setting is",
+    )
+
+
+class FloatRange(Range):
     """A real number in [low, high]."""
 
     type: Literal["float"]
@@ -30,7 +41,7 @@ class FloatRange(Config):
     step: PositiveFloat | None = Field(None, description="grid from low; not with `log`")
 
 
-class IntRange(Config):
+class IntRange(Range):
     """A whole number in [low, high]."""
 
     type: Literal["int"]
@@ -40,7 +51,7 @@ class IntRange(Config):
     step: PositiveInt = Field(1, le=2**63 - 1, description="grid from low; not with `log`")
 
 
-class Choice(Config):
+class Choice(Range):
     """One of several values."""
 
     type: Literal["categorical"]
@@ -125,6 +136,27 @@ def _same(choice: Any, value: Any) -> bool:
     return choice == value and isinstance(choice, bool) == isinstance(value, bool)
 
 
+def wanted(path: str, distribution: Distribution, value: Any, where: str) -> tuple[Param, ...]:
+    """The parameters of a searched setting that a condition is met by.
+
+    Args:
+        path: the setting.
+        distribution: where it is looked for.
+        value: the one that is wanted, or a list of several.
+        where: the place of the condition in a message.
+
+    Raises:
+        InputError: a value does not lie where the setting is searched.
+    """
+    several = value if isinstance(value, list | tuple) else ()
+    try:
+        return (param_of(path, distribution, value, where),)
+    except InputError:
+        if not several:
+            raise
+    return tuple(param_of(path, distribution, each, where) for each in several)
+
+
 def probes(distribution: Distribution) -> Sequence[Any]:
     """Values that are valid if all are: every choice; both ends and, of real numbers, one between.
 
@@ -146,6 +178,9 @@ def range_in_words(distribution: Mapping[str, Any]) -> str:
     >>> range_in_words({"type": "categorical", "choices": [[0.5, 1], "all", None]})
     'one of [0.5, 1], all, null'
     """
+    if conditions := distribution.get("when"):
+        met = " and ".join(f"{path} is {value}" for path, value in conditions.items())
+        return f"{range_in_words({**distribution, 'when': None})}, where {met}"
     if distribution["type"] == "categorical":
         choices = distribution["choices"]
         return "one of " + ", ".join(c if isinstance(c, str) else json.dumps(c) for c in choices)

@@ -33,6 +33,7 @@ from search_spaces.ranges import (
     check_range,
     param_of,
     probes,
+    wanted,
 )
 
 SHIPPED = Path(__file__).parent
@@ -142,6 +143,12 @@ class StudyConfig(Config):
     )
     startup_trials: Count = Field(
         4, description="random trials before the sampler learns; `nsga2`: of a generation"
+    )
+    defaults_first: bool = Field(
+        True,
+        json_schema_extra=added(False),
+        description="the first trial is the pipeline as it stands; what its range does not hold is "
+        "drawn",
     )
     concurrency: Count | Literal["auto"] = Field(
         "auto",
@@ -264,6 +271,64 @@ class StudySpec(Config):
         for values in product(*(probes(self.search[path]) for path in searched)):
             yield self.pipeline_with(first | dict(zip(searched, values, strict=True)))
 
+    @property
+    def order(self) -> list[str]:
+        """The searched paths, each after those that its `when` names.
+
+        Raises:
+            InputError: conditions go round in a circle.
+        """
+        order: dict[str, None] = {}
+
+        def put(path: str, above: tuple[str, ...]) -> None:
+            if path in above:
+                circle = " -> ".join(f"`{each}`" for each in (*above[above.index(path) :], path))
+                raise InputError(
+                    f"`search.{as_key(path)}.when` goes round in a circle ({circle}); drop one of "
+                    "these conditions."
+                )
+            for other in self.search[path].when or ():
+                if other in self.search:
+                    put(other, (*above, path))
+            order[path] = None
+
+        for path in self.search:
+            put(path, ())
+        return [*order]
+
+    def counts(self, path: str, params: Mapping[str, Any]) -> bool:
+        """Whether a range counts for a trial, by the parameters that it has of what decides it."""
+        for other, value in (self.search[path].when or {}).items():
+            if other in self.search:
+                met = wanted(other, self.search[other], value, "when")
+                if other not in params or params[other] not in met:
+                    return False
+            elif not self._is_fixed_at(other, value):
+                return False
+        return True
+
+    def _is_fixed_at(self, path: str, value: Any) -> bool:
+        fixed = setting_at(self.pipeline.model_dump(mode="json"), path)
+        values = [
+            list(each) if isinstance(each, tuple) else each for each in (value, *_several(value))
+        ]
+        return fixed in values
+
+    @property
+    def remarks(self) -> list[str]:
+        """Which ranges always count, or never, as what their `when` names is not searched."""
+        return [
+            f"`search.{path}` {'always' if self._is_fixed_at(other, value) else 'never'} counts: "
+            f"its `when` names `{other}`, which is not searched"
+            for path, distribution in self.search.items()
+            for other, value in (distribution.when or {}).items()
+            if other not in self.search
+        ]
+
+    def is_whole(self, params: Mapping[str, Any]) -> bool:
+        """Whether nothing is left for a sampler to draw."""
+        return all(path in params for path in self.search if self.counts(path, params))
+
     def values_of(self, path: str) -> Sequence[Any]:
         """Values that a trial's setting can have: if these are valid, all are."""
         if path in self.search:
@@ -290,6 +355,15 @@ class StudySpec(Config):
             if path not in self.search:
                 raise InputError(f"`{at}` is not searched: {nearest(path, self.search)}")
             params[path] = param_of(path, self.search[path], value, at)
+        for path in params:
+            if not self.counts(path, params):
+                met = " and ".join(
+                    f"`{o}` is {v}" for o, v in (self.search[path].when or {}).items()
+                )
+                raise InputError(
+                    f"`{where}{as_key(path)}` counts only where {met}; name that as well, or leave "
+                    "it out."
+                )
         return params
 
     def pipeline_with(self, params: Mapping[str, Any]) -> PipelineConfig:
@@ -404,6 +478,7 @@ def parse_spec(document: Document) -> StudySpec:
                 raise InputError(
                     f"`search.{as_key(path)}` holds a value that is not valid: {error}"
                 ) from None
+    _check_conditions(spec)
     if spec.study.sampler == "grid":
         _check_grid(spec)
     _check_enqueued(spec)
@@ -413,6 +488,30 @@ def parse_spec(document: Document) -> StudySpec:
 
 def _objectives(spec: StudySpec) -> list[tuple[str, str]]:
     return [(objective.metric, objective.mode) for objective in spec.study.objectives]
+
+
+def _check_conditions(spec: StudySpec) -> None:
+    """Refuse conditions on what is no setting, that are never met, or that go in a circle."""
+    for path, distribution in spec.search.items():
+        for other, value in (distribution.when or {}).items():
+            at = f"search.{as_key(path)}.when.{as_key(other)}"
+            if other in spec.search:
+                wanted(other, spec.search[other], value, at)
+            elif other not in leaves():
+                raise InputError(
+                    f"`{at}` is no setting of the pipeline: {nearest(other, leaves())}"
+                )
+        if distribution.when and spec.study.sampler == "grid":
+            raise InputError(
+                f"`study.sampler: grid` tries each combination of all searched values, and "
+                f"`search.{as_key(path)}.when` makes it depend on others; drop `when`, or choose "
+                "another sampler."
+            )
+    spec.order  # noqa: B018, it refuses circles
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else ()
 
 
 def _check_enqueued(spec: StudySpec) -> None:
@@ -431,7 +530,7 @@ def _check_enqueued(spec: StudySpec) -> None:
                 f"`study.enqueue.{index}` is a configuration that stands before it already; drop "
                 "it, for its trial would find the same."
             )
-        if params.keys() == spec.search.keys():
+        if spec.is_whole(params):
             whole.append(params)
 
 

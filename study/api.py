@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sdw_core.artifact import Artifact
+    from sdw_core.bucket import Bucket
     from sdw_core.dataset import OfflineDataset
     from study.book import TrialRow
     from study.comparison import ComparisonFolder, Results
@@ -574,11 +576,12 @@ class Study:
         film: bool = False,
         progress: bool = False,
         formats: Iterable[str] = (),
-    ) -> list[Path]:
+    ) -> "Sequence[Path | Bucket]":
         """Judge the best trials on fresh seeds and write their rows, a folder each, `to/trial-N`.
 
         Args:
-            to: where; None: the study's own `exports`.
+            to: where, a folder or a place in a bucket such as `s3://bucket/path`; None: the study's
+                own `exports`.
             top: how many, of a study of one objective; None: 1.
             pareto: refuse a study that has no Pareto front; one of two objectives always exports
                 its front.
@@ -612,7 +615,8 @@ class Study:
         license = None if license is None else require_license(license)
         formats = require_formats(formats)
         top = 1 if top is None else checked(top, Count, "top")
-        where = checked(to, Path, "to") if to else None
+        bucket = bucket_at(to)
+        where = checked(to, Path, "to") if to and not bucket else None
         if where:
             check_writable(where, "to")
         filming = None
@@ -622,17 +626,26 @@ class Study:
             filming = partial(render, cache=self.folder.cache)
         with self.folder.judging():
             numbers = self._raced(top, progress)
-            with _shown(progress).working(ON_FRESH_SEEDS) as say:
-                return export(self.folder, numbers, where, license, filming, say, formats)
+            places = [bucket.below(f"trial-{number}") for number in numbers] if bucket else []
+            for place in places:
+                place.require_new()
+            with _shown(progress).working(ON_FRESH_SEEDS) as say, TemporaryDirectory() as scratch:
+                given = Path(scratch) if bucket else where, license, filming, say, formats
+                folders = export(self.folder, numbers, *given)
+                if not bucket:
+                    return folders
+                say(f"writing to {bucket}")
+                return [p.create(f) for p, f in zip(places, folders, strict=True)]
 
-    def report(self, to: Path | str | None = None) -> Path:
+    def report(self, to: Path | str | None = None) -> "Path | Bucket":
         """Write the study as one HTML page that loads nothing else, the answer first.
 
         Args:
-            to: a new file; None: report.html in the study's folder, which is written anew.
+            to: a new file, here or in a bucket, such as `s3://bucket/report.html`; None:
+                report.html in the study's folder, which is written anew.
 
         Returns:
-            The file.
+            The file, or its place in the bucket.
 
         Raises:
             InputError: the file exists, or cannot be written.
@@ -692,7 +705,7 @@ class Study:
             return self
         does = "takes them up"
         if self.folder.stop_flag.exists():
-            does = f"is stopping; go on with `sdw resume {self.folder.called}`"
+            does = f"is stopping; go on with `{self.folder.go_on}`"
         logger.info(f"{process(self.folder.driver())} {does}")
         return self
 
@@ -729,7 +742,7 @@ class Study:
             called, count = folder.called, book.spec.study.max_identical_failures
             raise WorkFailed(
                 f"{count} trials in a row FAILED for one reason, so the study was stopped: "
-                f"{given_up}; mend that, then go on with `sdw resume {called}` and `sdw "
+                f"{given_up}; mend that, then go on with `{folder.go_on}` and `sdw "
                 f"retry-failed {called}`.",
                 self,
             )
@@ -853,14 +866,15 @@ class Comparison:
         """One row a policy and evaluation: method, dataset, seed, policy, return, outer steps."""
         return self.standings.frame
 
-    def report(self, to: Path | str | None = None) -> Path:
+    def report(self, to: Path | str | None = None) -> "Path | Bucket":
         """Write the comparison as one HTML page that loads nothing else, the answer first.
 
         Args:
-            to: a new file; None: report.html in the comparison's folder, which is written anew.
+            to: a new file, here or in a bucket, such as `s3://bucket/report.html`; None:
+                report.html in the comparison's folder, which is written anew.
 
         Returns:
-            The file.
+            The file, or its place in the bucket.
 
         Raises:
             InputError: the file exists, or cannot be written.
@@ -910,7 +924,7 @@ def open_either(reference: Path | str, storage: Path | str | None = None) -> "St
     return Study.open(path) if (path / "study.yaml").is_file() else Comparison.open(path)
 
 
-def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> Path:
+def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> "Path | Bucket":
     """Make a page once it is known that its place can be written, and put it there."""
     from sdw_core.files import write_text
     from study.html.page import require_new, write_new
@@ -920,10 +934,33 @@ def _written(page: Callable[[], str], own: Path, to: Path | str | None) -> Path:
         check_writable(own.parent, "to")
         write_text(own, page())
         return own
+    if bucket := bucket_at(to):
+        bucket.require_new()
+        with TemporaryDirectory() as scratch:
+            file = Path(scratch) / own.name
+            file.write_text(page(), encoding="utf-8")
+            return bucket.put(file)
     new: Path = checked(to, Path, "to")
     require_new(new)
     write_new(page(), new)
     return new
+
+
+def bucket_at(to: Path | str | None) -> "Bucket | None":
+    """The place in a bucket, which can be written, that an argument names; None: it names none.
+
+    Raises:
+        InputError: it is no address of one, or the bucket cannot be written.
+    """
+    from sdw_core.remote import is_address
+
+    if to is None or not is_address(to):
+        return None
+    from sdw_core.bucket import Bucket
+
+    bucket = Bucket.at(str(to))
+    bucket.require_writable()
+    return bucket
 
 
 def _reported(ran: "Study | Comparison", progress: bool) -> None:
@@ -959,6 +996,8 @@ def read_study(
     given = {"study.name": name, "study.trials": trials}
     given = {key: value for key, value in given.items() if value is not None}
     loaded = load_spec(spec, settings_of(overrides or ()) | given)
+    for remark in loaded.remarks:
+        logger.info(remark)
     if not warm_from:
         return loaded
     from study.warm import warmed

@@ -115,6 +115,7 @@ class TrialBook:
         self._inventory = inventory
         self._queue = queue
         self._taken = 0
+        self._order = spec.order
         self._space = {path: optuna_distribution(d) for path, d in spec.search.items()}
         self._final_rows: dict[int, TrialRow] = {}
 
@@ -131,7 +132,11 @@ class TrialBook:
                 params = self.spec.params_of(queue[self._taken])
                 record = json.dumps({"asked": self._taken})
                 self.study.enqueue_trial(params, user_attrs={ATTRIBUTE: record})
-            return self.study.ask(fixed_distributions=self._space)
+            trial = self.study.ask()
+            for path in self._order:
+                if self.spec.counts(path, trial.params):
+                    _suggest(trial, path, self._space[path])
+            return trial
 
     def taken(self) -> int:
         """How many configurations of the queue have become trials."""
@@ -376,6 +381,18 @@ def optuna_distribution(distribution: Distribution) -> BaseDistribution:
     return IntDistribution(
         distribution.low, distribution.high, log=distribution.log, step=distribution.step
     )
+
+
+def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> None:
+    """Let the sampler draw a parameter, if the trial has none yet."""
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(path, distribution.choices)
+    elif isinstance(distribution, FloatDistribution):
+        span = distribution.low, distribution.high
+        trial.suggest_float(path, *span, step=distribution.step, log=distribution.log)
+    elif isinstance(distribution, IntDistribution):
+        whole = distribution.low, distribution.high
+        trial.suggest_int(path, *whole, step=distribution.step, log=distribution.log)
 
 
 def _attribute(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:

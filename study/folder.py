@@ -200,13 +200,13 @@ class StudyFolder:
         name, called = self.name, self.called
         if self.spec().identity == spec.identity:
             return (
-                f"The study {name!r} exists with this very spec; go on with `sdw resume {called}`, "
+                f"The study {name!r} exists with this very spec; go on with `{self.go_on}`, "
                 f"ask for more trials with `sdw extend {called} --trials N`, or choose another "
                 "`name` for a new one."
             )
         return (
             f"The study {name!r} exists with another spec; choose another `name`, or go on with "
-            f"the one that is there with `sdw resume {called}`."
+            f"the one that is there with `{self.go_on}`."
         )
 
     @property
@@ -362,7 +362,7 @@ class StudyFolder:
             params = spec.params_of(settings)
             rows = book.rows()
             same = [row for row in rows if row.params == params and row.outcome != FAILED]
-            if same and params.keys() == spec.search.keys():
+            if same and spec.is_whole(params):
                 raise InputError(
                     f"Trial {same[0].number} of {self.name!r} has these very settings, and another "
                     f"would find the same; see `sdw status {self.called}`."

@@ -1,10 +1,12 @@
 """Where studies lie, and what they share."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sdw_core.errors import InputError
 from sdw_core.files import created_folder, made_folder
 from sdw_core.validation import checked
 
@@ -15,8 +17,19 @@ CACHE = "cache"
 
 
 def storage_folder(storage: Path | str | None = None) -> Path:
-    """The folder that holds studies."""
-    return Path(checked(storage or os.environ.get("SDW_STORAGE") or STUDIES, Path, "storage"))
+    """The folder that holds studies.
+
+    Raises:
+        InputError: it is named by an address of a bucket.
+    """
+    named = storage or os.environ.get("SDW_STORAGE") or STUDIES
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(named)):  # a path has one of the two slashes
+        raise InputError(
+            "Studies lie in a folder of a file system that all nodes share, with their database "
+            f"there or in PostgreSQL, and `storage` is {str(named)!r}; name a folder, and bring "
+            "what came of a study into a bucket with `sdw export --to` and `sdw report --to`."
+        )
+    return Path(checked(named, Path, "storage"))
 
 
 def cache_folder(storage: Path, cache: Path | str | None = None) -> Path:

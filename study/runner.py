@@ -199,7 +199,7 @@ def _tune(
 def _interrupted(folder: StudyFolder, trouble: str) -> SDWError:
     return SDWError(
         f"The storage of {folder.name!r} cannot be written ({trouble}); what is done is kept: mend "
-        f"that, and go on with `sdw resume {folder.called}`."
+        f"that, and go on with `{folder.go_on}`."
     )
 
 

@@ -1,7 +1,7 @@
 """Samplers: who proposes the values of a trial. All are Optuna's own, made anew for each trial."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -11,7 +11,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from sdw_core.seeds import derive_seed
-from search_spaces import StudySpec
+from search_spaces import Choice, StudySpec
+from study.book import optuna_distribution
 
 Make = Callable[[int], BaseSampler]
 """A sampler of a seed."""
@@ -27,9 +28,26 @@ def sampler_of(spec: StudySpec) -> BaseSampler:
         "random": lambda seed, _: optuna.samplers.RandomSampler(seed),
         "grid": lambda seed, _: _grid(seed),
     }
-    return Reseeded(
-        lambda seed: make[settings.sampler](seed, settings.startup_trials), settings.seed
-    )
+    named = make[settings.sampler]
+    first = as_it_stands(spec) if settings.defaults_first else {}
+    return Reseeded(lambda seed: named(seed, settings.startup_trials), settings.seed, first)
+
+
+def as_it_stands(spec: StudySpec) -> dict[str, Any]:
+    """The parameters of a trial that is the pipeline without a search, of ranges that hold them."""
+    found: dict[str, Any] = {}
+    for path, searched in spec.search.items():
+        value: Any = spec.pipeline.model_dump()
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(searched, Choice):
+            held = [p for c, p in zip(searched.choices, searched.params, strict=True) if c == value]
+        else:
+            number = isinstance(value, int | float)
+            held = [value] if number and optuna_distribution(searched)._contains(value) else []
+        if held:
+            found[path] = held[0]
+    return found
 
 
 def _tpe(seed: int, startup_trials: int) -> BaseSampler:
@@ -67,11 +85,13 @@ class Reseeded(BaseSampler):
     Args:
         make: the sampler of a seed.
         seed: of the study.
+        first: parameters of the first trial; others are drawn.
     """
 
-    def __init__(self, make: Make, seed: int) -> None:
+    def __init__(self, make: Make, seed: int, first: Mapping[str, Any]) -> None:
         self._make = make
         self._seed = seed
+        self._first = first
         self._current = self._looking = make(0)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -100,5 +120,7 @@ class Reseeded(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """See `optuna.samplers.BaseSampler`."""
+        """See `optuna.samplers.BaseSampler`; of the first trial nothing is drawn together."""
+        if trial.number == 0 and param_name in self._first:
+            return self._first[param_name]
         return self._current.sample_independent(study, trial, param_name, param_distribution)

@@ -13,7 +13,7 @@ from sdw_core.errors import InputError
 from sdw_core.labels import counted
 from search_spaces import StudySpec
 from search_spaces.constraints import setting_at
-from search_spaces.ranges import param_of
+from search_spaces.ranges import Param, param_of
 from search_spaces.spec import Configuration
 from study.folder import StudyFolder
 from study.race import raced, ranked
@@ -95,10 +95,13 @@ def _found(spec: StudySpec, folder: StudyFolder) -> _Found:
     for number in numbers:
         there = book.spec.pipeline_with(rows[number].params).model_dump(mode="json")
         settings = {}
-        for path, distribution in spec.search.items():
+        params: dict[str, Param] = {}
+        for path in spec.order:
+            if not spec.counts(path, params):
+                continue
             value = setting_at(there, path)
             try:
-                param_of(path, distribution, value, path)
+                params[path] = param_of(path, spec.search[path], value, path)
             except InputError:
                 why = "none there" if value is None else f"{value} lies outside of its range here"
                 found.left_out.setdefault(path, f"trial {number}: {why}")

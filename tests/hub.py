@@ -47,6 +47,11 @@ class Hub:
     failing: tuple[str, int] | None = None
     spoils: str = ""
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which a process uses this hub, as somebody whom it knows."""
+        return {"HF_ENDPOINT": self.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+
     def sha(self, repository: str) -> str:
         """The one commit of a repository."""
         return hashlib.sha1(repr(sorted(self.files[repository].items())).encode()).hexdigest()
@@ -204,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     with serving() as hub, suppress(KeyboardInterrupt):
-        print(f"export HF_ENDPOINT={hub.address} HF_TOKEN={TOKEN} HF_HUB_DISABLE_XET=1", flush=True)
+        print("export", *(f"{name}={value}" for name, value in hub.environment.items()), flush=True)
         Event().wait()
 
 

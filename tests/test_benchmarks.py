@@ -9,11 +9,12 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks import stability
+from benchmarks import samplers, stability, surrogate
 from benchmarks.cells import measure_all
 from benchmarks.teachers import TEACHERS, correlations, rank_correlations, steadiness
 from sdw_core.config import PipelineConfig
 from sdw_core.distill.task import Task
+from study.samplers import as_it_stands
 
 RESULTS = Path(stability.__file__).parent / "results"
 
@@ -86,3 +87,17 @@ def test_steadiness_of_a_linear_teacher(slope: float) -> None:
     states = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
     task = Task(states, states, slope * states, torch.ones(20_000), targets_at=lambda s: slope * s)
     assert steadiness(task, 0.3) == pytest.approx(1 - 0.09 / 2, abs=0.005)
+
+
+def test_simulated_policies_lie_around_their_rows_and_studies_begin_with_defaults() -> None:
+    spec = samplers.spec_of({"study": "tpe", "trials": 16, "startup": 4}, 0)
+    first = as_it_stands(spec)
+    assert first.keys() == surrogate.SEARCH.keys()
+    settings = first | {"expert.episodes": json.loads(first["expert.episodes"])}
+    start = np.array([0.0] * (surrogate.LENGTHS + 1) + [-1.0, -1.0])
+    for rows in surrogate.real_rows(surrogate.TRIALS).values():
+        truth = surrogate.Study(surrogate.Surrogate(rows, start, 0.1), 3)
+        assert truth.mean(settings) == truth.mean(dict(settings))
+        returns = truth.policies(settings, "search", 20_000)
+        assert returns.mean() == pytest.approx(truth.mean(settings), abs=1)
+        assert any(each.settings == settings for each in rows)

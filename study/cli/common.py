@@ -44,7 +44,8 @@ NoProgress = Annotated[
 Exported = Annotated[
     str,
     typer.Argument(
-        metavar="DIR", help="An exported synthetic dataset, or its address, hf://USER/NAME."
+        metavar="DIR",
+        help="An exported synthetic dataset, or its address: hf://USER/NAME, s3://BUCKET/PATH.",
     ),
 ]
 Storage = Annotated[

@@ -427,7 +427,9 @@ def publish(
 def pull(
     address: Annotated[
         str,
-        typer.Argument(metavar="ADDRESS", help="hf://USER/NAME, or hf://USER/NAME@REVISION."),
+        typer.Argument(
+            metavar="ADDRESS", help="hf://USER/NAME, hf://USER/NAME@REVISION, or s3://BUCKET/PATH."
+        ),
     ],
     to: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
     as_json: AsJson = False,

@@ -284,9 +284,11 @@ def export(
         typer.Option("--pareto", help="The whole Pareto front: the default for two objectives."),
     ] = False,
     to: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder; default: exports in the study.", metavar="DIR", rich_help_panel=OUTPUT
+            help="Folder, or s3://BUCKET/PATH or gs://...; default: exports in the study.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     license: License = None,
@@ -304,6 +306,7 @@ def export(
 
     Examples:
         sdw export mine --top 3 --to best
+        sdw export mine --to s3://results/mine
     """
     found = Study.open(study, storage)
     folders = found.export(to, top, pareto, license, film, progress=True, formats=formats or ())
@@ -325,8 +328,11 @@ def report(
         ),
     ],
     to: Annotated[
-        Path | None,
-        typer.Option(help="A new file; default: report.html in its folder.", metavar="FILE"),
+        str | None,
+        typer.Option(
+            help="A new file, here or at s3://BUCKET/PATH; default: report.html in its folder.",
+            metavar="FILE",
+        ),
     ] = None,
     storage: Storage = STUDIES,
     as_json: AsJson = False,
@@ -339,6 +345,7 @@ def report(
     Examples:
         sdw report mine
         sdw report compare-quick --to for-a-colleague.html
+        sdw report mine --to s3://results/mine.html
     """
     found = open_either(reference, storage)
     with log.working("writing the report"):

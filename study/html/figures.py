@@ -141,8 +141,9 @@ def over_trials(snapshot: Snapshot, index: int, expert: float | None) -> Figure:
 
 
 def against_value(snapshot: Snapshot, path: str, index: int) -> Figure:
-    """An objective against a searched setting."""
-    rows, objective = complete(snapshot), snapshot.spec.study.objectives[index]
+    """An objective against a searched setting, of the trials for which its range counts."""
+    rows = [row for row in complete(snapshot) if path in row.params]
+    objective = snapshot.spec.study.objectives[index]
     distribution = snapshot.spec.search[path]
     name = metric_name(objective.metric, *{row.ensemble for row in rows})
     axis = axis_of(distribution)
@@ -223,8 +224,11 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
     values = [value_of(row, index) for row in ranked]
     low, high = min(values), max(values)
 
-    def heights(row: TrialRow) -> list[float]:
-        own = [height_of(search[path], row.params[path]) for path in search]
+    def heights(row: TrialRow) -> list[float | None]:
+        own = [
+            height_of(search[path], row.params[path]) if path in row.params else None
+            for path in search
+        ]
         return [*own, (value_of(row, index) - low) / (high - low) if high > low else 0.5]
 
     fifths = [
@@ -288,7 +292,11 @@ def parallel(snapshot: Snapshot, index: int) -> Figure:
         ],
     }
     tops = fifths[-1] or ranked
-    spans = [[path, *span_of(search[path], [row.params[path] for row in tops])] for path in search]
+    spans = [
+        [path, *(span_of(search[path], values) if values else ("", ""))]
+        for path in search
+        for values in [[row.params[path] for row in tops if path in row.params]]
+    ]
     table = Table(
         f"Settings of the {len(tops)} best trials by {name}",
         ["setting", "lowest", "highest"],
@@ -445,9 +453,9 @@ def height_of(distribution: Distribution, value: Any) -> float:
     return (place - low) / (high - low) if high > low else 0.5
 
 
-def short_height(height: float) -> float:
-    """Three decimals: a third of a pixel."""
-    return round(height, 3)
+def short_height(height: float | None) -> float | None:
+    """Three decimals: a third of a pixel; None is a gap in a line."""
+    return None if height is None else round(height, 3)
 
 
 def axis_of(distribution: Distribution) -> dict[str, Any]:

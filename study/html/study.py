@@ -351,9 +351,13 @@ def _figures(
         for i in range(len(objectives))
         for path in snapshot.spec.search
         if objectives[i].metric != path.rpartition(".")[2]  # a setting against itself
+        and any(path in row.params for row in ranked)
     ]
-    if len(snapshot.spec.search) < 2:
-        missing.append("Importances take two searched settings.")
+    always = [path for path in snapshot.spec.search if all(path in r.params for r in ranked)]
+    if some := [path for path in snapshot.spec.search if path not in always]:
+        missing.append(f"Importances leave out what not every trial has: {', '.join(some)}.")
+    if len(always) < 2:
+        missing.append("Importances take two searched settings that every trial has.")
     elif len(ranked) >= 2 * AMONG_BEST:
         share = max(0.1, AMONG_BEST / len(ranked))
         found.append(figures.importances(snapshot, _importances(book, share), share))

@@ -26,7 +26,7 @@ Sdw = Callable[..., tuple[int, str, str]]
 def tiny_study(study: str, outer_steps: int) -> str:
     """The text of a study whose trials take a second, or as long as their outer steps take."""
     return f"""
-study: {{{study}, concurrency: 2, startup_trials: 2, bc_steps: 20}}
+study: {{{study}, concurrency: 2, startup_trials: 2, bc_steps: 20, defaults_first: false}}
 pipeline:
   dataset: sdw/hopper-replay-mini-v0
   density: {{transforms: 1, hidden_features: 8, steps: 20}}

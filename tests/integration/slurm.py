@@ -73,7 +73,7 @@ class Slurm:
         self._log = (self._folder / "started.log").open("w")
         self._configuration = self._folder / "slurm.conf"
         world.env["SLURM_CONF"] = str(self._configuration)
-        given = {"host": socket.gethostname(), "folder": self._folder, "ports": _free_ports(3)}
+        given = {"host": socket.gethostname(), "folder": self._folder, "ports": free_ports(3)}
         self._configuration.write_text(CONFIGURATION.format(**given))
 
     def start(self) -> None:
@@ -143,7 +143,8 @@ def wait_for(
         sleep(0.2)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports on which nobody listens."""
     held = [socket.socket() for _ in range(count)]
     for each in held:
         each.bind(("127.0.0.1", 0))

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from tests import hub as hubs
 from tests.integration.processes import SDW, World
 from tests.sdw_core.processes import ROOT
 
@@ -21,6 +22,7 @@ less = [f"pipeline.{{each}}" for each in less]
 small = {{
     "launch": ["study.trials=4", "study.bc_steps=20", "study.confirm.budget=32", *less],
     "distill": less,
+    "plan": less,
     "analyze": less,
     "compare": [*less, "pipeline.distill.seeds=1", "methods.DBC.pipeline.distill.outer_steps=4",
                 "methods.Av-PBC.pipeline.distill.outer_steps=4",
@@ -29,10 +31,11 @@ small = {{
 options = {{"analyze": ["--steps", "50", "--policies", "2", "--episodes", "1"],
            "slurm": ["--print"]}}
 command, *given = sys.argv[1:]
+sets = small.get(command, [])
 if "teachers" in given:  # which searches the steps of the expert
-    small["launch"].remove("pipeline.expert.steps=20")
-    small["launch"].append("search.expert.steps.choices=[20]")
-given += [word for each in small.get(command, []) for word in ("--set", each)]
+    sets = [each for each in sets if not each.startswith("pipeline.expert.steps")]
+    sets.append("search.expert.steps.choices=[20]")
+given += [word for each in sets for word in ("--set", each)]
 os.execv("{sdw}", ["sdw", command, *given, *options.get(command, [])])
 """
 
@@ -59,7 +62,9 @@ def test_what_a_page_says_runs(page: str, world: World) -> None:
     its_own = blocks(page)
     if page == "README.md":
         its_own.insert(0, blocks("docs/guide.md")[0])  # makes the file of "your own data"
-    for block in its_own:
-        command = ["bash", "-e", "-x", "-c", block]
-        ran = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr
+    with hubs.serving() as hub:
+        env |= hub.environment
+        for block in its_own:
+            command = ["bash", "-e", "-x", "-c", block]
+            ran = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
+            assert ran.returncode == 0, ran.stderr

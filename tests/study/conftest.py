@@ -22,6 +22,7 @@ SMALL = (
     "pipeline.evaluation.policies=2",
     "pipeline.evaluation.episodes=1",
     "study.bc_steps=20",
+    "study.defaults_first=false",
     "search.distill.synthetic_size.high=24",
 )
 """Seconds instead of minutes: the whole pipeline, real in every part."""

@@ -64,10 +64,16 @@ def test_whenever_a_driver_dies_the_next_asks_the_same_once(tmp_path, after, dat
     if after == "drawn":
         StudySearch(book).suggest("a")
     else:
-        book.study.ask, ask = lambda **given: None, book.study.ask
-        book.ask()
-        if after == "begun":
-            ask()
+        ask = book.study.ask
+
+        def dies() -> None:
+            if after == "begun":
+                ask()
+            raise KeyboardInterrupt
+
+        book.study.ask = dies
+        with pytest.raises(KeyboardInterrupt):
+            book.ask()
     book = queued.book()
     book.reconcile()
     search = StudySearch(book)

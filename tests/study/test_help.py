@@ -108,6 +108,7 @@ def test_an_error_points_to_the_help_of_its_command(capsys, words, command):
             {"pipeline.distill.beta="},
         ),
         (["launch", "quickstart", "--set", "search.w"], {"search.weighting.temperature="}, set()),
+        (["enqueue", "mine", "d"], {"distill.synthetic_size="}, {"weighting.temperature="}),
         (["compare", "compare-quick", "--set", "pipeline.d"], {"pipeline.distill.beta="}, set()),
     ],
 )

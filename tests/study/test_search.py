@@ -367,3 +367,22 @@ def test_every_sampler_draws_the_same_whatever_drivers_there_were(tmp_path, samp
             search.on_trial_complete(str(number), ends)
     assert drawn["one"] == drawn["many"]
     assert len({tuple(params.items()) for params in drawn["one"]}) > 3
+
+
+def test_the_first_trial_is_the_pipeline_as_it_stands_where_the_ranges_hold_it(tmp_path):
+    sets = (
+        "study.defaults_first=true",
+        "search.distill.synthetic_size.high=128",  # holds the default
+        "pipeline.expert.episodes=[0.5, 1]",
+        "search.expert.episodes={type: categorical, choices: [null, [0, 0.5], [0.50, 1.0]]}",
+        "search.distill.state_noise={type: float, low: 1, high: 2}",  # does not
+    )
+    spec = small_spec(*sets)
+    search = StudySearch(StudyFolder.create(spec, tmp_path / "a").book())
+    first = search.suggest("a")["params"]
+    assert spec.pipeline_with(first | {"distill.state_noise": 0.3}) == spec.pipeline
+    assert 1 <= first["distill.state_noise"] <= 2
+    assert search.suggest("b")["params"] != first
+    drawn = small_spec(*sets, "study.defaults_first=false")
+    search = StudySearch(StudyFolder.create(drawn, tmp_path / "b").book())
+    assert search.suggest("a")["params"] != first

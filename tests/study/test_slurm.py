@@ -7,8 +7,10 @@ import pytest
 
 from sdw_core.errors import InputError
 from study.folder import StudyFolder
-from study.job import WARNING, Allocation, seconds
+from study.job import SCRIPT, WARNING, Allocation, seconds
+from study.runner import _interrupted
 from tests.study.commands import sdw
+from tests.study.conftest import small_spec
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -111,3 +113,14 @@ def test_the_script_says_what_is_asked_for_and_is_bash(capsys, no_slurm, tmp_pat
     assert "ray stop" not in out
     subprocess.run(["/bin/bash", "-n"], input=out, text=True, check=True)
     assert not folder.exists()
+
+
+def test_a_study_of_slurm_goes_on_by_slurm(tmp_path) -> None:
+    spec = small_spec("study.name=there")
+    folder = StudyFolder.create(spec, tmp_path)
+    (folder.path / SCRIPT).touch()
+    way = f"go on with `sdw slurm {folder.path} --resume`"
+    with pytest.raises(InputError) as refused:
+        StudyFolder.create(spec, tmp_path)
+    assert way in str(refused.value)
+    assert way in str(_interrupted(folder, "No space left on device"))
