@@ -174,12 +174,14 @@ def _require_sensible(
 def drawn_from(spec: StudySpec) -> list[PipelineConfig]:
     """Settings of trials, drawn from the search."""
     generator = numpy_generator(spec.study.seed, "plan")
-    return [
-        spec.pipeline_with(
-            {path: _value(each, generator.random()) for path, each in spec.search.items()}
-        )
-        for _ in range(DRAWN if spec.search else 1)
-    ]
+    configs = []
+    for _ in range(DRAWN if spec.search else 1):
+        params: dict[str, Any] = {}
+        for path in spec.order:
+            if spec.counts(path, params):
+                params[path] = _value(spec.search[path], generator.random())
+        configs.append(spec.pipeline_with(params))
+    return configs
 
 
 def _value(distribution: Distribution, at: float) -> Any:
