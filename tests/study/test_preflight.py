@@ -62,7 +62,8 @@ def test_a_finished_study_fits_its_estimate_of_disk(folder):
         given = folder.trial(number), folder.cache, folder.stop_flag, 1
         run_trial(number, config, *given, sources=sources)
         search.on_trial_complete(name, report(normalized_return=1.0))
-    used = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
+    entries = (*folder.path.rglob("*"), *folder.cache.iterdir())
+    used = sum(path.stat().st_size for path in entries if path.is_file())
     assert 0.2 * need.disk < used < need.disk
     per_trial = sum(path.stat().st_size for path in folder.trial(0).iterdir())
     assert per_trial < need.disk_per_trial
