@@ -14,6 +14,7 @@ standard error over repetitions, of the mean over datasets.
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,31 +96,68 @@ def spec_of(asked: Cell, seed: int) -> StudySpec:
     return parse_spec({"study": settings, "pipeline": pipeline, "search": searched})
 
 
-def simulated(asked: Cell, repetition: int) -> dict[str, float]:
-    """One study, its best trial by the search, and its best by the race."""
+@dataclass(frozen=True)
+class Searched:
+    """A simulated search.
+
+    Attributes:
+        truth: what trials are drawn from.
+        study: Optuna's.
+        settings: of each trial.
+        scores: of each trial: the mean of its policies, and the standard error of that.
+    """
+
+    truth: Study
+    study: optuna.Study
+    settings: list[dict[str, Any]]
+    scores: list[tuple[float, float]]
+
+
+def simulated_search(asked: Cell, repetition: int) -> Searched:
+    """One study, without its race."""
     truth = Study(surrogates()[asked["dataset"]], repetition)
     spec = spec_of(asked, repetition)
     space = {path: optuna_distribution(each) for path, each in spec.search.items()}
     study = optuna.create_study(direction="maximize", sampler=sampler_of(spec))
-    settings, values = [], []
+    found = Searched(truth, study, [], [])
     for _ in range(asked["trials"]):
         trial = study.ask(fixed_distributions=space)
         episodes = json.loads(trial.params["expert.episodes"])
-        settings.append(trial.params | {"expert.episodes": episodes})
-        values.append(float(truth.policies(settings[-1], "search", JUDGED).mean()))
-        study.tell(trial, values[-1])
-    ranked = sorted(range(len(values)), key=lambda number: -values[number])
+        found.settings.append(trial.params | {"expert.episodes": episodes})
+        policies = truth.policies(found.settings[-1], "search", JUDGED)
+        score = float(policies.mean())
+        found.scores.append((score, float(policies.std(ddof=1)) / JUDGED**0.5))
+        study.tell(trial, score)
+    return found
+
+
+def best_by_search(found: Searched, trials: int) -> int:
+    """The best of the first so many trials."""
+    return max(range(trials), key=lambda number: found.scores[number][0])
+
+
+def best_by_race(found: Searched, trials: int) -> int:
+    """The best of the first so many trials, once those that lead have raced."""
+    values = [value for value, _ in found.scores[:trials]]
+    ranked = sorted(range(trials), key=lambda number: -values[number])
 
     def judge(number: int, round: int) -> NDArray[np.float64]:
-        return truth.policies(settings[number], f"race-{round}", POLICIES)
+        return found.truth.policies(found.settings[number], f"race-{round}", POLICIES)
 
     searched = {number: (values[number], JUDGED) for number in ranked[:TOP]}
-    winner = race(searched, judge, EPISODES * len(values) // POLICIES).winner
-    promised, found, raced = truth.promised, truth.mean(settings[ranked[0]]), settings[winner]
+    return race(searched, judge, EPISODES * trials // POLICIES).winner
+
+
+def simulated(asked: Cell, repetition: int) -> dict[str, float]:
+    """One study, its best trial by the search, and its best by the race."""
+    search, trials = simulated_search(asked, repetition), asked["trials"]
+    truth, best = search.truth, best_by_search(search, trials)
+    promised, found = truth.promised, truth.mean(search.settings[best])
+    raced = search.settings[best_by_race(search, trials)]
     return {
         "return": found,
         "regret": promised - found,
-        "stated": values[ranked[0]] - found,
+        "stated": search.scores[best][0] - found,
         "return raced": truth.mean(raced),
         "regret raced": promised - truth.mean(raced),
         "stated raced": float(truth.policies(raced, "confirm", JUDGED).mean()) - truth.mean(raced),

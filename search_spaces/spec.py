@@ -177,6 +177,22 @@ class StudyConfig(Config):
         description="so many trials in a row that FAILED for one reason stop the study; null: none "
         "do",
     )
+    patience: int | None = Field(
+        None,
+        ge=2,
+        le=100_000,
+        json_schema_extra=added(None),
+        description="so many trials in a row that are no gain above the noise end the study; a "
+        "gain is better than the gain before it, or the first trial, by more than the standard "
+        "error of the difference; a FAILED or PRUNED trial is none; null: all `trials` run",
+    )
+    patience_after: int = Field(
+        0,
+        ge=0,
+        json_schema_extra=added(0),
+        description="so many trials, the first that ended, do not count towards `patience`; `sdw "
+        "extend` of a study that `patience` ended sets it, so that patience counts anew",
+    )
     early_stopping: EarlyStopping | None = Field(
         None,
         description="where and how lagging trials are ended; null: every trial runs to its end",
@@ -248,7 +264,7 @@ class StudySpec(Config):
         running = (
             *("name", "trials", "concurrency", "resources", "database"),
             *("time_budget", "trial_timeout", "max_identical_failures", "bc_steps", "trackers"),
-            *("confirm", "enqueue"),
+            *("confirm", "enqueue", "patience", "patience_after"),
         )
         for key in running:
             document["study"].pop(key, None)
@@ -462,6 +478,14 @@ def parse_spec(document: Document) -> StudySpec:
         raise InputError(f"`study.objectives` must name each metric once, not {shown(metrics)}.")
     if spec.study.early_stopping:
         _check_early_stopping(spec)
+    returns = [("normalized_return", "max")], [("iqm", "max")]
+    if spec.study.patience and _objectives(spec) not in returns:
+        asked = ", ".join(f"{metric} {mode}" for metric, mode in _objectives(spec))
+        raise InputError(
+            "`study.patience` holds gains against the noise of returns and needs "
+            f"`normalized_return` or `iqm`, maximised, as the only objective, not {asked}; set it "
+            "to null."
+        )
     if spec.study.evaluation_batch and _objectives(spec) != [("normalized_return", "max")]:
         asked = ", ".join(f"{metric} {mode}" for metric, mode in _objectives(spec))
         raise InputError(

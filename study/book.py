@@ -25,6 +25,7 @@ from sdw_core.identity import Inventory
 from search_spaces import Choice, Distribution, FloatRange, StudySpec
 from search_spaces.constraints import setting_at
 from search_spaces.spec import Configuration
+from study import patience
 from study.outcomes import (
     COMPLETE,
     FAILED,
@@ -281,8 +282,9 @@ class TrialBook:
         return settled_among(self.rows())
 
     def remaining(self) -> int:
-        """How many of the study's number of trials have no outcome yet."""
-        return max(0, self.spec.study.trials - len(self.settled()))
+        """How many trials the study is yet to have an outcome of; see `remaining_among`."""
+        queue = self.spec.study.enqueue
+        return remaining_among(self.spec, self.rows(), max(0, len(queue) - self.taken()))
 
     def best(self, top: int = 1) -> list[int]:
         """Numbers of the best COMPLETE trials: the `top`, or the whole Pareto front.
@@ -338,6 +340,23 @@ def settled_among(rows: Sequence[TrialRow]) -> list[TrialRow]:
     """The trials that have an outcome, without those that were asked again since."""
     retried = {row.retry_of for row in rows}
     return [row for row in rows if row.outcome in FINAL and row.number not in retried]
+
+
+def remaining_among(spec: StudySpec, rows: Sequence[TrialRow], queued: int) -> int:
+    """How many trials a study is yet to have an outcome of.
+
+    That is what is missing of its number of trials; once its patience is over, only what was begun
+    and what is asked for.
+
+    Args:
+        spec: the study.
+        rows: its trials.
+        queued: configurations of `study.enqueue` that no trial has yet.
+    """
+    missing = max(0, spec.study.trials - len(settled_among(rows)))
+    if not patience.is_over(spec, rows):
+        return missing
+    return min(missing, queued + sum(row.outcome not in FINAL for row in rows))
 
 
 def recorded_trials(spec: StudySpec, folders: Path) -> list[FrozenTrial]:

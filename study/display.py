@@ -270,6 +270,8 @@ def summary(snapshot: Snapshot) -> str:
         said.append(f"{pruned} PRUNED")
     if failed := snapshot.outcomes.get("FAILED"):
         said.append(f"{failed} FAILED")
+    if snapshot.patience_is_over:
+        said.append("patience is over")
     if snapshot.waiting:
         said.append(f"{len(snapshot.waiting.trials)} WAITING")
     if snapshot.best:

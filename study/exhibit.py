@@ -129,6 +129,8 @@ class Exhibit:
         pictures = [self._pictures.of(row, rendered) for row in snapshot.trials]
         save_note(study, study_note(snapshot, pictures))
         study.set_user_attr("state", snapshot.state)
+        if snapshot.ended_by:
+            study.set_user_attr("ended by", snapshot.ended_by)
         study.set_user_attr("trials", f"{len(snapshot.settled)} of {snapshot.total}")
         study.set_user_attr("folder", str(snapshot.folder.path))
         for row, trial in zip(snapshot.trials, self._book.trials(), strict=False):  # may be more

@@ -55,7 +55,8 @@ from study.book import TrialBook, recorded_trials
 from study.driver import Driven, Heartbeat, Seat
 from study.job import NOTE, SCRIPT, Job, job_of
 from study.locations import CACHE, folder_with_cache
-from study.outcomes import FAILED, read_record, read_result
+from study.outcomes import FAILED, FINAL, read_record, read_result
+from study.patience import is_over
 from study.storage import (
     begun_on_server,
     lies_in_folder,
@@ -329,7 +330,10 @@ class StudyFolder:
             begun.sources(config).require_unchanged(now.sources(config), config)
 
     def extend(self, trials: int) -> int:
-        """Raise the study's number of trials; a driver that lives takes it up.
+        """Give the study more trials; a driver that lives takes them up.
+
+        One that `study.patience` ended gets them beyond those that it has, and its patience counts
+        from there.
 
         Returns:
             The new number.
@@ -338,9 +342,15 @@ class StudyFolder:
             InputError: a study cannot have so many.
         """
         with self.edit_lock():
-            spec = self.spec()
-            total = spec.study.trials + trials
-            self._change(spec, trials=total)
+            spec, book = self.spec(), self.book()
+            rows = book.rows()
+            if is_over(spec, rows):
+                ended = sum(row.outcome in FINAL for row in rows)
+                total = len(book.settled()) + book.remaining() + trials
+                self._change(spec, trials=total, patience_after=ended)
+            else:
+                total = spec.study.trials + trials
+                self._change(spec, trials=total)
         return total
 
     def enqueue(self, settings: Mapping[str, Any], more: int = 0) -> int:

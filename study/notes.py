@@ -30,6 +30,8 @@ def study_note(snapshot: Snapshot, pictures: Sequence[Sequence[ArtifactMeta]]) -
         f"The study is {snapshot.state}: {len(snapshot.settled)} of {snapshot.total} trials have "
         f"an outcome ({outcomes or 'none was begun'})."
     )
+    if snapshot.why_ended:
+        stands += f" {plain(snapshot.why_ended)}"
     if snapshot.under_way:
         stands += f" Under way: {', '.join(snapshot.stages)}."
     if snapshot.seconds_left is not None:

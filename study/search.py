@@ -94,6 +94,7 @@ class StudySearch(Attempts):
         """
         with self._noting_trouble():
             self._count(self._book.record(self._ids[number], result, ray_trial_id=ray_trial_id))
+            self._remaining = self._book.remaining() - len(self._under_way)
 
     def _count(self, failure: str | None) -> None:
         """Count failures in a row; reasons that differ in their numbers only are the same."""

@@ -284,7 +284,7 @@ def resume(folder: StudyFolder, asked: Allocation) -> int:
         pass
     if not folder.book(to_write=True).remaining():
         raise InputError(
-            f"The study {folder.name!r} has all its trials; ask for more with `sdw extend "
+            f"The study {folder.name!r} is finished; ask for more trials with `sdw extend "
             f"{folder.called} --trials N`."
         )
     datasets = require_runnable(folder, ELSEWHERE)

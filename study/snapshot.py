@@ -18,7 +18,7 @@ from sdw_core.config import STAGES
 from sdw_core.files import read_whole
 from sdw_core.labels import FILM, counted, in_words, named, processors
 from search_spaces import StudySpec
-from study.book import TrialBook, TrialRow, settled_among
+from study.book import TrialBook, TrialRow, remaining_among, settled_among
 from study.early_stopping import saved
 from study.folder import StudyFolder
 from study.job import Job
@@ -147,6 +147,8 @@ class Snapshot:
             seconds), `trials_at_a_time`; empty where it says nothing.
         trials: every trial, by number; one whose process is gone waits.
         queue: configurations of `study.enqueue` that no trial has yet.
+        remaining: how many trials are yet to have an outcome: less than what is missing of the
+            study's number, once its patience is over.
         under_way: the trials that run.
         waiting: those that wait for resources; None where no trial does.
         best: numbers of the best COMPLETE trial, or of the Pareto front; empty before there is one.
@@ -164,6 +166,7 @@ class Snapshot:
     driver: dict[str, Any]
     trials: list[TrialRow]
     queue: list[dict[str, Any]]
+    remaining: int
     under_way: list[Running]
     waiting: Waiting | None
     best: list[int]
@@ -191,7 +194,7 @@ class Snapshot:
             rows = book.rows()
             spared, warnings = saved(book), book.warnings()
             queue = spec.study.enqueue and [*spec.study.enqueue[book.taken() :]]
-        remaining = spec.study.trials > len(settled_among(rows))
+        remaining = remaining_among(spec, rows, len(queue))
         driver = folder.driver() if driven else {}
         job = Job(driver["job"], "RUNNING") if "job" in driver else None
         if remaining and not driven:
@@ -208,12 +211,13 @@ class Snapshot:
             folder=folder,
             spec=spec,
             at=time(),
-            state=_state(driven, job, remaining),
+            state=_state(driven, job, remaining > 0),
             stopping=driven and folder.stop_flag.exists(),
             job=job,
             driver=driver,
             trials=rows,
             queue=[*queue],
+            remaining=remaining,
             under_way=under_way,
             waiting=waiting,
             best=best,
@@ -238,6 +242,27 @@ class Snapshot:
     def total(self) -> int:
         """How many trials the study is to have."""
         return self.spec.study.trials
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether no new trial is begun, as those in a row were no gain above the noise."""
+        return len(self.settled) + self.remaining < self.total
+
+    @property
+    def ended_by(self) -> str | None:
+        """`patience` of a finished study that has fewer trials than it was to have; else None."""
+        return "patience" if self.state == "finished" and self.patience_is_over else None
+
+    @property
+    def why_ended(self) -> str | None:
+        """Why a finished study has fewer trials than it was to have, in a sentence."""
+        if self.ended_by is None:
+            return None
+        return (
+            f"Ended by `study.patience` after {len(self.settled)} of {self.total} trials: "
+            f"{self.spec.study.patience} in a row were no gain above the noise; `sdw extend "
+            f"{self.folder.called} --trials N` goes on beyond that."
+        )
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -290,7 +315,7 @@ class Snapshot:
         if self.state != "running" or a_trial is None:
             return None
         lefts = [self._left(trial, *a_trial) for trial in self.under_way]
-        to_come = max(0, self.total - len(self.settled) - len(lefts))
+        to_come = max(0, self.remaining - len(lefts))
         places = self.driver.get("trials_at_a_time") or max(1, len(lefts))
         return max([(sum(lefts) + to_come * sum(a_trial)) / places, *lefts])
 
@@ -467,6 +492,7 @@ class Snapshot:
         return {
             "study": self.folder.name,
             "state": self.state,
+            "ended_by": self.ended_by,
             "driver": driver if self.state == "running" else None,
             "job": asdict(self.job) if self.job else None,
             "trials": [asdict(trial) for trial in self.trials],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks import samplers, stability, surrogate
+from benchmarks import patience, samplers, stability, surrogate
 from benchmarks.cells import measure_all
 from benchmarks.teachers import TEACHERS, correlations, rank_correlations, steadiness
 from sdw_core.config import PipelineConfig
@@ -101,3 +101,15 @@ def test_simulated_policies_lie_around_their_rows_and_studies_begin_with_default
         returns = truth.policies(settings, "search", 20_000)
         assert returns.mean() == pytest.approx(truth.mean(settings), abs=1)
         assert any(each.settings == settings for each in rows)
+
+
+def test_what_a_rule_loses_is_held_against_as_many_trials_fewer_in_every_study() -> None:
+    def study(repetition: int, end: int) -> dict[str, Any]:
+        returns = [10.0, 20.0, 30.0, 40.0]
+        raced = {str(n): value for n, value in enumerate(returns, 1)}
+        found = {"searched": returns, "raced": raced, "ends": {"rule": end}}
+        return {"trials": 4, "repetition": repetition} | found
+
+    (row,) = patience.means([study(0, 1), study(1, 4)])
+    means = {name: row[name][0] for name in patience.FOUND}
+    assert means == {"saved": 1.5, "lost": 15.0, "lost raced": 15.0, "even": 20.0}

@@ -405,6 +405,8 @@ def _print_study(snapshot: "Snapshot") -> None:
     for group in snapshot.failures:
         trials = counted(len(group.trials), "trial")
         out.print(f"{trials} FAILED ({group.numbers()}): {group.reason}")
+    if snapshot.why_ended:
+        out.print(snapshot.why_ended)
     if saved := snapshot.early_stopping:
         out.print(
             f"early stopping ended {counted(saved['pruned'], 'trial')} and saved "

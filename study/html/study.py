@@ -106,7 +106,8 @@ def _heading(snapshot: Snapshot) -> str:
     said = (
         f"Study on {source}, {snapshot.state}: {len(snapshot.settled)} of {snapshot.total} trials"
     )
-    return f"{said} ({counts})." if counts else f"{said}."
+    said = f"{said} ({counts})." if counts else f"{said}."
+    return f"{said} {snapshot.why_ended}" if snapshot.why_ended else said
 
 
 # The answer
