@@ -297,14 +297,14 @@ def relicensed(text: str, stated: str | None, license: str) -> str:
     A card of the first version stated one that nobody had chosen, and nothing in its text.
     """
     _, front, body = text.split("---\n", 2)
-    fields = {k: v for k, v in yaml.safe_load(front).items() if not k.startswith("license")}
+    others = "".join(line for line in front.splitlines(True) if not line.startswith("license"))
     said = _licensed(stated)
     body = (
         body.replace(said, _licensed(license), 1)
         if said in body
         else body + f"\n{_licensed(license)}\n"
     )
-    return f"---\n{_as_yaml(front_of(license) | fields)}---\n{body}"
+    return f"---\n{_as_yaml(front_of(license))}{others}---\n{body}"
 
 
 def size_category(rows: int) -> str:

@@ -11,6 +11,7 @@ import typer.main
 
 from study.cli.app import app
 from study.cli.help import Command, Group
+from study.cli.reference import reference
 from study.folder import StudyFolder
 from tests.study.commands import sdw
 from tests.study.conftest import small_spec
@@ -67,6 +68,10 @@ def test_the_help_and_the_documents_name_the_same_commands_and_options():
         ) else tuple(words[:1])  # fmt: skip
         told.setdefault(path, set()).update(re.findall(r"--[a-z-]+", line))
     assert told == {path: options(command) - EVERYWHERE for path, command in COMMANDS.items()}
+
+
+def test_the_reference_of_commands_is_that_of_these_commands():
+    assert (ROOT / "docs/commands.md").read_text(encoding="utf-8") == reference()
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def test_a_study_that_searches_nothing_has_a_page(tmp_path: Path):
     folder = StudyFolder.create(spec, tmp_path)
     told(StudySearch(folder.book()), "a", normalized_return=1.0)
     page = Page(study_page(folder))
-    assert "Importances take two searched settings." in page.said
+    assert "Importances take two searched settings that every trial has." in page.said
     assert "All settings together" not in page.said
 
 
