@@ -19,6 +19,7 @@ from sdw_core.dataset import available, load_dataset
 from sdw_core.errors import InputError
 from sdw_core.evaluate import one_thread
 from sdw_core.pipeline import Pipeline
+from sdw_core.registry import own_parts
 from sdw_core.validation import parse
 
 PROTOCOL = EvaluationConfig(policies=10, episodes=10)
@@ -47,7 +48,7 @@ def leaderboard_line(
         artifact: the rows, of single policies; an ensemble's are judged by single ones as well.
         cache: stage cache, which keeps the expert and the cloning of all data.
         trust: whoever made the export may name files and modules: a dataset that has no id here, an
-            expert that is none of the built-in ones.
+            expert or another part that is none of the built-in ones.
         say: told what is being judged.
 
     Returns:
@@ -62,12 +63,13 @@ def leaderboard_line(
     config = parse(PipelineConfig, document, "config")
     named = {config.dataset: config.dataset in {each.id for each in available()}}
     named[config.expert.method] = config.expert.method in ("percent_bc", "cal_ql")
+    named |= {name: False for _, name in own_parts(config)}
     if not trust and not all(named.values()):
         foreign = next(name for name, known in named.items() if not known)
         raise InputError(
             f"The leaderboard makes the source and the expert of rows again, and their manifest "
-            f"names {foreign!r}, which is neither a dataset with an id here nor a built-in expert: "
-            "give `trust` if you know who made it."
+            f"names {foreign!r}, which is neither a dataset with an id here nor a built-in part: "
+            "bring that dataset back, or give `trust` if you know who made it."
         )
     config = config.model_copy(update={"evaluation": PROTOCOL, "device": "cpu"})
     dataset, source = load_dataset(config), artifact.evidence["source"]

@@ -1,6 +1,7 @@
 """Licences of exports: by their ids, as SPDX and dataset hubs have them."""
 
 import re
+from difflib import get_close_matches
 from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
@@ -38,9 +39,11 @@ def require_license(license: str) -> str:
         return license.lower()
     spelled = spdx(license) if isinstance(license, str) else None
     if spelled is None:
+        close = get_close_matches(str(license).lower(), HUB, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else "give such an id."
         raise InputError(
             "A licence is chosen by its id at https://spdx.org/licenses or on the dataset hub, as "
-            f"in `cc-by-4.0`, not {shown(license)}: give such an id."
+            f"in `cc-by-4.0`, not {shown(license)}: {hint}"
         )
     return spelled
 

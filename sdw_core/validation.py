@@ -70,6 +70,15 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return "the choices are " + ", ".join(f"`{as_key(choice)}`" for choice in some) + f"{more}."
 
 
+def _below(place: str, word: str, fields: Mapping[str, FieldInfo]) -> str | None:
+    """A hint at the one place below where a key would be right, if it has just one."""
+    models = {name: submodels(field.annotation) for name, field in fields.items()}
+    found = [name for name, below in models.items() if any(word in m.model_fields for m in below)]
+    if len(found) != 1:
+        return None
+    return f"did you mean `{place.removesuffix(as_key(word))}{found[0]}.{word}`?"
+
+
 def submodels(annotation: Any) -> list[type[BaseModel]]:
     """The models that a value may be (`Model`, `Model | None`, `One | Other`); [] of a setting."""
     if get_origin(annotation) is Annotated:
@@ -108,9 +117,8 @@ def sentence_of(
     if details["type"] == "missing":
         return f"`{place}` is missing: it has no default and must be given."
     if details["type"] == "extra_forbidden":
-        return (
-            f"unknown key `{place}`: {nearest(str(path[-1]), _fields(model, details['loc'][:-1]))}"
-        )
+        word, fields = str(path[-1]), _fields(model, details["loc"][:-1])
+        return f"unknown key `{place}`: {_below(place, word, fields) or nearest(word, fields)}"
     if details["type"] == "invalid_key":
         return f"a key must be text, and `{place}` is not: put it in quotes."
     received, kind = shown(details["input"]), details["type"]

@@ -14,6 +14,8 @@ STUDIES = Path("sdw-studies")
 """The folder of studies, unless the environment variable SDW_STORAGE names another."""
 CACHE = "cache"
 """In a storage folder the stage cache of its studies and comparisons; in each of these a link."""
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
+"""How an address of a hub or a bucket begins; a path has one of its two slashes."""
 
 
 def storage_folder(storage: Path | str | None = None) -> Path:
@@ -23,7 +25,7 @@ def storage_folder(storage: Path | str | None = None) -> Path:
         InputError: it is named by an address of a bucket.
     """
     named = storage or os.environ.get("SDW_STORAGE") or STUDIES
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(named)):  # a path has one of the two slashes
+    if ADDRESS.match(str(named)):
         raise InputError(
             "Studies lie in a folder of a file system that all nodes share, with their database "
             f"there or in PostgreSQL, and `storage` is {str(named)!r}; name a folder, and bring "
@@ -33,9 +35,21 @@ def storage_folder(storage: Path | str | None = None) -> Path:
 
 
 def cache_folder(storage: Path, cache: Path | str | None = None) -> Path:
-    """The stage cache that was named, that of SDW_CACHE, or that of the storage."""
+    """The stage cache that was named, that of SDW_CACHE, or that of the storage.
+
+    Raises:
+        InputError: it is named by an address, or is no folder.
+    """
     named = cache or os.environ.get("SDW_CACHE")
-    return Path(checked(named, Path, "cache")) if named else storage / CACHE
+    if not named:
+        return storage / CACHE
+    folder = Path(checked(named, Path, "cache"))
+    if ADDRESS.match(str(named)) or (folder.exists() and not folder.is_dir()):
+        raise InputError(
+            f"What is computed once is kept in a folder, and `cache` (or SDW_CACHE) is "
+            f"{str(named)!r}: name a folder, which need not exist."
+        )
+    return folder
 
 
 @contextmanager
@@ -47,6 +61,6 @@ def folder_with_cache(path: Path, cache: Path | str | None) -> Iterator[Path]:
     storage = path.parent
     chosen = cache_folder(storage, cache)
     with made_folder(chosen), created_folder(path) as scratch:
-        its_own = chosen == storage / CACHE
+        its_own = chosen.resolve() == (storage / CACHE).resolve()
         (scratch / CACHE).symlink_to(Path("..", CACHE) if its_own else chosen.resolve())
         yield scratch

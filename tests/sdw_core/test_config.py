@@ -56,6 +56,11 @@ def refused(document: Any, model: type[Config] = PipelineConfig, where: str = "p
         ),
         ({"distil": {}}, "unknown key `pipeline.distil`: did you mean `distill`?"),
         (
+            {"meta_batch_size": 8},
+            "unknown key `pipeline.meta_batch_size`: did you mean "
+            "`pipeline.distill.meta_batch_size`?",
+        ),
+        (
             {"evaluation": {"zzz": 3}},
             "unknown key `pipeline.evaluation.zzz`: the choices are `architecture`, `curve`, "
             "`ensemble`, "

@@ -73,6 +73,10 @@ def test_rows_and_labels_are_told_apart(
     [
         ({"dataset": "/etc/secret.hdf5"}, {}, "names '/etc/secret.hdf5'"),
         ({"expert": {"method": "evil:Expert"}}, {}, "names 'evil:Expert'"),
+        ({"density": {"model": "evil:Density"}}, {}, "names 'evil:Density'"),
+        ({"distill": {"objective": "evil:objective"}}, {}, "names 'evil:objective'"),
+        ({"distill": {"initial_states": "evil:rows"}}, {}, "names 'evil:rows'"),
+        ({"weighting": {"scheme": "evil:weights"}}, {}, "names 'evil:weights'"),
         ({}, {"content_hash": "ab" * 32}, "holds other data"),
     ],
 )

@@ -10,8 +10,10 @@ import torch
 from sdw_core.baselines import bc_on_all_data
 from sdw_core.cache import StageCache, StageResult
 from sdw_core.dataset import load
+from sdw_core.errors import InputError
 from sdw_core.stage_keys import density_key, expert_key
 from study.folder import StudyFolder
+from study.locations import cache_folder
 from study.search import StudySearch
 from study.stage_cache import all_contents, contents, prune, prune_all
 from tests.sdw_core.processes import kill, start
@@ -127,6 +129,25 @@ def test_a_cache_that_is_named_is_linked_and_one_that_is_gone_is_made_again(tmp_
     assert folder.cache == elsewhere
     filled(folder)
     assert len(list(elsewhere.glob("*.safetensors"))) == 3
+
+
+def test_a_storage_that_is_moved_keeps_its_cache(tmp_path, monkeypatch):
+    """However the storage was named: a command names it by a relative path."""
+    monkeypatch.chdir(tmp_path)
+    storage = Path("studies")
+    StudyFolder.create(small_spec(), storage, cache=cache_folder(storage))
+    moved = storage.rename("moved").resolve()
+    (study,) = (file.parent for file in moved.glob("*/study.yaml"))
+    assert StudyFolder(study).cache == moved / "cache"
+
+
+@pytest.mark.parametrize("named", ["hf://user/cache", "s3://bucket/cache", "file"])
+def test_a_cache_is_a_folder(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.setenv("SDW_CACHE", named)
+    with pytest.raises(InputError, match=f"SDW_CACHE\\) is '{named}': name a folder"):
+        cache_folder(tmp_path)
 
 
 def test_what_is_not_the_caches_is_neither_listed_nor_removed(two_trials):
