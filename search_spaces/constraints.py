@@ -78,6 +78,15 @@ def check_constraints(
             raise InputError(
                 f"`{at}` is a second constraint of `{metric}`; write both bounds into one."
             )
+        setting = "distill.synthetic_size" if metric == "synthetic_size" else metric
+        if setting in paths:
+            can = values(setting)
+            if (high is not None and min(can) > high) or (low is not None and max(can) < low):
+                ends = " to ".join(f"{end:g}" for end in dict.fromkeys((min(can), max(can))))
+                raise InputError(
+                    f"`{at}` is satisfied by no trial, for `{metric}` is {ends} here; change the "
+                    f"bound, or `search.{setting}`."
+                )
 
 
 def setting_at(document: Mapping[str, Any], path: str) -> Any:

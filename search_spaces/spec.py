@@ -1,5 +1,6 @@
 """Specs: what a study searches, over which pipeline, towards which objectives."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
@@ -347,9 +348,11 @@ class StudySpec(Config):
 
     def values_of(self, path: str) -> Sequence[Any]:
         """Values that a trial's setting can have: if these are valid, all are."""
-        if path in self.search:
-            return probes(self.search[path])
-        return [setting_at(self.pipeline.model_dump(mode="json"), path)]
+        searched = self.search.get(path)
+        found = [*probes(searched)] if searched else []
+        if searched is None or searched.when:  # where the range does not count
+            found.append(setting_at(self.pipeline.model_dump(mode="json"), path))
+        return found
 
     def params_of(self, settings: Mapping[str, Any], where: str = "") -> dict[str, Param]:
         """What a trial's parameters are for a configuration, which need not be whole.
@@ -374,7 +377,7 @@ class StudySpec(Config):
         for path in params:
             if not self.counts(path, params):
                 met = " and ".join(
-                    f"`{o}` is {v}" for o, v in (self.search[path].when or {}).items()
+                    f"`{o}` is {_as_yaml(v)}" for o, v in (self.search[path].when or {}).items()
                 )
                 raise InputError(
                     f"`{where}{as_key(path)}` counts only where {met}; name that as well, or leave "
@@ -532,6 +535,11 @@ def _check_conditions(spec: StudySpec) -> None:
                 "another sampler."
             )
     spec.order  # noqa: B018, it refuses circles
+
+
+def _as_yaml(value: Any) -> str:
+    """A condition's value as one writes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _several(value: Any) -> tuple[Any, ...]:

@@ -61,6 +61,9 @@ def test_what_is_asked_names_what_its_settings_hang_on():
     for wrong in ({BETA: 0.05}, {BETA: 0.05, OBJECTIVE: "pbc"}):
         with pytest.raises(InputError, match=r"`distill.objective` is av_pbc; name that as well"):
             spec_of(SEARCH, enqueue=[wrong])
+    of_sizes = with_when(BETA, distill__synthetic_size=[16, 20])
+    with pytest.raises(InputError, match=r"`distill.synthetic_size` is \[16, 20\]; name that"):
+        spec_of(of_sizes, enqueue=[{BETA: 0.05}])
     whole = {OBJECTIVE: "pbc", SIZE: 16}
     with pytest.raises(InputError, match="stands before it"):
         spec_of(SEARCH, enqueue=[whole, whole])

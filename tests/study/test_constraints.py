@@ -159,7 +159,7 @@ def spec_of(*constraints: Any) -> Any:
 
 @pytest.mark.parametrize("metric", [*MEASURED, SIZE, "evaluation.ensemble", "distill.inner_lr"])
 def test_what_is_measured_and_settings_that_are_numbers_are_allowed(metric):
-    spec = spec_of({"metric": metric, "max": 3})
+    spec = spec_of({"metric": metric, "max": 20})
     assert parse_spec(spec.model_dump(mode="json")) == spec
     assert spec.identity != spec_of().identity
 
@@ -173,6 +173,12 @@ def test_what_is_measured_and_settings_that_are_numbers_are_allowed(metric):
         ({"metric": "distill.window", "max": 3}, "must be a number, and `pipeline.distill.window`"),
         ({"metric": "seconds"}, "`study.constraints.0` must have a `max`, a `min` or both"),
         ({"metric": "seconds", "min": 3, "max": 2}, "needs min <= max, not min 3 and max 2"),
+        (
+            {"metric": SIZE, "max": 7},
+            "satisfied by no trial, for `distill.synthetic_size` is 8 to",
+        ),
+        ({"metric": "synthetic_size", "min": 129}, "`synthetic_size` is 8 to 128 here; change the"),
+        ({"metric": "evaluation.ensemble", "min": 2}, "for `evaluation.ensemble` is 1 here"),
         ({"metric": "seconds", "most": 2}, "unknown key `study.constraints.0.most`"),
         ({"max": 2}, "`study.constraints.0.metric` is missing"),
         ({"metric": "seconds", "max": "x"}, "`study.constraints.0.max` must be a number"),
@@ -183,6 +189,19 @@ def test_what_cannot_be_constrained_is_refused(constraint, words):
         spec_of(constraint)
     assert words in str(caught.value)
     assert is_a_sentence(str(caught.value))
+
+
+def test_where_a_range_does_not_count_the_pipeline_s_value_is_bounded():
+    window = {"type": "int", "low": 5, "high": 20, "when": {SIZE: 8}}
+    spec = spec_of({"metric": "seconds", "max": 3}).model_dump(mode="json")
+    spec["search"]["distill.window"] = window
+    spec["pipeline"]["distill"]["window"] = None
+    spec["study"]["constraints"] = [{"metric": "distill.window", "max": 10}]
+    with pytest.raises(InputError, match="must be a number, and `pipeline"):
+        parse_spec(spec)
+    spec["pipeline"]["distill"]["window"] = 3
+    spec["study"]["constraints"] = [{"metric": "distill.window", "max": 4}]
+    assert parse_spec(spec)
 
 
 def test_a_metric_has_one_constraint():
