@@ -26,6 +26,8 @@ PROTOCOL = EvaluationConfig(policies=10, episodes=10)
 STAGE = "leaderboard"
 """The protocol's random stream, below the root seed of the run that made the rows."""
 BC_STEPS = 20_000
+MOST_STEPS = 1_000_000
+"""Gradient steps of an expert that a stranger's manifest may ask for."""
 NAMES = {
     "random_rows": "random rows",
     "random_rows_expert_actions": "random rows, expert's actions",
@@ -70,6 +72,12 @@ def leaderboard_line(
             f"The leaderboard makes the source and the expert of rows again, and their manifest "
             f"names {foreign!r}, which is neither a dataset with an id here nor a built-in part: "
             "bring that dataset back, or give `trust` if you know who made it."
+        )
+    steps = getattr(config.expert, "steps", 0) * getattr(config.expert, "ensemble", 1)
+    if not trust and steps > MOST_STEPS:
+        raise InputError(
+            f"The leaderboard makes the expert of rows again, of {MOST_STEPS:,} gradient steps at "
+            f"most, and their manifest asks for {steps:,}: give `trust` if you know who made it."
         )
     config = config.model_copy(update={"evaluation": PROTOCOL, "device": "cpu"})
     dataset, source = load_dataset(config), artifact.evidence["source"]

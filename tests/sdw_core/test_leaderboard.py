@@ -77,6 +77,7 @@ def test_rows_and_labels_are_told_apart(
         ({"distill": {"objective": "evil:objective"}}, {}, "names 'evil:objective'"),
         ({"distill": {"initial_states": "evil:rows"}}, {}, "names 'evil:rows'"),
         ({"weighting": {"scheme": "evil:weights"}}, {}, "names 'evil:weights'"),
+        ({"expert": {"steps": 90_000_000}}, {}, "asks for 90,000,000"),
         ({}, {"content_hash": "ab" * 32}, "holds other data"),
     ],
 )
