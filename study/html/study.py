@@ -420,10 +420,11 @@ def _trials(snapshot: Snapshot) -> Lines:
     lines = []
     for row in snapshot.trials:
         values = [number(value) for value in row.values or []] or [""] * len(objectives)
+        outcome = [row.outcome, *["asked"] * row.asked, *(f"beyond {v}" for v in row.violates)]
+        if row.judged:
+            outcome.append("{policies} of {of} policies".format(**row.judged))
         cells = [
-            ", ".join(
-                [row.outcome, *["asked"] * row.asked, *(f"beyond {v}" for v in row.violates)]
-            ),
+            ", ".join(outcome),
             *values,
             *(document_of(row.params[path]) if path in row.params else "" for path in search),
             figures.interval_of(row),

@@ -239,6 +239,7 @@ def test_a_trial_that_waits_for_another_ones_stage_longer_than_it_may_run_comple
     settings = ("study.trials=1", "study.concurrency=1", "study.trial_timeout=20")
     waits = created(world, spec, "waits", *settings)
     (computed,) = folder.cache.glob("density-*.lock")
+    (waits.path / "cache").unlink()  # else the other study's stages are at hand
     waits.cache.mkdir()
     progress = waits.trial(0) / "progress.json"
     with FileLock(waits.cache / computed.name):
