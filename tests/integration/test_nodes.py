@@ -47,6 +47,7 @@ def test_a_study_on_nodes_that_share_its_folder_is_given_up_retried_and_extended
     monkeypatch.setitem(world.env, "RAY_AUTH_TOKEN", "a" * 40)
     settings = ("study.max_identical_failures=2", "study.concurrency=1")
     folder = created(world, spec, "broken", *settings)
+    (folder.path / "cache").unlink()
     folder.cache.write_text("not a folder, so that every trial fails")
     on_nodes = ("--address", address, "--json")
     status, out, err = world.run("resume", "broken", *on_nodes)
