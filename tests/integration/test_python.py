@@ -15,6 +15,8 @@ CALLS = {
     "sdw.PipelineConfig(dataset=data)": "sdw.PipelineConfig(dataset=data, **TINY)",
     'Study.launch("quickstart"': 'Study.launch("tiny.yaml"',
     'Study.validate("quickstart"': 'Study.validate("tiny.yaml"',
+    'Study.plan("quickstart"': 'Study.plan("tiny.yaml"',
+    '{"distill.synthetic_size": 64}': '{"distill.synthetic_size": 12}',
     'Comparison.run("compare-quick"': 'Comparison.run("tiny-comparison.yaml", name="compare-quick"',
 }
 """What the page calls, and the same in seconds."""
@@ -64,7 +66,7 @@ def test_the_page_runs_within_an_event_loop_and_a_study_in_a_thread(
     assert status == 0, err
     assert "Traceback" not in err
     methods = ["Av-PBC", "SDW", "expert", "random"]
-    assert out.splitlines() == ["finished 4 1", f"True {methods}"]
+    assert out.splitlines() == ["finished 5 1", f"True {methods}"]
     assert len(list(world.path.glob("best/trial-*/manifest.json"))) == 2
     for made in ("rows/manifest.json", "policy.pt2", "coverage/coverage.png"):
         assert (world.path / made).is_file()
