@@ -5,7 +5,6 @@ The server has an environment of its own, for its packages want others than ours
 
 import json
 import os
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from tests.study.conftest import small_spec
 from tests.study.reports import run_trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_folder")]
-SERVER = os.environ.get("MOTO_SERVER") or shutil.which("moto_server")
+SERVER = os.environ.get("MOTO_SERVER")
 """As `.ci/run` installs it."""
 
 
@@ -29,7 +28,7 @@ SERVER = os.environ.get("MOTO_SERVER") or shutil.which("moto_server")
 def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """The address of a server that holds a bucket, `results`."""
     if not SERVER:
-        pytest.skip("a bucket of one's own needs `moto_server`, or its path in MOTO_SERVER")
+        pytest.skip("a bucket of one's own needs the path of a `moto_server` in MOTO_SERVER")
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     with (tmp_path / "moto.log").open("w") as log:
