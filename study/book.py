@@ -25,7 +25,6 @@ from sdw_core.identity import Inventory
 from search_spaces import Choice, Distribution, FloatRange, StudySpec
 from search_spaces.constraints import setting_at
 from search_spaces.spec import Configuration
-from study import patience
 from study.outcomes import (
     COMPLETE,
     FAILED,
@@ -39,6 +38,7 @@ from study.outcomes import (
     without_numbers,
     write_record,
 )
+from study.patience import Score, since_gain
 
 ATTRIBUTE = "trial"
 """The one user attribute of an Optuna trial: a JSON record of how it went."""
@@ -342,6 +342,21 @@ def settled_among(rows: Sequence[TrialRow]) -> list[TrialRow]:
     return [row for row in rows if row.outcome in FINAL and row.number not in retried]
 
 
+def patience_is_over(spec: StudySpec, rows: Sequence[TrialRow]) -> bool:
+    """Whether `study.patience` says that no new trial is worth its time."""
+    if spec.study.patience is None:
+        return False
+
+    def score(row: TrialRow) -> Score | None:
+        if row.outcome != COMPLETE or row.values is None or row.violates:
+            return None
+        return row.values[0], row.standard_error or 0.0
+
+    ended = sorted((row.ended or 0, row.number) for row in rows if row.outcome in FINAL)
+    scores = [score(rows[number]) for _, number in ended]
+    return since_gain(scores, spec.study.patience_after) >= spec.study.patience
+
+
 def remaining_among(spec: StudySpec, rows: Sequence[TrialRow], queued: int) -> int:
     """How many trials a study is yet to have an outcome of.
 
@@ -354,7 +369,7 @@ def remaining_among(spec: StudySpec, rows: Sequence[TrialRow], queued: int) -> i
         queued: configurations of `study.enqueue` that no trial has yet.
     """
     missing = max(0, spec.study.trials - len(settled_among(rows)))
-    if not patience.is_over(spec, rows):
+    if not patience_is_over(spec, rows):
         return missing
     return min(missing, queued + sum(row.outcome not in FINAL for row in rows))
 

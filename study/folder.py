@@ -51,12 +51,11 @@ from sdw_core.validation import nearest
 from search_spaces import StudySpec, parse_spec
 from search_spaces.documents import StrictLoader
 from search_spaces.spec import Configuration, read_document, with_absolute_files
-from study.book import TrialBook, recorded_trials
+from study.book import TrialBook, patience_is_over, recorded_trials
 from study.driver import Driven, Heartbeat, Seat
 from study.job import NOTE, SCRIPT, Job, job_of
 from study.locations import CACHE, folder_with_cache
 from study.outcomes import FAILED, FINAL, read_record, read_result
-from study.patience import is_over
 from study.storage import (
     begun_on_server,
     lies_in_folder,
@@ -344,7 +343,7 @@ class StudyFolder:
         with self.edit_lock():
             spec, book = self.spec(), self.book()
             rows = book.rows()
-            if is_over(spec, rows):
+            if patience_is_over(spec, rows):
                 ended = sum(row.outcome in FINAL for row in rows)
                 total = len(book.settled()) + book.remaining() + trials
                 self._change(spec, trials=total, patience_after=ended)

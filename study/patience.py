@@ -1,14 +1,7 @@
 """Patience: a study may end before its trials do, once trials in a row are no gain above noise."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import hypot
-from typing import TYPE_CHECKING
-
-from search_spaces import StudySpec
-from study.outcomes import COMPLETE, FINAL
-
-if TYPE_CHECKING:
-    from study.book import TrialRow
 
 Score = tuple[float, float]
 """A trial's return, and the standard error of it."""
@@ -41,19 +34,3 @@ def since_gain(scores: Iterable[Score | None], after: int = 0) -> int:
 def _exceeds(score: Score, reference: Score) -> bool:
     """Of trials as if each were judged on streams of its own."""
     return score[0] - reference[0] > hypot(score[1], reference[1])
-
-
-def is_over(spec: StudySpec, rows: Sequence["TrialRow"]) -> bool:
-    """Whether a study's patience is over: no new trial is worth its time."""
-    patience = spec.study.patience
-    if patience is None:
-        return False
-    ended = sorted((row.ended or 0, row.number) for row in rows if row.outcome in FINAL)
-    scores = [_score(rows[number]) for _, number in ended]
-    return since_gain(scores, spec.study.patience_after) >= patience
-
-
-def _score(row: "TrialRow") -> Score | None:
-    if row.outcome != COMPLETE or row.values is None or row.violates:
-        return None
-    return row.values[0], row.standard_error or 0.0

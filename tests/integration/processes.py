@@ -139,7 +139,7 @@ KEYS = {
     *("asked", "settled", "running", "failures", "trials_per_hour", "seconds_left", "exports"),
     "job",
     *("race", "queue", "shrinkage"),
-    *("waiting", "report"),
+    *("waiting", "report", "ended_by"),
 }
 
 
