@@ -109,8 +109,6 @@ class HubDataset:
     def fetch(self, folder: Path, cache: Path | None = None) -> None:
         """Copy an export's files from the hub into a folder; any others stay where they are.
 
-        Where the hub cannot be reached, what its library has kept of the dataset is taken.
-
         Args:
             folder: is made if it is not there.
             cache: where the library keeps what it fetches; None: its own place.
@@ -118,32 +116,18 @@ class HubDataset:
         Raises:
             InputError: there is no such dataset for this user, or the hub does not answer.
         """
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
         api = _api()
-
-        def snapshot(kept: bool) -> Path:
-            found = api.snapshot_download(
-                self.repository,
-                repo_type="dataset",
-                revision=self.revision,
-                cache_dir=cache,
-                allow_patterns=[*PARTS],
-                local_files_only=kept,
-            )
-            return Path(found)
-
         with self._asking(api, "read"):
-            try:
-                self._require_small(api)
-                found = snapshot(kept=False)
-            except HfHubHTTPError:
-                raise
-            except _unreachable() as error:
-                try:
-                    found = snapshot(kept=True)
-                except LocalEntryNotFoundError:
-                    raise error from None
+            self._require_small(api)
+            found = Path(
+                api.snapshot_download(
+                    self.repository,
+                    repo_type="dataset",
+                    revision=self.revision,
+                    cache_dir=cache,
+                    allow_patterns=[*PARTS],
+                )
+            )
         folder.mkdir(exist_ok=True)
         for name in PARTS:
             if (found / name).is_file():

@@ -210,18 +210,18 @@ def test_what_is_no_address_is_refused(licensed: Path, address: str) -> None:
     assert "leave `@v1` out" in refused(sdw.publish, licensed, "hf://me/rows@v1")
 
 
-def test_a_hub_that_does_not_answer_is_said_and_what_was_fetched_is_read(
+def test_a_hub_that_does_not_answer_is_said_also_of_what_was_fetched_before(
     hub: Hub, licensed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sdw.publish(licensed, ADDRESS)
-    there = sdw.read_artifact(ADDRESS)
+    sdw.read_artifact(ADDRESS)
     with socket.socket() as closed:  # bound, and nobody listens
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         for work in (sdw.read_artifact, lambda address: sdw.publish(licensed, address)):
-            assert refused(work, "hf://me/others").startswith(f"{endpoint} does not answer (")
-        np.testing.assert_array_equal(sdw.read_artifact(ADDRESS).actions, there.actions)
+            for address in ("hf://me/others", ADDRESS):
+                assert refused(work, address).startswith(f"{endpoint} does not answer (")
 
 
 def test_the_commands_publish_fetch_and_read_from_a_hub(
