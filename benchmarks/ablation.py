@@ -12,7 +12,6 @@ what is there already is not measured again. A dataset is found as ever, by MINA
 too.
 """
 
-import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from benchmarks.cells import Cell, measure_all, parser
-from benchmarks.machine import describe
+from benchmarks.cells import Cell, measure_all, parser, told
 from sdw_core.config import PipelineConfig
 from sdw_core.console import Console, Table
 from sdw_core.pipeline import Pipeline
@@ -72,11 +69,7 @@ def main() -> None:
     with TemporaryDirectory() as cache:  # for experts and densities that variants share
         measure = partial(measured, cache=Path(cache))
         cells = measure_all(asked, measure, arguments.jobs, arguments.to)
-    report = {"machine": describe(torch.device("cpu")), "cells": cells, "gains": gains(cells)}
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
+    told({"cells": cells, "gains": gains(cells)}, arguments.json, show)
 
 
 def settings(variant: str, seeds: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import describe
 from sdw_core.errors import SDWError
 
 Cell = dict[str, Any]
@@ -59,6 +60,12 @@ def measure_all(
                 with to.open("a") as file:
                     file.write(json.dumps(cell) + "\n")
     return [cell for cell in found if cell is not None]
+
+
+def told(report: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Print what was found, and on which machine, as a document or as a benchmark shows it."""
+    report = {"machine": describe(torch.device("cpu")), **report}
+    print(json.dumps(report, indent=2)) if as_json else show(report)
 
 
 def _cells_of(file: Path) -> list[Cell]:

@@ -12,7 +12,6 @@ MINARI_DATASETS_PATH too. With `--to`, what has been found is appended to the fi
 there already is not measured again.
 """
 
-import json
 from itertools import product
 from time import process_time
 from typing import Any
@@ -20,8 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cells import Cell, measure_all, parser
-from benchmarks.machine import describe
+from benchmarks.cells import Cell, measure_all, parser, told
 from sdw_core.config import PipelineConfig
 from sdw_core.console import Console, Table
 from sdw_core.dataset import load
@@ -43,11 +41,7 @@ def main() -> None:
         for dataset, episodes, steps, seed in cases
     ]
     cells = measure_all(asked, measure, arguments.jobs, arguments.to)
-    report = {"machine": describe(torch.device("cpu")), "cells": cells}
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
+    told({"cells": cells}, arguments.json, show)
 
 
 def measure(asked: Cell) -> Cell:

@@ -15,17 +15,14 @@ rule saves in the mean: a rule that knows when to end loses less. `+-` is a stan
 repetitions, of the mean over datasets.
 """
 
-import json
 import warnings
 from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from optuna.terminator import RegretBoundEvaluator
 
-from benchmarks.cells import Cell, measure_all, parser
-from benchmarks.machine import describe
+from benchmarks.cells import Cell, measure_all, parser, told
 from benchmarks.samplers import best_by_race, best_by_search, simulated_search
 from benchmarks.surrogate import surrogates
 from sdw_core.console import Console, Table
@@ -54,11 +51,7 @@ def main() -> None:
         for dataset in arguments.datasets
     ]
     cells = measure_all(asked, measured, arguments.jobs, arguments.to)
-    report = {"machine": describe(torch.device("cpu")), "cells": cells, "means": means(cells)}
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
+    told({"cells": cells, "means": means(cells)}, arguments.json, show)
 
 
 def measured(asked: Cell) -> Cell:

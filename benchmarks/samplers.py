@@ -19,11 +19,9 @@ from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from numpy.typing import NDArray
 
-from benchmarks.cells import Cell, measure_all, parser
-from benchmarks.machine import describe
+from benchmarks.cells import Cell, measure_all, parser, told
 from benchmarks.surrogate import SEARCH, Study, surrogates
 from sdw_core.console import Console, Table
 from search_spaces import StudySpec, parse_spec
@@ -73,11 +71,7 @@ def main() -> None:
         for dataset in arguments.datasets
     ]
     cells = measure_all(asked, measured, arguments.jobs, arguments.to)
-    report = {"machine": describe(torch.device("cpu")), "cells": cells, "means": means(cells)}
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
+    told({"cells": cells, "means": means(cells)}, arguments.json, show)
 
 
 def measured(asked: Cell) -> Cell:

@@ -18,7 +18,6 @@ rows start from them. A dataset is found as ever, by MINARI_DATASETS_PATH too. W
 been found is appended to the file, and what is there already is not measured again.
 """
 
-import json
 from dataclasses import asdict
 from time import process_time
 from typing import Any
@@ -27,8 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.cells import Cell, measure_all, parser
-from benchmarks.machine import describe
+from benchmarks.cells import Cell, measure_all, parser, told
 from sdw_core.config import PipelineConfig
 from sdw_core.console import Console, Table
 from sdw_core.distill.loop import distill
@@ -80,15 +78,7 @@ def main() -> None:
         for teacher in TEACHERS
     ]
     cells = measure_all(asked, measure, arguments.jobs, arguments.to)
-    report = {
-        "machine": describe(torch.device("cpu")),
-        "cells": cells,
-        "correlations": correlations(cells),
-    }
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        show(report)
+    told({"cells": cells, "correlations": correlations(cells)}, arguments.json, show)
 
 
 def settings(steps: int) -> dict[str, Any]:

@@ -84,6 +84,11 @@ class TrialRow:
     judged: dict[str, int] | None = None
     violates: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def judged_by(self) -> str | None:
+        """`3 of 10 policies`, where its evaluation ended early."""
+        return "{policies} of {of} policies".format(**self.judged) if self.judged else None
+
 
 class TrialBook:
     """Reads and writes the trials of one study.

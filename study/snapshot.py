@@ -422,8 +422,8 @@ class Snapshot:
             if row.violates:
                 rank = f", beyond {', '.join(row.violates)}, so that it is never the best"
             if row.judged:
-                few = "{policies} of {of} policies, clearly behind trial {against}"
-                rank += f", judged by {few.format(**row.judged)}"
+                behind = f"clearly behind trial {row.judged['against']}"
+                rank += f", judged by {row.judged_by}, {behind}"
             return f"{ran} reached {self.objectives(row)}{rank}."
         if row.outcome == PRUNED:
             return f"{ran} was ended early ({row.reason})."

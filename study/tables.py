@@ -113,8 +113,8 @@ def _outcome(row: TrialRow, best: bool, several: bool) -> str:
         said.append(kind(row))
     elif row.violates:
         said.append(f"beyond {', '.join(row.violates)}")
-    if row.judged:
-        said.append("{policies} of {of} policies".format(**row.judged))
+    if row.judged_by:
+        said.append(row.judged_by)
     return " ".join([*said, *["asked"] * row.asked])
 
 

@@ -421,8 +421,8 @@ def _trials(snapshot: Snapshot) -> Lines:
     for row in snapshot.trials:
         values = [number(value) for value in row.values or []] or [""] * len(objectives)
         outcome = [row.outcome, *["asked"] * row.asked, *(f"beyond {v}" for v in row.violates)]
-        if row.judged:
-            outcome.append("{policies} of {of} policies".format(**row.judged))
+        if row.judged_by:
+            outcome.append(row.judged_by)
         cells = [
             ", ".join(outcome),
             *values,
